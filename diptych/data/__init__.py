@@ -1,0 +1,1 @@
+"""Samples to batches: schema, tokens, order, packing, readers."""

@@ -1,0 +1,60 @@
+"""Settings of training noise and of sampling; both are saved with the weights, so they cannot disagree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+NOISE_SCALE_MODES = ("resolution", "dynamic_sqrt", "fixed")
+GUIDANCE_NORMS = ("none", "global", "channel", "zero_star")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How a picture is drawn unless a plan says otherwise."""
+
+    num_steps: int = 30
+    shift: float = 3.0
+    """s in sigma' = s sigma / (1 + (s - 1) sigma): above 1 spends more steps near noise."""
+    guidance_scale: float = 4.0
+    image_guidance_scale: float = 1.0
+    """Guidance towards the source pictures of an edit; 1 saves the third pass."""
+    guidance_norm: str = "none"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels (sigma) between which guidance is on."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_steps <= 1000:
+            raise ValueError(f"num_steps must be 1 to 1000, got {self.num_steps}")
+        if self.shift <= 0:
+            raise ValueError(f"shift must be above 0, got {self.shift}")
+        if self.guidance_norm not in GUIDANCE_NORMS:
+            raise ValueError(f"guidance_norm must be one of {', '.join(GUIDANCE_NORMS)}, got {self.guidance_norm!r}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval must be two noise levels in 0..1, the lower first, got {self.guidance_interval}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """The path from picture to noise, the law of training noise levels and the objective."""
+
+    noise_scale: float = 1.0
+    noise_scale_mode: str = "resolution"
+    """'resolution': noise_scale * sqrt(N / base) for N tokens; 'dynamic_sqrt': the square root of that; 'fixed'."""
+    noise_scale_base_tokens: int = 64
+    noise_scale_max: float = 8.0
+    """The noise scale is limited to this, in training and in sampling alike."""
+    t_mean: float = -0.8
+    """t = 1 - sigma = sigmoid(t_mean + t_std * normal draw), one per picture: logit-normal, shifted towards noise."""
+    t_std: float = 0.8
+    sigma_min: float = 0.05
+    """The velocity divides by max(sigma, sigma_min) (the published t_eps), in training and in sampling alike."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        if self.noise_scale_mode not in NOISE_SCALE_MODES:
+            raise ValueError(f"noise_scale_mode must be one of {', '.join(NOISE_SCALE_MODES)}, got {self.noise_scale_mode!r}")
+        if not 0 < self.sigma_min < 1:
+            raise ValueError(f"sigma_min must lie between 0 and 1, got {self.sigma_min}")
+        if self.noise_scale <= 0 or self.noise_scale_max <= 0 or self.t_std < 0:
+            raise ValueError("noise_scale and noise_scale_max must be above 0, t_std not below")

@@ -1,0 +1,1 @@
+"""Pure single-device modules, one folder a family: tensors in, tensors out."""

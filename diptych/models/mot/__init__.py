@@ -1,0 +1,10 @@
+"""SenseNova-U1's mixture of transformers."""
+
+from diptych.models.mot.config import Experts, MoTConfig, by_size, u1_8b, u1_a3b
+from diptych.models.mot.layout import CLEAN, NOISY, PAD, TEXT, Layout, Slots, may_see
+from diptych.models.mot.model import Cache, MoT, picture_positions
+
+__all__ = [
+    "CLEAN", "NOISY", "PAD", "TEXT", "Cache", "Experts", "Layout", "MoT", "MoTConfig", "Slots", "by_size", "may_see",
+    "picture_positions", "u1_8b", "u1_a3b",
+]  # fmt: skip

@@ -1,0 +1,116 @@
+"""Where tokens stand and what they may see: positions, slots and the attention mask of packed rows.
+
+The rules (SenseNova-U1, arXiv 2605.12500 section 2.2), for a query and a key of one document:
+
+1. a token sees what stands at its own time or earlier; all tokens of one picture share a time, so a picture is
+   bidirectional and everything else causal;
+2. noisy tokens are seen by their own picture alone;
+3. noisy tokens do not see clean tokens of the same time, which are their own clean copy;
+4. a dead key (the doubled boundary marks of a picture that stands in a row twice) is seen by nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
+"""What a slot holds."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The slots of B rows of length L; every field but `positions` is (B, L)."""
+
+    kind: Tensor
+    """TEXT, CLEAN, NOISY or PAD."""
+    positions: Tensor
+    """(B, L, 3): t, h, w."""
+    document: Tensor
+    picture: Tensor
+    """Number of the picture copy that a token belongs to, -1 for text."""
+    dead: Tensor
+    """bool: never a key."""
+
+    def to(self, device: torch.device) -> Slots:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def may_see(slots: Slots) -> Tensor:
+    """The dense mask, bool (B, 1, L, L) as [row, 1, query, key]."""
+    time = slots.positions[..., 0]
+
+    def pair(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, :, None], x[:, None, :]
+
+    (query_doc, key_doc), (query_time, key_time) = pair(slots.document), pair(time)
+    (query_picture, key_picture), (query_kind, key_kind) = pair(slots.picture), pair(slots.kind)
+    seen = (query_doc == key_doc) & (query_time >= key_time)
+    seen &= (key_kind != NOISY) | (query_picture == key_picture)
+    seen &= ~((query_kind == NOISY) & (key_kind != NOISY) & (query_time == key_time))
+    seen &= ~slots.dead[:, None, :] & (key_kind != PAD)
+    # padding looks at itself, so that no softmax runs over nothing
+    padding = slots.kind == PAD
+    seen |= torch.diag_embed(padding)
+    return seen[:, None]
+
+
+def flex_mask(slots: Slots) -> Any:
+    """The same mask as a FlexAttention block mask (B, 1, L, L)."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    time = slots.positions[..., 0].contiguous()
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        noisy_key, noisy_query = slots.kind[b, k] == NOISY, slots.kind[b, q] == NOISY
+        seen = (slots.document[b, q] == slots.document[b, k]) & (time[b, q] >= time[b, k])
+        seen = seen & (~noisy_key | (slots.picture[b, q] == slots.picture[b, k]))
+        seen = seen & ~(noisy_query & ~noisy_key & (time[b, q] == time[b, k]))
+        seen = seen & ~slots.dead[b, k] & (slots.kind[b, k] != PAD)
+        return seen | ((slots.kind[b, q] == PAD) & (q == k))
+
+    rows, length = slots.kind.shape
+    return create_block_mask(mask_mod, rows, None, length, length, device=str(slots.kind.device))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens of the two streams stand in rows."""
+
+    gather: Tensor
+    """(B, L): for each slot its token in [understanding; noisy]; padding points anywhere."""
+    und: Tensor
+    """(U,): slot of each understanding token, in 0 .. B*L-1."""
+    gen: Tensor
+    """(G,): slot of each noisy token."""
+    und_positions: Tensor
+    """(U, 3)."""
+    gen_positions: Tensor
+    """(G, 3)."""
+    mask: Any
+    """bool (B, 1, L or 1, S) with True = may see, a FlexAttention block mask, or None for no mask at all."""
+
+    @classmethod
+    def of(cls, slots: Slots, flex: bool = False) -> Layout:
+        """The layout of packed rows; `flex` builds a FlexAttention mask instead of a dense one."""
+        kind = slots.kind.flatten()
+        und = ((kind == TEXT) | (kind == CLEAN)).nonzero().flatten()
+        gen = (kind == NOISY).nonzero().flatten()
+        gather = torch.zeros_like(kind)
+        gather[und] = torch.arange(len(und), device=kind.device)
+        gather[gen] = torch.arange(len(gen), device=kind.device) + len(und)
+        positions = slots.positions.flatten(0, 1)
+        mask = flex_mask(slots) if flex else may_see(slots)
+        return cls(gather.view_as(slots.kind), und, gen, positions[und], positions[gen], mask)
+
+    @classmethod
+    def uniform(cls, positions: Tensor, mask: Tensor | None, noisy: bool) -> Layout:
+        """All slots of B rows (positions (B, L, 3)) hold one stream's tokens, in order."""
+        rows, length, _ = positions.shape
+        order = torch.arange(rows * length, device=positions.device)
+        none, flat = order[:0], positions.flatten(0, 1)
+        und, gen = (none, order) if noisy else (order, none)
+        return cls(order.view(rows, length), und, gen, flat[und], flat[gen], mask)

@@ -1,0 +1,174 @@
+"""Mixture of transformers: one model that reads, answers and draws (SenseNova-U1, arXiv 2605.12500).
+
+Two streams of weights, joined in every layer by one softmax attention. Text and clean pictures use the understanding
+stream, noisy pictures the generation stream. Shapes as in `layers.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from diptych.models.mot.config import MoTConfig
+from diptych.models.mot.layers import ConvHead, LinearHead, PatchInterface, RMSNorm, ScalarEmbedder, StreamLayer, rotation_tables
+from diptych.models.mot.layout import Layout
+
+Rotations = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of a prefix, per layer (B, K, S, D), after norm and rotation; computed once, read at every step."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    valid: Tensor
+    """bool (B, S): False where a shorter row was padded."""
+    next_time: Tensor
+    """(B,): the t that the next token of each row gets."""
+
+    @property
+    def key_mask(self) -> Tensor | None:
+        """(B, 1, 1, S), or None where nothing was padded."""
+        return None if bool(self.valid.all()) else self.valid[:, None, None]
+
+
+class Block(nn.Module):
+    def __init__(self, config: MoTConfig) -> None:
+        super().__init__()
+        self.und = StreamLayer(config, config.und_experts)
+        self.gen = StreamLayer(config, config.gen_experts)
+
+    def forward(
+        self, und: Tensor, gen: Tensor, layout: Layout, rotations: Rotations, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """und (U, C), gen (G, C) -> the same after this block, and the rows' keys and values (B, K, L, D) without `past`."""
+        projected = zip(self.und.project(und, rotations[0]), self.gen.project(gen, rotations[1]), strict=True)
+        slots, shape = layout.gather.flatten(), layout.gather.shape
+        q, k, v = (torch.cat(pair).index_select(0, slots).unflatten(0, shape).transpose(1, 2) for pair in projected)
+        own = (k, v)
+        if past is not None:
+            k, v = torch.cat([past[0].expand(k.shape[0], -1, -1, -1), k], 2), torch.cat([past[1].expand(k.shape[0], -1, -1, -1), v], 2)
+        attended = attend(q, k, v, layout.mask).transpose(1, 2).flatten(2).flatten(0, 1)
+        und = self.und.finish(und, attended.index_select(0, layout.und))
+        return und, self.gen.finish(gen, attended.index_select(0, layout.gen)), own
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    """Joint softmax attention, (B, H, L, D); FlexAttention for a block mask, SDPA for a dense one or none."""
+    if isinstance(mask, BlockMask):
+        return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])  # type: ignore[return-value]
+    if q.shape[1] != k.shape[1]:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class MoT(nn.Module):
+    def __init__(self, config: MoTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.clean_interface = PatchInterface(config)
+        self.noisy_interface = PatchInterface(config)
+        self.time_embedder = ScalarEmbedder(config.scalar_features, config.width)
+        self.noise_scale_embedder = ScalarEmbedder(config.scalar_features, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.und_norm = RMSNorm(config.width, config.norm_eps)
+        self.gen_norm = RMSNorm(config.width, config.norm_eps)
+        self.text_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.pixel_head = LinearHead(config) if config.head == "linear" else ConvHead(config)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fresh weights: normal of std 1/sqrt(fan in), output projections divided by sqrt(2 depth), embedding std 0.02."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                parameter.data.fill_(1.0 if "norm" in name else 0.0)
+                continue
+            std = 0.02 if name.startswith("embedding") else parameter[0].numel() ** -0.5
+            if name.endswith(("o.weight", "down.weight")):
+                std /= (2 * self.config.depth) ** 0.5
+            nn.init.trunc_normal_(parameter.data, std=std, a=-3 * std, b=3 * std, generator=generator)
+        for name in ("second.weight", "second.bias"):
+            # the first prediction is a plain gray picture, not noise
+            self.pixel_head.get_parameter(name).data.zero_()
+
+    def embed_clean(self, pictures: Tensor) -> Tensor:
+        """Clean pictures (P, 3, height, width), ImageNet-normalised -> (P * tokens, C)."""
+        return self.clean_interface(pictures)
+
+    def embed_noisy(self, pictures: Tensor, sigma: Tensor, noise_scale: Tensor) -> Tensor:
+        """Noisy pictures (P, 3, height, width) at noise levels (P,) and noise scales (P,) -> (P * tokens, C).
+
+        The embedders read t = 1 - sigma, the time of the published model.
+        """
+        tokens = self.noisy_interface(pictures)
+        level = self.time_embedder(1.0 - sigma) + self.noise_scale_embedder(noise_scale / self.config.noise_scale_max)
+        return tokens + level.repeat_interleave(tokens.shape[0] // pictures.shape[0], dim=0).type_as(tokens)
+
+    def forward(
+        self, und: Tensor, gen: Tensor, layout: Layout, past: Cache | None = None, hidden_states: list[tuple[Tensor, Tensor]] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+        """Embedded tokens of both streams, und (U, C) and gen (G, C), through all blocks.
+
+        Returns the normed hidden states (U, C) and (G, C) and the keys and values that these tokens add, per layer
+        (B, K, L, D). With `past`, rows also see that prefix. `hidden_states`, if given, collects the streams after each
+        block.
+        """
+        config = self.config
+        rotations = (
+            rotation_tables(layout.und_positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
+            rotation_tables(layout.gen_positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
+        )
+        added = []
+        for index, block in enumerate(self.blocks):
+            und, gen, own = block(und, gen, layout, rotations, past.layers[index] if past else None)
+            added.append(own)
+            if hidden_states is not None:
+                hidden_states.append((und, gen))
+        return self.und_norm(und), self.gen_norm(gen), tuple(added)
+
+    def prefix(self, und: Tensor, positions: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Cache]:
+        """Read B prefixes: und (B, L, C), positions (B, L, 3), true lengths (B,), mask (B, 1, L, L).
+
+        Returns the normed hidden states (B, L, C) and the cache.
+        """
+        rows, length, width = und.shape
+        layout = Layout.uniform(positions, mask, noisy=False)
+        hidden, _, added = self(und.flatten(0, 1), und.new_empty(0, width), layout)
+        valid = torch.arange(length, device=und.device)[None] < lengths[:, None]
+        last = positions[torch.arange(rows, device=und.device), lengths - 1, 0]
+        return hidden.view(rows, length, width), Cache(added, valid, last + 1)
+
+    def extend(self, und: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Append one text token to each row: und (B, C). Returns hidden (B, C) and the longer cache."""
+        positions = torch.zeros(und.shape[0], 1, 3, dtype=torch.long, device=und.device)
+        positions[:, 0, 0] = cache.next_time
+        mask = cache.key_mask
+        if mask is not None:
+            mask = F.pad(mask, (0, 1), value=True)
+        hidden, _, added = self(und, und[:0], Layout.uniform(positions, mask, noisy=False), cache)
+        layers = tuple((torch.cat([k, nk], 2), torch.cat([v, nv], 2)) for (k, v), (nk, nv) in zip(cache.layers, added, strict=True))
+        return hidden, Cache(layers, F.pad(cache.valid, (0, 1), value=True), cache.next_time + 1)
+
+    def denoise(self, pictures: Tensor, sigma: Tensor, noise_scale: Tensor, cache: Cache) -> Tensor:
+        """Predict the clean pictures from noisy ones (B, 3, height, width) behind the cached prefixes."""
+        rows, columns = (side // self.config.token for side in pictures.shape[-2:])
+        gen = self.embed_noisy(pictures, sigma, noise_scale)
+        positions = picture_positions(rows, columns, cache.next_time)
+        mask = cache.key_mask
+        if mask is not None:
+            mask = F.pad(mask, (0, rows * columns), value=True)
+        _, hidden, _ = self(gen[:0], gen, Layout.uniform(positions, mask, noisy=True), cache)
+        return self.pixel_head(hidden, rows, columns)
+
+
+def picture_positions(rows: int, columns: int, time: Tensor) -> Tensor:
+    """Positions (B, rows * columns, 3) of the tokens of one picture a row, all at that row's `time` (B,)."""
+    h, w = torch.meshgrid(torch.arange(rows, device=time.device), torch.arange(columns, device=time.device), indexing="ij")
+    grid = torch.stack([torch.zeros_like(h), h, w], -1).flatten(0, 1)[None].repeat(len(time), 1, 1)
+    grid[:, :, 0] = time[:, None]
+    return grid

@@ -1,0 +1,61 @@
+"""Which parameters get which optimiser, and the learning rate at a step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    name: str = "muon"
+    """'muon': Muon for the matrices of the blocks, AdamW for the rest; 'adamw': AdamW for all."""
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    decay: float = 0.4
+    """Last share of the steps over which the rate falls linearly to `final`."""
+    final: float = 0.02
+    """Rate at the end, as a share of `lr`."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("muon", "adamw"):
+            raise ValueError(f"optimiser must be 'muon' or 'adamw', got {self.name!r}")
+        if self.lr <= 0 or self.clip <= 0 or not 0 <= self.decay <= 1:
+            raise ValueError(f"lr and clip must be above 0 and decay a share, got {self.lr}, {self.clip}, {self.decay}")
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """Warm-up, constant, linear decay."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    tail = max(1, math.ceil(config.decay * steps))
+    left = (steps - step) / tail
+    return config.lr * warm * max(config.final, min(1.0, left))
+
+
+def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """Optimisers over the parameters that require a gradient.
+
+    Raises ValueError for Muon on sharded parameters: its orthogonalisation needs the whole matrix.
+    """
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim == 2 and ".blocks." in f".{name}"
+            (matrices if config.name == "muon" and is_matrix else rest).append(parameter)
+    if any(isinstance(p, DTensor) for p in matrices):
+        raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw")
+    optimisers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimisers.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    if rest:
+        optimisers.append(torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay))
+    return optimisers

@@ -1,0 +1,1 @@
+"""Full runs as typed functions that return a TrainConfig; a variant is a few lines of difference."""

@@ -1,0 +1,59 @@
+"""The shipped model and its larger sister: SenseNova-U1's design on the emoji world.
+
+Stages follow SenseNova-U1 (arXiv 2605.12500, Table 2) at toy size: understanding warm-up, generation with the understanding
+stream frozen, joint mix, instruction tuning with a falling learning rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.loader import LoaderConfig
+from diptych.flow import FlowConfig, SamplerConfig
+from diptych.optim.build import OptimConfig
+from diptych.training.config import Stage, TrainConfig
+from diptych.worlds.emoji import WorldConfig
+
+
+def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) -> tuple[Stage, ...]:
+    """The four stages with the given steps."""
+    steady = OptimConfig(lr=lr, decay=0.0)
+    return (
+        Stage(
+            name="understanding warm-up", steps=warm_up, trainable="understanding", mixture={"understand": 0.8, "text": 0.2},
+            optim=steady, text_weight=1.0, flow_weight=0.0,
+        ),
+        Stage(name="generation", steps=generation, trainable="generation", mixture={"generate": 1.0}, optim=steady, text_weight=0.0),
+        Stage(
+            name="joint mix", steps=joint, mixture={"generate": 0.5, "understand": 0.18, "edit": 0.28, "interleave": 0.04},
+            optim=steady, text_weight=0.2,
+        ),
+        Stage(
+            name="instruction tuning", steps=tuning, mixture={"generate": 0.46, "understand": 0.2, "edit": 0.3, "interleave": 0.04},
+            optim=replace(steady, decay=1.0, warmup=20), text_weight=0.2,
+        ),
+    )  # fmt: skip
+
+
+def emoji() -> TrainConfig:
+    """The default model: 35 kinds of glyph at 96 px, 5.9M parameters, about an hour and a half on two cores."""
+    return TrainConfig(
+        name="emoji", size=6, patch=8, vocab_size=704, world=WorldConfig(),
+        flow=FlowConfig(noise_scale=2.0, noise_scale_mode="resolution", noise_scale_base_tokens=36, noise_scale_max=4.0,
+                        t_mean=-0.6, t_std=1.0, sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=1.5, guidance_scale=3.0)),
+        data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
+        stages=stages(300, 150, 3800, 1400, lr=2e-3),
+    )  # fmt: skip
+
+
+def emoji_full() -> TrainConfig:
+    """The whole emoji list at 96 px, glyphs anywhere: for one large GPU."""
+    base = emoji()
+    return replace(
+        base, name="emoji-full", size=12, vocab_size=4096, world=WorldConfig(objects="full", lattice=1),
+        data=replace(base.data, documents_per_step=1024, row_tokens=2048, workers=12),
+        stages=stages(3000, 2000, 60_000, 15_000, lr=1e-3), ema=0.9995, save_every=1000, sample_every=2000,
+    )  # fmt: skip
+
+
+RECIPES = {"emoji": emoji, "emoji-full": emoji_full}

@@ -1,0 +1,103 @@
+"""What a run is: world, model size, flow, data, optimiser and stages, as one typed object that is saved with every run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from diptych.data.loader import LoaderConfig
+from diptych.flow import FlowConfig
+from diptych.optim.build import OptimConfig
+from diptych.worlds.emoji import WorldConfig
+
+TRAINABLE = ("all", "understanding", "generation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One part of a run: its mixture, what learns, for how long, and how the two losses are weighed."""
+
+    name: str
+    steps: int
+    mixture: dict[str, float]
+    """Task or source -> share of the samples."""
+    trainable: str = "all"
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    text_weight: float = 0.1
+    flow_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}")
+        if self.steps < 0:
+            raise ValueError(f"stage {self.name!r}: steps must not be negative, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    name: str
+    seed: int = 0
+    world: WorldConfig = field(default_factory=WorldConfig)
+    size: int = 6
+    """The model's one dial: layers; width and all else follow."""
+    patch: int = 8
+    """Side of a patch, px; a token is 2x2 patches."""
+    vocab_size: int = 768
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    data: LoaderConfig = field(default_factory=LoaderConfig)
+    stages: tuple[Stage, ...] = ()
+    ema: float = 0.998
+    bf16: bool = True
+    """bfloat16 autocast; weights, optimiser and EMA stay float32."""
+    save_every: int = 100
+    keep: int = 2
+    """Checkpoints kept; the last good one is never deleted."""
+    sample_every: int = 500
+    log_every: int = 10
+    max_skipped: int = 20
+    """The run stops after this many steps in a row whose gradient was not finite."""
+    max_bad_samples: int = 100
+    """The run stops when more samples than this could not be used."""
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """(index of the stage, step within it)."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise ValueError(f"step {step} lies behind the last stage")
+
+
+def to_json(config: Any) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=1)
+
+
+def from_dict(cls: type[Any], values: dict[str, Any], where: str = "config") -> Any:
+    """A config dataclass from plain values. Unknown keys are errors that name the nearest right one."""
+    known = typing.get_type_hints(cls)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"{where}: unknown key {key!r}" + (f" (nearest: {near[0]!r})" if near else ""))
+    return cls(**{key: _value(known[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _value(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        inner = arguments[0]
+        return tuple(_value(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
+    return value

@@ -1,0 +1,94 @@
+"""What a run tells: a progress line, JSONL, TensorBoard; losses by task and by noise level."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from diptych.data.packing import Batch
+    from diptych.training.config import TrainConfig
+    from diptych.training.task import Losses
+
+SIGMA_BINS = 5
+
+
+@dataclass
+class StepReport:
+    text: float
+    flow: float
+    norm: float
+    lr: float
+    losses: list[Losses]
+    batches: tuple[Batch, ...]
+
+
+def breakdown(losses: list[Losses], batches: tuple[Batch, ...]) -> dict[str, float]:
+    """Mean loss by task ('text/understand', 'flow/edit') and by noise-level bin ('sigma/0.4-0.6')."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for loss, batch in zip(losses, batches, strict=True):
+        for token, owner in zip(loss.text_tokens.tolist(), loss.text_owner.tolist(), strict=True):
+            values[f"text/{batch.label_task[owner]}"].append(token)
+        for error, task, sigma in zip(loss.flow_pictures.tolist(), batch.noisy_task, loss.sigma.tolist(), strict=True):
+            values[f"flow/{task}"].append(error)
+            low = min(int(sigma * SIGMA_BINS), SIGMA_BINS - 1)
+            values[f"sigma/{low / SIGMA_BINS:.1f}-{(low + 1) / SIGMA_BINS:.1f}"].append(error)
+    return {key: sum(v) / len(v) for key, v in sorted(values.items())}
+
+
+class RunLog:
+    def __init__(self, folder: Path, config: TrainConfig, quiet: bool) -> None:
+        self.folder, self.config, self.quiet = folder, config, quiet
+        self.console = Console(quiet=quiet)
+        self._writer: Any = None
+        self._progress: Progress | None = None
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def step(self, step: int, stage: str, report: StepReport, seconds: float) -> None:
+        if self.quiet:
+            return
+        self._advance(step, stage, report)
+        if step % self.config.log_every:
+            return
+        row: dict[str, float] = {"text": report.text, "flow": report.flow, "norm": report.norm, "lr": report.lr}
+        row |= breakdown(report.losses, report.batches)
+        self._append("log.jsonl", {"step": step, "stage": stage, "seconds": round(seconds, 2), **row})
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+        for key, value in row.items():
+            self._writer.add_scalar(key, value, step)
+
+    def _advance(self, step: int, stage: str, report: StepReport) -> None:
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self.console)
+            self._progress.start()
+            self._bar = self._progress.add_task("", total=self.config.steps, completed=step)
+        text = f"{stage}  text {report.text:.3f}  flow {report.flow:.3f}"
+        self._progress.update(self._bar, completed=step, description=text)
+
+    def bad_sample(self, step: int, reason: str) -> None:
+        self.say(f"step {step}: unusable sample: {reason}")
+        self._append("bad_samples.jsonl", {"step": step, "reason": reason})
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,101 @@
+"""The joint task: answers by cross entropy, pictures by flow matching, in one pass over packed rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.packing import Batch
+from diptych.data.tokens import CLEAN, NO_LABEL
+from diptych.flow import FlowConfig, interpolate, noise_scale, to_velocity, training_sigma, velocity_target
+from diptych.models.mot import Layout, MoT, Slots
+from diptych.spaces import PixelSpace
+
+
+class Losses(NamedTuple):
+    """Sums and their weights, so that the mean is over the whole step, whatever the accumulation and the ranks."""
+
+    text_sum: Tensor
+    text_weight: Tensor
+    flow_sum: Tensor
+    flow_weight: Tensor
+    text_tokens: Tensor
+    """Cross entropy of each answer token, detached."""
+    text_owner: Tensor
+    """Document of each answer token."""
+    flow_pictures: Tensor
+    """Velocity error of each picture, detached."""
+    sigma: Tensor
+
+
+class JointTask(nn.Module):
+    """Understand, generate, edit and interleave: what a row holds decides which losses it has.
+
+    Flow loss: mean squared velocity error of a picture, pictures weighted by the square root of their tokens; text loss:
+    mean over answer tokens (SenseNova-U1, arXiv 2605.12500 section 3).
+    """
+
+    def __init__(self, model: MoT, flow: FlowConfig, flex: bool = False) -> None:
+        super().__init__()
+        self.model, self.flow, self.flex = model, flow, flex
+        self.token = model.config.token
+        self.space = PixelSpace(self.token)
+
+    @staticmethod
+    def weights(batch: Batch, token: int) -> tuple[int, float]:
+        """Answer tokens, and the sum of picture weights, of a batch; known without the model."""
+        flow = sum(len(run) * (run.shape[-1] * run.shape[-2] / token**2) ** 0.5 for run in batch.noisy)
+        return int((batch.labels != NO_LABEL).sum()), flow
+
+    def forward(self, batch: Batch) -> Losses:
+        slots = Slots(batch.kind, batch.positions, batch.document, batch.picture, batch.dead)
+        layout = Layout.of(slots, flex=self.flex)
+        und = self._read(batch, layout)
+        gen, noisy, targets, sigma = self._noise(batch)
+        und_hidden, gen_hidden, _ = self.model(und, gen, layout)
+
+        labels = batch.labels.flatten()[layout.und]
+        told = (labels != NO_LABEL).nonzero().flatten()
+        logits = self.model.text_head(und_hidden[told]).float()
+        text = F.cross_entropy(logits, labels[told], reduction="none")
+        errors, weights = self._velocity_errors(gen_hidden, noisy, targets, sigma)
+        return Losses(
+            text.sum(), text.new_tensor(len(told)), (errors * weights).sum(), weights.sum(),
+            text.detach(), batch.document.flatten()[layout.und][told], errors.detach(), sigma,
+        )  # fmt: skip
+
+    def _read(self, batch: Batch, layout: Layout) -> Tensor:
+        ids, kind = batch.ids.flatten()[layout.und], batch.kind.flatten()[layout.und]
+        und = self.model.embedding(ids)
+        if batch.clean:
+            pictures = torch.cat([self.model.embed_clean(self.space.read(run).to(und.dtype)) for run in batch.clean])
+            und = und.index_copy(0, (kind == CLEAN).nonzero().flatten(), pictures.type_as(und))
+        return und
+
+    def _noise(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+        sigma = training_sigma(self.flow, batch.level)
+        gen, noisy, targets = [], [], []
+        dtype = self.model.embedding.weight.dtype
+        for run, noise, level in zip(batch.noisy, batch.noise, sigma.split([len(r) for r in batch.noisy]), strict=True):
+            scale = noise_scale(self.flow, run.shape[-1] * run.shape[-2] // self.token**2)
+            clean = self.space.encode(run)
+            x = interpolate(clean, noise, level, scale)
+            gen.append(self.model.embed_noisy(x.to(dtype), level, torch.full_like(level, scale)))
+            noisy.append(x)
+            targets.append(velocity_target(clean, x, level, self.flow.sigma_min))
+        empty = self.model.embedding.weight.new_zeros(0, self.model.config.width)
+        return (torch.cat(gen) if gen else empty), noisy, targets, sigma
+
+    def _velocity_errors(self, hidden: Tensor, noisy: list[Tensor], targets: list[Tensor], sigma: Tensor) -> tuple[Tensor, Tensor]:
+        errors, weights = [hidden.new_zeros(0, dtype=torch.float32)], [hidden.new_zeros(0, dtype=torch.float32)]
+        counts = [len(x) * x.shape[-1] * x.shape[-2] // self.token**2 for x in noisy]
+        levels = sigma.split([len(x) for x in noisy])
+        for part, x, target, level in zip(hidden.split(counts), noisy, targets, levels, strict=True):
+            rows, columns = x.shape[-2] // self.token, x.shape[-1] // self.token
+            predicted = to_velocity(self.model.pixel_head(part, rows, columns).float(), x, level, self.flow.sigma_min)
+            errors.append((predicted - target).square().mean((1, 2, 3)))
+            weights.append(torch.full_like(level, (rows * columns) ** 0.5))
+        return torch.cat(errors), torch.cat(weights)

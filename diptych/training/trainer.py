@@ -1,0 +1,210 @@
+"""The loop: fetch, accumulate, clip, step, log, save, sample."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.data.loader import StepData, StepDataset
+from diptych.data.mixture import Mixture, Source
+from diptych.data.tokens import TextTokenizer
+from diptych.models.mot import MoT, by_size
+from diptych.optim.build import build_optimisers, learning_rate
+from diptych.training import checkpoint, distributed
+from diptych.training.config import Stage, TrainConfig, to_json
+from diptych.training.ema import EMA
+from diptych.training.log import RunLog, StepReport
+from diptych.training.task import JointTask, Losses
+
+Sampler = Callable[[MoT, TextTokenizer, TrainConfig, Path], Any]
+"""Draws a sample grid with the EMA weights and writes it to the path."""
+
+
+class TrainingStopped(RuntimeError):
+    """The run stopped itself: gradients that are not finite, or too many bad samples. The last checkpoint is good."""
+
+
+class Trainer:
+    """One run in `folder`. A run that was interrupted goes on from its last good checkpoint, equal to the bit."""
+
+    def __init__(
+        self, config: TrainConfig, sources: dict[str, Source], tokenizer: TextTokenizer, folder: Path, *,
+        sampler: Sampler | None = None, validation: dict[str, Source] | None = None, quiet: bool = False,
+    ) -> None:  # fmt: skip
+        if not config.stages or not config.steps:
+            raise ValueError("a run needs at least one stage with at least one step")
+        self.config, self.sources, self.tokenizer, self.folder = config, sources, tokenizer, folder
+        self.sampler, self.validation = sampler, validation
+        self.ranks = distributed.start()
+        self.model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch))
+        self.model.initialise(torch.Generator().manual_seed(config.seed))
+        self.task = JointTask(self.model, config.flow, flex=self.ranks.device.type == "cuda")
+        distributed.prepare(self.task, self.model, self.ranks)
+        self.ema = EMA(self.model, config.ema)
+        self.step = 0
+        self.stage = -1
+        self.seconds = 0.0
+        self.skipped = 0
+        self.bad_samples = 0
+        self.log = RunLog(folder, config, quiet=quiet or not self.ranks.first)
+        self.optimisers: list[torch.optim.Optimizer] = []
+        if self.ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(to_json(config))
+            tokenizer.save(folder / "tokenizer.json")
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Run to the end. Ctrl-C saves and returns."""
+        self._resume()
+        try:
+            while self.step < self.config.steps:
+                self._train_stage()
+            self._save()
+        except KeyboardInterrupt:
+            self.log.say("interrupted: saving")
+            self._save()
+            raise
+        finally:
+            self.log.close()
+            distributed.stop(self.ranks)
+
+    def _train_stage(self) -> None:
+        index, done = self.config.stage_at(self.step)
+        stage = self.config.stages[index]
+        if index != self.stage:
+            self._enter(index)
+        left = stage.steps - done
+        began = time.monotonic()
+        for data in self._dataset(stage).steps(self.step, self.step + left):
+            self._note_bad(data.bad)
+            report = self._train_step(stage, data, learning_rate(stage.optim, done, stage.steps))
+            done += 1
+            self.step += 1
+            now = time.monotonic()
+            self.seconds, began = self.seconds + now - began, now
+            self.log.step(self.step, stage.name, report, self.seconds)
+            if self.step % self.config.save_every == 0:
+                self._save()
+            if self.step % self.config.sample_every == 0:
+                self._sample()
+
+    def _train_step(self, stage: Stage, data: StepData, lr: float) -> StepReport:
+        weights = [JointTask.weights(batch, self.task.token) for batch in data.batches]
+        tokens, pictures = self.ranks.total([float(sum(w[0] for w in weights)), float(sum(w[1] for w in weights))])
+        parts: list[Losses] = []
+        for number, batch in enumerate(data.batches):
+            if self.ranks.mesh is not None:
+                self.task.set_requires_gradient_sync(number == len(data.batches) - 1)  # type: ignore[operator]
+            with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bf16):
+                losses = self.task(batch.to(self.ranks.device))
+            loss = stage.text_weight * losses.text_sum / max(tokens, 1.0) + stage.flow_weight * losses.flow_sum / max(pictures, 1.0)
+            # sharded gradients are averaged over the ranks; the loss is a sum over them
+            (loss * self.ranks.count).backward()
+            parts.append(losses)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = float(distributed.full(torch.nn.utils.clip_grad_norm_(parameters, stage.optim.clip)))
+        if math.isfinite(norm):
+            self._apply(lr)
+            self.skipped = 0
+        else:
+            self._skip(norm)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        text, flow = self.ranks.total([float(sum(x.text_sum for x in parts)), float(sum(x.flow_sum for x in parts))])
+        return StepReport(text / max(tokens, 1.0), flow / max(pictures, 1.0), norm, lr, parts, data.batches)
+
+    def _apply(self, lr: float) -> None:
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            optimiser.step()
+        self.ema.update(self.model)
+
+    def _skip(self, norm: float) -> None:
+        self.skipped += 1
+        self.log.say(f"step {self.step}: gradient norm {norm}; the step is skipped ({self.skipped} in a row)")
+        if self.skipped >= self.config.max_skipped:
+            raise TrainingStopped(f"the gradient was not finite {self.skipped} steps in a row (step {self.step})")
+
+    def _note_bad(self, bad: tuple[str, ...]) -> None:
+        for reason in bad:
+            self.bad_samples += 1
+            self.log.bad_sample(self.step, reason)
+        if self.bad_samples > self.config.max_bad_samples:
+            raise TrainingStopped(f"{self.bad_samples} samples could not be used (limit {self.config.max_bad_samples}); see bad_samples.jsonl")
+
+    # -- stages, data ---------------------------------------------------------------------------------------------------
+
+    def _enter(self, index: int) -> None:
+        stage = self.config.stages[index]
+        self.stage = index
+        set_trainable(self.model, stage.trainable)
+        self.optimisers = build_optimisers(self.model, stage.optim)
+        self.log.say(f"stage {stage.name}: {stage.steps} steps, {stage.trainable} learns, lr {stage.optim.lr:g}, mixture {stage.mixture}")
+
+    def _dataset(self, stage: Stage) -> StepDataset:
+        mixture = Mixture(self.sources, stage.mixture, self.config.seed)
+        return StepDataset(mixture, self.tokenizer, self.task.token, self.config.data, rank=self.ranks.rank, ranks=self.ranks.count)
+
+    # -- state ------------------------------------------------------------------------------------------------------------
+
+    def _names(self) -> dict[Any, str]:
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def _save(self) -> None:
+        names = self._names()
+        tensors = {
+            "model": {name: distributed.full(p.detach()) for p, name in names.items()},
+            "ema": {name: distributed.full(t) for name, t in self.ema.shadow.items()},
+            "optimiser": checkpoint.optimiser_tensors(self.optimisers, names, distributed.full),
+        }
+        state = {
+            "step": self.step, "stage": self.stage, "ema_updates": self.ema.updates, "seconds": self.seconds,
+            "skipped": self.skipped, "bad_samples": self.bad_samples,
+        }  # fmt: skip
+        if self.ranks.first:
+            checkpoint.save(self.folder / "checkpoints", self.step, tensors, state, self.config.keep)
+
+    def _resume(self) -> None:
+        loaded = checkpoint.load_latest(self.folder / "checkpoints", self.log.say)
+        if loaded is None:
+            return
+        tensors, state = loaded
+        self._load("model", tensors["model"], dict(self.model.named_parameters()))
+        self._load("ema", tensors["ema"], self.ema.shadow)
+        self.step, self.ema.updates, self.seconds = state["step"], state["ema_updates"], state["seconds"]
+        self.skipped, self.bad_samples = state["skipped"], state["bad_samples"]
+        if self.step < self.config.steps and self.config.stage_at(self.step)[0] == state["stage"]:
+            self._enter(state["stage"])
+            checkpoint.restore_optimisers(self.optimisers, self._names(), tensors["optimiser"], distributed.shard)
+        self.log.say(f"resumed at step {self.step} of {self.config.steps}")
+
+    @torch.no_grad()
+    def _load(self, what: str, saved: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+        odd = sorted(set(saved) ^ set(targets)) or [n for n in saved if saved[n].shape != targets[n].shape]
+        if odd:
+            raise checkpoint.CheckpointError(f"the {what} weights in {self.folder} are of another architecture (first difference: {odd[0]})")
+        for name, tensor in saved.items():
+            targets[name].copy_(distributed.shard(tensor, targets[name]))
+
+    def _sample(self) -> None:
+        if self.sampler is None or self.ranks.count > 1:
+            return
+        model = MoT(self.model.config)
+        model.load_state_dict(self.ema.shadow)
+        self.sampler(model.eval(), self.tokenizer, self.config, self.folder / "samples" / f"step-{self.step:08d}.png")
+
+
+def set_trainable(model: MoT, part: str) -> None:
+    """'understanding': text and clean pictures; 'generation': noisy pictures, the rest frozen; 'all'."""
+    for name, parameter in model.named_parameters():
+        generation = ".gen." in name or name.startswith(("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head"))
+        parameter.requires_grad_(part == "all" or generation == (part == "generation"))

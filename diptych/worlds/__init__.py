@@ -1,0 +1,1 @@
+"""Embedded worlds: pictures, captions, questions and edits made from a seed, with an exact checker."""

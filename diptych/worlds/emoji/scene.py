@@ -1,0 +1,183 @@
+"""Scenes: glyphs on a coloured background, sampled from a random generator and rendered.
+
+What is asked of a scene (`Wanted`) is apart from where its glyphs came to lie (`Scene`): a prompt states the first, the
+checker compares it with what it finds in a picture.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diptych.worlds.emoji.font import find_font, render_glyph
+from diptych.worlds.emoji.names import BACKGROUNDS, Kind, full_kinds, small_kinds
+
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+"""Relation -> direction (x, y) from the second object to the first; y grows downwards."""
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+MAX_GLYPHS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """Size and contents of the emoji world. All lengths in pixels."""
+
+    objects: str = "small"
+    """'small': 35 kinds; 'full': every emoji that the font can draw."""
+    size: int = 96
+    """Width and height of a picture."""
+    glyph: int = 30
+    """Longest side of a glyph; it stands in a box 2 px larger, and boxes never overlap."""
+    lattice: int = 16
+    """Boxes start at multiples of this; 1 = anywhere."""
+    languages: tuple[str, ...] = ("id",)
+    """Languages beside English. Indonesian needs no plural and no gender, so Unicode names fit a template unchanged."""
+
+    def __post_init__(self) -> None:
+        if self.objects not in ("small", "full"):
+            raise ValueError(f"objects must be 'small' or 'full', got {self.objects!r}")
+        if not 8 <= self.glyph <= 120:
+            raise ValueError(f"glyph must be 8 to 120 px, got {self.glyph}")
+        if self.size < 3 * self.box or self.lattice < 1:
+            raise ValueError(f"size must be at least 3 boxes of {self.box} px and lattice at least 1, got {self.size}, {self.lattice}")
+
+    @property
+    def box(self) -> int:
+        return self.glyph + 2
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A glyph of kind `name` whose box starts at (x, y)."""
+
+    name: str
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    background: str
+    items: tuple[Placed, ...]
+
+    def counts(self) -> Counter[str]:
+        return Counter(item.name for item in self.items)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a prompt asks for: exactly these counts, and, where given, a relation and a background."""
+
+    counts: tuple[tuple[str, int], ...]
+    relation: tuple[str, str, str] | None = None
+    """(first, relation, second): every glyph of the first kind stands so to every glyph of the second."""
+    background: str | None = None
+
+    def swapped(self) -> Wanted:
+        """The same objects the wrong way round: the relation reversed."""
+        if self.relation is None:
+            raise ValueError("only a prompt with a relation can be swapped")
+        first, relation, second = self.relation
+        return Wanted(self.counts, (first, OPPOSITE[relation], second), self.background)
+
+
+def stands(relation: str, first: tuple[float, float], second: tuple[float, float], margin: float) -> bool:
+    """Whether a centre (x, y) stands in `relation` to another, at least `margin` px apart along its axis."""
+    dx, dy = RELATIONS[relation]
+    return (first[0] - second[0]) * dx + (first[1] - second[1]) * dy >= margin
+
+
+def held_out(*parts: str) -> bool:
+    """Whether a combination is kept out of all training data: one in ten, by a checksum of its sorted names.
+
+    Applied to ('pair', a, b) of two kinds, ('count', name, n) with n of 2 and more, and ('binding', a, b) of two coloured
+    shapes. Sorting makes a pair and its mirror image the same combination.
+    """
+    kind, *names = parts
+    return zlib.crc32("|".join([kind, *sorted(names)]).encode()) % 10 == 0
+
+
+class EmojiWorld:
+    """Kinds, glyph pictures and scene sampling for one configuration.
+
+    Raises FontNotFoundError where no colour emoji font is installed.
+    """
+
+    def __init__(self, config: WorldConfig | None = None, font: str | Path | None = None) -> None:
+        self.config = config or WorldConfig()
+        path = find_font(font)
+        kinds = small_kinds(self.config.languages) if self.config.objects == "small" else full_kinds(self.config.languages)
+        self.glyphs: dict[str, np.ndarray] = {}
+        self.kinds: dict[str, Kind] = {}
+        for kind in kinds:
+            picture = render_glyph(kind.emoji, self.config.glyph, path)
+            if picture is not None:
+                self.glyphs[kind.name] = picture
+                self.kinds[kind.name] = kind
+        self.names = tuple(self.kinds)
+        self.shapes = tuple(name for name, kind in self.kinds.items() if kind.shape)
+        self.plain = tuple(name for name, kind in self.kinds.items() if not kind.shape)
+
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        return np.arange(0, self.config.size - self.config.box + 1, self.config.lattice)
+
+    def render(self, scene: Scene) -> np.ndarray:
+        """uint8 RGB, shape (size, size, 3)."""
+        canvas = np.empty((self.config.size, self.config.size, 3), dtype=np.float32)
+        canvas[:] = BACKGROUNDS[scene.background]
+        for item in scene.items:
+            glyph = self.glyphs[item.name]
+            area = canvas[item.y + 1 : item.y + 1 + glyph.shape[0], item.x + 1 : item.x + 1 + glyph.shape[1]]
+            area += glyph[..., 3:] * (glyph[..., :3] - area)
+        return (canvas * 255.0 + 0.5).astype(np.uint8)
+
+    def place(self, names: list[str], rng: np.random.Generator, relation: tuple[str, str, str] | None = None) -> tuple[Placed, ...]:
+        """Random boxes that do not overlap; with a relation, boxes of the two kinds are a whole box apart along its axis."""
+        box = self.config.box
+        while True:
+            places: list[Placed] = []
+            for name in names:
+                for _ in range(30):
+                    x, y = (int(self._starts[i]) for i in rng.integers(0, len(self._starts), 2))
+                    if all(abs(x - p.x) >= box or abs(y - p.y) >= box for p in places) and (
+                        relation is None or all(self._respects(relation, name, (x, y), p, box) for p in places)
+                    ):
+                        places.append(Placed(name, x, y))
+                        break
+                else:
+                    break
+            if len(places) == len(names):
+                return tuple(places)
+
+    @staticmethod
+    def _respects(relation: tuple[str, str, str], name: str, at: tuple[int, int], other: Placed, box: int) -> bool:
+        first, word, second = relation
+        if name == first and other.name == second:
+            return stands(word, at, (other.x, other.y), box)
+        if name == second and other.name == first:
+            return stands(word, (other.x, other.y), at, box)
+        return True
+
+    def scene_for(self, wanted: Wanted, rng: np.random.Generator) -> Scene:
+        """A random scene that satisfies `wanted`."""
+        names = [name for name, count in wanted.counts for _ in range(count)]
+        background = wanted.background or str(rng.choice(list(BACKGROUNDS)))
+        return Scene(background, self.place(names, rng, wanted.relation))
+
+    def is_held_out(self, wanted: Wanted) -> bool:
+        """Whether any pair of kinds, count or colour binding of it is held out of training."""
+        names = [name for name, _ in wanted.counts]
+        if any(count > 1 and held_out("count", name, str(count)) for name, count in wanted.counts):
+            return True
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                both_shapes = self.kinds[first].shape and self.kinds[second].shape
+                if held_out("binding" if both_shapes else "pair", first, second):
+                    return True
+        return False
