@@ -1,0 +1,26 @@
+"""Diptych: train, grow, prune, judge and serve models that both see and draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diptych.inference import Pipeline
+
+__version__ = "0.1.0"
+
+
+def load(name: str | Path | None = None, device: str | None = None) -> Pipeline:
+    """A model ready to run: the shipped one, a folder, or a hub id.
+
+    Raises systems.ModelFolderError for a folder that is not whole or of an unknown kind.
+    """
+    # torch is imported here, so that `import diptych` and the planner start at once
+    import torch
+
+    from diptych.inference import Pipeline
+    from diptych.systems import U1System
+    from diptych.systems.folder import locate
+
+    return Pipeline(U1System.load(locate(name), device or ("cuda" if torch.cuda.is_available() else "cpu")))

@@ -56,4 +56,3 @@ def emoji_full() -> TrainConfig:
     )  # fmt: skip
 
 
-RECIPES = {"emoji": emoji, "emoji-full": emoji_full}

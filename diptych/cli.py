@@ -1,0 +1,268 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from diptych.request import Plan, RequestError, Role, Task
+
+Positional = tyro.conf.Positional
+Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+console = Console()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """Fields of the plan, where they should differ from what was understood."""
+
+    task: Task | None = None
+    prompt: str | None = None
+    inputs: tuple[Role, ...] | None = None
+    """Role of each attached picture, in order."""
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    count: int | None = None
+    """Pictures to draw."""
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
+    negative_prompt: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Do:
+    """Carry out a request: draw, answer or edit."""
+
+    request: Positional[str]
+    """In plain words: "two cats above a red heart", "how many cats are there?", "remove the heart"."""
+    image: Images = ()
+    """Picture to ask about or to change."""
+    output: Output = Path("out.png")
+    model: str = "default"
+    """'default', a model folder or a hub id."""
+    plan: Annotated[Overrides, tyro.conf.arg(name="")] = field(default_factory=Overrides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowPlan:
+    """Print what a request is understood as, without carrying it out."""
+
+    request: Positional[str]
+    image: Images = ()
+    model: str = "default"
+    plan: Annotated[Overrides, tyro.conf.arg(name="")] = field(default_factory=Overrides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Parts, parameters, memory, origin and licence of a model."""
+
+    model: Positional[str] = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judge a model on the emoji benchmark: drawing, questions, edits."""
+
+    model: Positional[str] = "default"
+    output: Output = Path("evaluation")
+    prompts: int = 100
+    """Per category and split, per question type and per edit type."""
+    seed: int = 1_000_003
+    split: str = "all"
+    """all, drawing, questions or edits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run's EMA weights as a model folder."""
+
+    run: Positional[Path]
+    output: Output = Path("model")
+    hardware: str = "not recorded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """About eight requests on the model, with a page and a contact sheet of what came out."""
+
+    output: Output = Path("demo")
+    model: str = "default"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Returns the exit status: 0, or 2 for an error of the user's with one clear sentence."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["train"]:
+            return train(arguments[1:])
+        commands = {"do": Do, "plan": ShowPlan, "info": Info, "evaluate": Evaluate, "export": Export, "demo": Demo, "train": _TrainHelp}
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            commands, args=arguments, prog="diptych", description="Models that both see and draw."
+        )  # type: ignore[call-overload]
+        return int(_RUN[type(chosen)](chosen))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    errors: list[type[Exception]] = [RequestError, ValueError, FileNotFoundError]
+    checkpoint = sys.modules.get("diptych.training.checkpoint")
+    trainer = sys.modules.get("diptych.training.trainer")
+    if checkpoint:
+        errors.append(checkpoint.CheckpointError)
+    if trainer:
+        errors.append(trainer.TrainingStopped)
+    return tuple(errors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainHelp:
+    """Train a recipe: diptych train RECIPE [-o FOLDER] [overrides]; 'diptych train RECIPE --help' lists them."""
+
+
+def _print_plan(plan: Plan) -> None:
+    for key, value in plan.shown().items():
+        console.print(f"  [dim]{key:<22}[/dim]{escape(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}", highlight=False)
+
+
+def do(command: Do) -> int:
+    import diptych
+
+    pipeline = diptych.load(command.model)
+    media = [pipeline.open(path) for path in command.image]
+    plan = pipeline.plan(command.request, len(media), **command.plan.given())
+    _print_plan(plan)
+    if plan.task is Task.ANSWER:
+        for piece in pipeline.stream(plan, media):
+            print(piece, end="", flush=True)
+        print()
+        return 0
+    for path in pipeline.carry_out(plan, media).save(command.output):
+        print(path)
+    return 0
+
+
+def show_plan(command: ShowPlan) -> int:
+    import diptych
+
+    print(diptych.load(command.model).plan(command.request, len(command.image), **command.plan.given()).to_json())
+    return 0
+
+
+def info(command: Info) -> int:
+    import diptych
+
+    system = diptych.load(command.model).system
+    table = Table("part", "parameters", "MiB in float32", title=f"{system.card.get('name', command.model)} (family u1)")
+    total = 0
+    for name, module in system.model.named_children():
+        count = sum(p.numel() for p in module.parameters())
+        total += count
+        table.add_row(name, f"{count:,}", f"{count * 4 / 2**20:.1f}")
+    table.add_row("all", f"{total:,}", f"{total * 4 / 2**20:.1f}", style="bold")
+    console.print(table)
+    for key in ("licence", "data", "command", "hardware", "torch", "seed", "steps", "seconds", "documents", "weights", "parents"):
+        if key in system.card:
+            console.print(f"  [dim]{key:<12}[/dim]{escape(str(system.card[key]))}", highlight=False, soft_wrap=True)
+    sampler = system.sampler
+    console.print(f"  [dim]{'draws':<12}[/dim]{system.native} px, {sampler.num_steps} steps, guidance {sampler.guidance_scale}", highlight=False)
+    return 0
+
+
+def evaluate(command: Evaluate) -> int:
+    import diptych
+    from diptych.evaluation import EvaluationConfig
+    from diptych.evaluation import evaluate as run
+    from diptych.evaluation.report import print_table, write
+    from diptych.training.config import from_dict
+    from diptych.worlds.emoji import EmojiWorld, WorldConfig
+
+    config = EvaluationConfig(prompts=command.prompts, seed=command.seed, split=command.split)
+    pipeline = diptych.load(command.model)
+    world = EmojiWorld(from_dict(WorldConfig, pipeline.system.card.get("recipe", {}).get("world", {}), "card.json"))
+    with console.status("evaluating") as status:
+        result = run(pipeline, world, config, lambda part, done, total: status.update(f"{part} ({done + 1} of {total})"))
+    print_table(result, console)
+    for path in write(result, command.output, command.model, config):
+        console.print(str(path), highlight=False)
+    return 0
+
+
+def export(command: Export) -> int:
+    from diptych.training.export import export as run
+
+    values = json.loads((command.run / "config.json").read_text())
+    run(command.run, command.output, command=f"diptych train {values['name']}", hardware=command.hardware)
+    console.print(f"{command.output}: written")
+    return 0
+
+
+def demo(command: Demo) -> int:
+    import diptych
+    from diptych.inference.demo import run
+
+    run(diptych.load(command.model), command.output, console)
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    """diptych train RECIPE [-o FOLDER] [--jsonl FILE] [overrides of the recipe's config]"""
+    from diptych.recipes import RECIPES
+
+    if not arguments or arguments[0].startswith("-"):
+        console.print(f"usage: diptych train RECIPE [-o FOLDER] [overrides]\nrecipes: {', '.join(RECIPES)}")
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    name = arguments[0]
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        raise RequestError(f"there is no recipe {name!r}" + (f" (nearest: {near[0]!r})" if near else "") + f"; recipes: {', '.join(RECIPES)}")
+
+    from diptych.training.config import TrainConfig
+
+    @dataclass(frozen=True, kw_only=True)
+    class Train:
+        """Train a recipe; a run that was stopped goes on in the same folder."""
+
+        output: Output = Path("runs") / name
+        jsonl: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+        """JSONL files with samples of one's own; source names for mixtures are the file names without ending."""
+        text: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+        """Plain text files, one sample a paragraph; named likewise."""
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=RECIPES[name])
+
+    command = tyro.cli(Train, args=arguments[1:], prog=f"diptych train {name}")
+    from diptych.training.run import run
+
+    run(command.config, command.output, command.jsonl, command.text)
+    return 0
+
+
+_RUN: dict[type, Any] = {
+    Do: do, ShowPlan: show_plan, Info: info, Evaluate: evaluate, Export: export, Demo: demo, _TrainHelp: lambda _: train([]),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Decoding strangers' picture files safely."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 32_000_000
+"""Largest picture that is decoded; a small file can claim a huge one."""
+
+
+class PictureError(ValueError):
+    """A file that is no usable picture; the message says which and why."""
+
+
+def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """A picture file as uint8 RGB (height, width, 3).
+
+    Transparent pictures are put on white, 16-bit and CMYK ones are converted, of an animation the first frame is used. Raises
+    PictureError for a missing or broken file, one that is no picture, and one that would decode to over MAX_PIXELS.
+    """
+    label = name or (str(source) if not isinstance(source, bytes) else "picture")
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise PictureError(f"{label}: decodes to {width}x{height} px, more than the {MAX_PIXELS // 10**6} megapixels allowed")
+        if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+            values = np.asarray(image, dtype=np.float64)
+            # Pillow clips 16-bit gray to white when converting; the range is scaled instead
+            top = 65535.0 if values.max(initial=0) > 255 else 255.0
+            image = Image.fromarray((values / top * 255.0).clip(0, 255).astype(np.uint8))
+        if "A" in image.getbands() or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            image = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            image.alpha_composite(rgba)
+        return np.asarray(image.convert("RGB"))
+    except PictureError:
+        raise
+    except FileNotFoundError as error:
+        raise PictureError(f"{label}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{label}: too large to decode ({error})") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PictureError(f"{label}: not a readable picture ({error})") from error
+
+
+def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Bicubic, uint8 (height, width, 3)."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))

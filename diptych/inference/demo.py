@@ -1,0 +1,76 @@
+"""The main job, shown: requests in plain words, answers and pictures out."""
+
+from __future__ import annotations
+
+import html
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from diptych.inference.generate import Pipeline, Result
+from diptych.inference.sheet import Cell, contact_sheet
+
+DRAWINGS = (
+    ("single object", "draw a cat"),
+    ("two objects", "a dog and a car"),
+    ("counting", "three apples"),
+    ("colour", "a picture of a purple heart"),
+    ("position", "a cat left of a banana"),
+    ("attribute binding", "a red circle and a blue square"),
+)
+LATER = (("question", "how many apples are there?", 2), ("edit", "change the background to mint", 2), ("caption", "describe the picture", 4))
+"""(kind, request, index of the drawing that it is about)."""
+
+
+def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
+    """Carry out all requests; write the pictures, a contact sheet and index.html under `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(kind, request, None) for kind, request in DRAWINGS] + [(k, r, i) for k, r, i in LATER]
+    results: list[Result] = []
+    shown: list[tuple[str, str, Result, Path]] = []
+    for number, (kind, request, about) in enumerate(jobs):
+        began = time.monotonic()
+        images: list[np.ndarray] = [] if about is None else [results[about].images[0]]
+        result = pipeline.run(request, images, seed=7) if about is None or kind == "edit" else pipeline.run(request, images)
+        results.append(result)
+        path = folder / f"{number:02d}.png"
+        if result.images:
+            result.save(path)
+        elif about is not None:
+            path = folder / f"{about:02d}.png"
+        plan = ", ".join(f"{k} {v}" for k, v in result.plan.shown().items() if k not in ("prompt", "inputs", "confidence"))
+        console.print(f"[bold]{kind}[/bold]: {escape(request)}", highlight=False)
+        console.print(f"  [dim]plan  [/dim] {escape(plan)}", highlight=False)
+        console.print(f"  [dim]result[/dim] {escape(result.text or str(path))}  [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)
+        shown.append((kind, request, result, path))
+    cells = [
+        Cell(r.images[0] if r.images else results[LATER[i - len(DRAWINGS)][2]].images[0], f"{q} {r.text}".strip())
+        for i, (_, q, r, _) in enumerate(shown)
+    ]
+    contact_sheet(cells, folder / "contact-sheet.png", columns=3)
+    (folder / "index.html").write_text(_page(shown))
+    console.print(f"{folder / 'contact-sheet.png'}\n{folder / 'index.html'}", highlight=False)
+    return results
+
+
+def _page(shown: list[tuple[str, str, Result, Path]]) -> str:
+    cards = "".join(
+        f'<figure><img src="{html.escape(path.name)}" width="288" height="288" alt="{html.escape(request)}">'
+        f"<figcaption><small>{html.escape(kind)}</small><b>{html.escape(request)}</b>"
+        f"{'<p>' + html.escape(result.text) + '</p>' if result.text else ''}"
+        f"<details><summary>plan</summary><pre>{html.escape(result.plan.to_json())}</pre></details></figcaption></figure>"
+        for kind, request, result, path in shown
+    )
+    style = (
+        "body{font:16px/1.45 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#222}"
+        "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(288px,1fr));gap:1.5rem}figure{margin:0}"
+        "img{display:block;border-radius:8px;image-rendering:auto}small{display:block;color:#666}b{display:block}"
+        "p{margin:.2rem 0;color:#06603a}pre{font-size:12px;white-space:pre-wrap}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Diptych demo</title><style>{style}</style>'
+        f"<h1>Diptych demo</h1><p>Drawn, answered and edited by one model.</p><main>{cards}</main></html>\n"
+    )

@@ -1,0 +1,74 @@
+"""From what was asked to what can be done: defaults filled in, sizes rounded, every adjustment told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from diptych.request import Plan, RequestError, Role, Task
+
+MAX_COUNT = 64
+MAX_STEPS = 1000
+MAX_PROMPT = 4000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a system can do, as the planner needs to know it."""
+
+    width: int
+    height: int
+    """Size that is drawn where the request names none."""
+    max_side: int
+    round_size: Callable[[int, int], tuple[int, int]]
+    steps: int
+    guidance_scale: float
+    image_guidance_scale: float
+    tasks: frozenset[Task]
+    max_sources: int = 1
+
+
+def settle(plan: Plan, limits: Limits) -> Plan:
+    """Fill in, round and check a plan. Raises RequestError, one sentence, for what is impossible or contradicts itself."""
+    if plan.missing:
+        raise RequestError(f"the request needs {' and '.join(plan.missing)}")
+    if plan.task not in limits.tasks:
+        raise RequestError(f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(limits.tasks))}")
+    if not plan.prompt.strip():
+        raise RequestError("the request is empty: say what to draw, to answer or to change")
+    if len(plan.prompt) > MAX_PROMPT:
+        raise RequestError(f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read")
+    used = sum(role is not Role.UNUSED for role in plan.inputs)
+    if plan.task is not Task.TEXT_TO_IMAGE and used > limits.max_sources:
+        raise RequestError(f"{used} pictures are attached, but this model looks at {limits.max_sources}; attach one")
+    if plan.task is Task.ANSWER:
+        return plan
+    _check_numbers(plan, limits)
+    if plan.frames != 1:
+        raise RequestError(f"frames must be 1, got {plan.frames}: this model draws single pictures")
+    width, height = plan.width or limits.width, plan.height or limits.height
+    rounded = limits.round_size(width, height)
+    notes = list(plan.adjustments)
+    if rounded != (width, height):
+        notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
+    return replace(
+        plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes),
+        steps=limits.steps if plan.steps is None else plan.steps,
+        guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,
+        image_guidance_scale=limits.image_guidance_scale if plan.image_guidance_scale is None else plan.image_guidance_scale,
+    )  # fmt: skip
+
+
+def _check_numbers(plan: Plan, limits: Limits) -> None:
+    for name, side in (("width", plan.width), ("height", plan.height)):
+        if side is not None and not 1 <= side <= limits.max_side:
+            raise RequestError(f"{name} must be 1 to {limits.max_side} px, got {side}")
+    if not 1 <= plan.count <= MAX_COUNT:
+        raise RequestError(f"count must be 1 to {MAX_COUNT}, got {plan.count}")
+    if not 0 <= plan.seed < 2**63:
+        raise RequestError(f"seed must be 0 or more and below 2^63, got {plan.seed}")
+    if plan.steps is not None and not 1 <= plan.steps <= MAX_STEPS:
+        raise RequestError(f"steps must be 1 to {MAX_STEPS}, got {plan.steps}")
+    for name, scale in (("guidance_scale", plan.guidance_scale), ("image_guidance_scale", plan.image_guidance_scale)):
+        if scale is not None and not 0 <= scale <= 100:
+            raise RequestError(f"{name} must be 0 to 100, got {scale}")

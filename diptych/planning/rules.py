@@ -1,0 +1,117 @@
+"""The rule planner: a request in plain words to a plan, deterministically. The baseline for a learned planner."""
+
+from __future__ import annotations
+
+import re
+
+from diptych.planning.normalise import MAX_PROMPT
+from diptych.request import Plan, RequestError, Role, Task
+
+_NUMBERS = {w: n for n, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+_NUMBER = rf"(\d{{1,12}}|{'|'.join(_NUMBERS)})"
+_QUESTION = re.compile(
+    r"^(what|how many|how much|how|which|where|who|why|when|is|are|do|does|can you see|count|describe|caption|tell me|name)\b|\?\s*$"
+)
+_DRAW = re.compile(r"^(please )?(draw|paint a|paint an|generate|create|sketch|show me|make (me )?(a|an|\d+|two|three|four|five) )\b")
+_EDIT_SURE = re.compile(
+    r"^(please )?((remove|delete|erase|replace|recolou?r|move|shift|swap)\b"
+    r"|(make|paint|turn|change|give|use|colou?r|take) (the|its|it)\b|(make|use) .*\bbackground\b|take .* away\b)"
+)
+_EDIT_MAYBE = re.compile(r"^(please )?(add|put|insert|also draw|use|turn|change|make|give|take|paint)\b")
+_SEVERAL = re.compile(r"\b(both|these|the two|the three|two|three) (pictures|images|photos)\b|\bcompare\b")
+_SIZE_WORDS = {
+    r"\b(square)( format| picture| image)\b": (1.0, 1.0),
+    r"\b(wide|landscape|horizontal)( format| picture| image)?\b(?= |$|,)": (4 / 3, 1.0),
+    r"\b(tall|portrait|vertical)( format| picture| image)?\b(?= |$|,)": (1.0, 4 / 3),
+}
+
+
+class RulePlanner:
+    """`native` is the size, px, that words such as 'wide' are measured against."""
+
+    def __init__(self, native: int) -> None:
+        self.native = native
+
+    def plan(self, request: str, pictures: int = 0) -> Plan:
+        """What a request with `pictures` attached pictures asks for. Raises RequestError for one that contradicts itself."""
+        if not request.strip():
+            raise RequestError("the request is empty: say what to draw, to answer or to change")
+        if len(request) > MAX_PROMPT:
+            raise RequestError(f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read")
+        text = re.sub(r"\s+", " ", request).strip().lower()
+        task, confidence = self._task(text, pictures)
+        missing = self._missing(text, task, pictures)
+        role = {Task.ANSWER: Role.SUBJECT, Task.EDIT: Role.SOURCE, Task.TEXT_TO_IMAGE: Role.UNUSED}[task]
+        notes = ("the attached picture is not used: the request asks for a new one",) if role is Role.UNUSED and pictures else ()
+        if task is Task.ANSWER:
+            return Plan(task=task, prompt=text, inputs=(role,) * pictures, confidence=confidence, missing=missing)
+        text, width, height = self._size(text)
+        text, seed = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
+        text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
+        text, guidance = self._setting(text, r",? ?(?:with |and )?guidance(?: scale)?(?: of| =)? (-?\d+(?:\.\d+)?)", "guidance")
+        text, count = self._count(text)
+        text, negative = self._negative(text)
+        return Plan(
+            task=task, prompt=text.strip(" ,.!"), inputs=(role,) * pictures, width=width, height=height, count=count,
+            seed=int(seed) if seed is not None else 0, steps=int(steps) if steps is not None else None,
+            guidance_scale=float(guidance) if guidance is not None else None, negative_prompt=negative,
+            confidence=confidence, missing=missing, adjustments=notes,
+        )  # fmt: skip
+
+    @staticmethod
+    def _task(text: str, pictures: int) -> tuple[Task, float]:
+        if _EDIT_SURE.search(text):
+            return Task.EDIT, 1.0 if pictures else 0.8
+        if _QUESTION.search(text):
+            return Task.ANSWER, 1.0 if pictures else 0.8
+        if _DRAW.search(text):
+            return Task.TEXT_TO_IMAGE, 0.9 if pictures else 1.0
+        if pictures and _EDIT_MAYBE.search(text):
+            return Task.EDIT, 1.0
+        return (Task.EDIT, 0.5) if pictures else (Task.TEXT_TO_IMAGE, 0.9)
+
+    @staticmethod
+    def _missing(text: str, task: Task, pictures: int) -> tuple[str, ...]:
+        if task is Task.TEXT_TO_IMAGE:
+            return ()
+        if not pictures:
+            return ("a picture to change (attach one)" if task is Task.EDIT else "a picture to look at (attach one)",)
+        if pictures < 2 and _SEVERAL.search(text):
+            return (f"two pictures, but {pictures} is attached",)
+        return ()
+
+    def _size(self, text: str) -> tuple[str, int | None, int | None]:
+        found = [(int(m[1]), int(m[2])) for m in re.finditer(r"(-?\d{1,12}) ?(?:x|×|by) ?(-?\d{1,12})", text)]
+        if len(set(found)) > 1:
+            sizes = " and ".join(f"{w}x{h}" for w, h in found)
+            raise RequestError(f"the request names two sizes, {sizes}: keep one")
+        if found:
+            pattern = r",? ?(?:\b(?:at|in|of|with|sized?) )?-?\d{1,12} ?(?:x|×|by) ?-?\d{1,12}(?: ?(?:px|pixels))?"
+            return re.sub(pattern, "", text), *found[0]
+        named = [(pattern, shape) for pattern, shape in _SIZE_WORDS.items() if re.search(pattern, text)]
+        if len(named) > 1:
+            raise RequestError("the request names two shapes of picture (wide, tall or square): keep one")
+        for pattern, (w, h) in named:
+            text = re.sub(r",? ?(?:\b(?:as|in) )?(?:\ba )?" + pattern, " picture" if re.search(pattern + " of", text) else "", text)
+            return text.strip(), round(self.native * w), round(self.native * h)
+        return text, None, None
+
+    @staticmethod
+    def _setting(text: str, pattern: str, name: str) -> tuple[str, str | None]:
+        values = re.findall(pattern, text)
+        if len(set(values)) > 1:
+            raise RequestError(f"the request names two values for {name}, {' and '.join(values)}: keep one")
+        return (re.sub(pattern, "", text), values[0]) if values else (text, None)
+
+    @staticmethod
+    def _count(text: str) -> tuple[str, int]:
+        match = re.search(rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ", text)
+        if not match:
+            return text, 1
+        value = int(match[1]) if match[1].isdigit() else _NUMBERS[match[1]]
+        return text[: match.start()] + text[match.end() :], value
+
+    @staticmethod
+    def _negative(text: str) -> tuple[str, str]:
+        match = re.search(r",? (?:but )?(?:without|but no) (.+)$", text)
+        return (text[: match.start()], match[1].strip(" .!")) if match else (text, "")

@@ -1,0 +1,59 @@
+"""A run's EMA weights as a model folder, and sample grids during training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.data.tokens import TextTokenizer
+from diptych.inference import Pipeline, draw
+from diptych.inference.sheet import Cell, contact_sheet
+from diptych.models.mot import MoT, by_size
+from diptych.systems import U1System
+from diptych.training import checkpoint
+from diptych.training.config import TrainConfig, from_dict
+
+SAMPLE_PROMPTS = (
+    "a cat", "a dog and a car", "three apples", "a purple heart", "a cat left of a dog", "a red circle and a blue square",
+    "a fish above a house", "two stars and a tree on a mint background", "four bananas", "a crown below a yellow heart",
+    "a green square and an orange circle", "dua kucing di atas satu hati merah",
+)  # fmt: skip
+
+
+def system_of(model: MoT, tokenizer: TextTokenizer, config: TrainConfig, card: dict[str, Any] | None = None) -> U1System:
+    return U1System(model, tokenizer, config.flow, config.world.size, card)
+
+
+def sample_grid(model: MoT, tokenizer: TextTokenizer, config: TrainConfig, path: Path) -> None:
+    """Draw the fixed prompts and write them as one picture."""
+    pipeline = Pipeline(system_of(model, tokenizer, config))
+    pictures = draw(pipeline.system, [pipeline.plan(prompt, seed=1) for prompt in SAMPLE_PROMPTS])
+    contact_sheet([Cell(p, t) for p, t in zip(pictures, SAMPLE_PROMPTS, strict=True)], path)
+
+
+def export(run: Path, out: Path, command: str, hardware: str) -> U1System:
+    """Write the newest good checkpoint's EMA weights as a model folder, stored in half precision, with its card.
+
+    Raises checkpoint.CheckpointError where the run has no whole checkpoint.
+    """
+    loaded = checkpoint.load_latest(run / "checkpoints")
+    if loaded is None:
+        raise checkpoint.CheckpointError(f"{run} has no checkpoint yet")
+    tensors, state = loaded
+    values = json.loads((run / "config.json").read_text())
+    config: TrainConfig = from_dict(TrainConfig, values, str(run / "config.json"))
+    tokenizer = TextTokenizer.load(run / "tokenizer.json")
+    model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch))
+    model.load_state_dict(tensors["ema"])
+    card = {
+        "name": config.name, "family": "u1", "licence": "Apache-2.0", "command": command, "hardware": hardware,
+        "torch": torch.__version__.split("+")[0], "seed": config.seed, "steps": state["step"], "seconds": round(state["seconds"]),
+        "documents": state["step"] * config.data.documents_per_step, "weights": "EMA, stored as float16",
+        "data": "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode", "recipe": values, "parents": [],
+    }  # fmt: skip
+    system = system_of(model, tokenizer, config, card)
+    system.save(out, torch.float16)
+    return system

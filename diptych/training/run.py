@@ -1,0 +1,46 @@
+"""From a config to a run: world, sources and tokenizer put together, then the trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from diptych.data.mixture import Source
+from diptych.data.readers import JsonlSource, TextSource
+from diptych.data.tokens import TextTokenizer
+from diptych.training.config import TrainConfig, to_json
+from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
+from diptych.training.export import sample_grid
+from diptych.training.trainer import Trainer
+from diptych.worlds.emoji import EmojiWorld
+
+VOCABULARY_SAMPLES = 3000
+
+
+def run(config: TrainConfig, folder: Path, jsonl: Sequence[Path] = (), text: Sequence[Path] = (), quiet: bool = False) -> Trainer:
+    """Train `config` in `folder`, going on where a run there stopped. Prints what it resolved to."""
+    world = EmojiWorld(config.world)
+    sources: dict[str, Source] = {task: EmojiSource(world, task, config.seed) for task in TASKS}
+    token = 2 * config.patch
+    for path in jsonl:
+        sources[path.stem] = JsonlSource(path, seed=config.seed, multiple=token, max_side=config.world.size)
+    for path in text:
+        sources[path.stem] = TextSource(path, seed=config.seed)
+    trainer = Trainer(config, sources, tokenizer(config, world, folder), folder, sampler=sample_grid, quiet=quiet)
+    trainer.log.say(difference(config, folder))
+    trainer.train()
+    return trainer
+
+
+def tokenizer(config: TrainConfig, world: EmojiWorld, folder: Path) -> TextTokenizer:
+    """The run's tokenizer: the one in its folder, or one learnt from the world's texts."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return TextTokenizer.load(path)
+    return TextTokenizer.train(world_texts(world, config.seed, VOCABULARY_SAMPLES), config.vocab_size)
+
+
+def difference(config: TrainConfig, folder: Path) -> str:
+    """The resolved config in full, for a reader."""
+    return f"run in {folder}\n" + json.dumps(json.loads(to_json(config)))
