@@ -114,9 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[:1] == ["train"]:
             return train(arguments[1:])
         commands = {"do": Do, "plan": ShowPlan, "info": Info, "evaluate": Evaluate, "export": Export, "demo": Demo, "train": _TrainHelp}
-        chosen = tyro.extras.subcommand_cli_from_dict(
-            commands, args=arguments, prog="diptych", description="Models that both see and draw."
-        )  # type: ignore[call-overload]
+        chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych", description="Models that both see and draw.")  # type: ignore[call-overload]
         return int(_RUN[type(chosen)](chosen))
     except KeyboardInterrupt:
         return 130

@@ -58,12 +58,12 @@ class StepDataset(Dataset[StepData]):
         parts: list[list[tuple[Document, int]]] = [[] for _ in range(self.config.accumulate)]
         groups = self.ranks * self.config.accumulate
         for place in range(self.config.documents_per_step):
-            owner, part = divmod(place % groups, self.config.accumulate)
+            owner, group = divmod(place % groups, self.config.accumulate)
             if owner != self.rank:
                 continue
             n = self.first_sample + step * self.config.documents_per_step + place
             try:
-                parts[part].append((self.document(n), self._key(n)))
+                parts[group].append((self.document(n), self._key(n)))
             except BadSample as error:
                 bad.append(str(error))
         batches = []

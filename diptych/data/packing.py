@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,14 +38,14 @@ class Batch:
     """Task of each document, by its number in `document`."""
 
     def to(self, device: torch.device) -> Batch:
-        def move(value: object) -> object:
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
-                return tuple(v.to(device, non_blocking=True) for v in value)
-            return value
-
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+                moved[f.name] = value.to(device, non_blocking=True)
+            elif value and isinstance(value[0], Tensor):
+                moved[f.name] = tuple(v.to(device, non_blocking=True) for v in value)
+        return replace(self, **moved)
 
 
 def pack(lengths: list[int], budget: int) -> list[list[int]]:
@@ -113,8 +114,14 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
             noisy += doc.noisy
             noisy_task += [doc.task] * len(doc.noisy)
             label_task.append(doc.task)
+    arrays = {"ids": ids, "kind": kind, "positions": positions, "document": owner, "picture": picture, "dead": dead, "labels": labels}
+    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Batch(
-        *(torch.from_numpy(a) for a in (ids, kind, positions, owner, picture, dead, labels)),
-        clean=runs(clean), noisy=runs(noisy), noise=runs(noise), level=torch.tensor(level, dtype=torch.float32),
-        noisy_task=tuple(noisy_task), label_task=tuple(label_task),
-    )  # fmt: skip
+        **tensors,
+        clean=runs(clean),
+        noisy=runs(noisy),
+        noise=runs(noise),
+        level=torch.tensor(level, dtype=torch.float32),
+        noisy_task=tuple(noisy_task),
+        label_task=tuple(label_task),
+    )

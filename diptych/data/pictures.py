@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
     """
     label = name or (str(source) if not isinstance(source, bytes) else "picture")
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures; ours is the stricter limit, and an error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise PictureError(f"{label}: decodes to {width}x{height} px, more than the {MAX_PIXELS // 10**6} megapixels allowed")

@@ -22,10 +22,11 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.inner = tokenizer
-        missing = [mark for mark in SPECIAL if tokenizer.token_to_id(mark) is None]
+        found = {mark: tokenizer.token_to_id(mark) for mark in SPECIAL}
+        self.ids = {mark: number for mark, number in found.items() if number is not None}
+        missing = [mark for mark in SPECIAL if mark not in self.ids]
         if missing:
             raise ValueError(f"the tokenizer lacks the marks {', '.join(missing)}")
-        self.ids = {mark: tokenizer.token_to_id(mark) for mark in SPECIAL}
         # marks typed by a user are cut into ordinary pieces, so that a prompt cannot forge a turn
         tokenizer.encode_special_tokens = True
 

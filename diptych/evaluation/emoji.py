@@ -22,7 +22,7 @@ from diptych.training.emoji_sources import random_edit
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_scene_facts, sample_wanted, swapped_binding
 from diptych.worlds.emoji.edits import Edit
-from diptych.worlds.emoji.questions import ask, judge_answer
+from diptych.worlds.emoji.questions import Question, ask, judge_answer
 
 HELD_OUT = ("two", "counting", "position", "binding")
 """Categories that have combinations held out of training."""
@@ -114,7 +114,8 @@ def _questions(pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, 
     for done, type in enumerate(QUESTION_TYPES):
         progress(f"questions: {type}", done, len(QUESTION_TYPES))
         rng = _rng(config, f"question {type}")
-        questions, conversations, pictures = [], [], []
+        questions: list[Question] = []
+        conversations, pictures = [], []
         while len(questions) < config.prompts:
             scene = world.scene_for(sample_scene_facts(world, rng), rng)
             question = ask(world, scene, type, rng)
@@ -141,5 +142,3 @@ def _edits(pipeline: Pipeline, world: EmojiWorld, checker: Checker, config: Eval
         result.edits[type] = Score(sum(right), len(right))
         for source, picture, edit, verdict in list(zip(sources, pictures, edits, right, strict=True))[:3]:
             result.cells.setdefault("edits", []).extend([Cell(source, "before"), Cell(picture, edit.instruction, verdict)])
-
-

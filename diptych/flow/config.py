@@ -48,13 +48,21 @@ class FlowConfig:
     """t = 1 - sigma = sigmoid(t_mean + t_std * normal draw), one per picture: logit-normal, shifted towards noise."""
     t_std: float = 0.8
     sigma_min: float = 0.05
-    """The velocity divides by max(sigma, sigma_min) (the published t_eps), in training and in sampling alike."""
+    """The velocity divides by max(sigma, sigma_min) (the published t_eps). Noise below this level is not wholly removed."""
+    loss_sigma_min: float | None = None
+    """The loss divides by max(sigma, this) instead, where given: a larger one weighs almost clean pictures less, and sampling
+    need not pay for it with leftover noise."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    @property
+    def training_sigma_min(self) -> float:
+        return self.loss_sigma_min or self.sigma_min
 
     def __post_init__(self) -> None:
         if self.noise_scale_mode not in NOISE_SCALE_MODES:
             raise ValueError(f"noise_scale_mode must be one of {', '.join(NOISE_SCALE_MODES)}, got {self.noise_scale_mode!r}")
-        if not 0 < self.sigma_min < 1:
-            raise ValueError(f"sigma_min must lie between 0 and 1, got {self.sigma_min}")
+        for name, level in (("sigma_min", self.sigma_min), ("loss_sigma_min", self.loss_sigma_min)):
+            if level is not None and not 0 < level < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {level}")
         if self.noise_scale <= 0 or self.noise_scale_max <= 0 or self.t_std < 0:
             raise ValueError("noise_scale and noise_scale_max must be above 0, t_std not below")

@@ -14,7 +14,7 @@ def combine(conditional: Tensor, picture_only: Tensor | None, unconditional: Ten
     if picture_only is None and unconditional is None:
         return conditional
     if unconditional is None:
-        assert picture_only is not None and image_guidance == 1.0
+        assert picture_only is not None
         return picture_only + guidance * (conditional - picture_only)
     if picture_only is None:
         return unconditional + guidance * (conditional - unconditional)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,12 +15,10 @@ def sigmas(num_steps: int, shift: float) -> Tensor:
     return shift * level / (1 + (shift - 1) * level)
 
 
-def euler(
-    velocity: Callable[[Tensor, float], Tensor], x: Tensor, levels: Tensor, on_step: Callable[[int, Tensor], None] | None = None
-) -> Tensor:
+def euler(velocity: Callable[[Tensor, float], Tensor], x: Tensor, levels: Tensor, on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
     """Euler steps along `levels`; velocity(x, sigma) is called once a step."""
     steps = levels.tolist()
-    for index, (now, then) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
+    for index, (now, then) in enumerate(pairwise(steps)):
         x = x + (then - now) * velocity(x, now)
         if on_step is not None:
             on_step(index, x)

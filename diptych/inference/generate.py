@@ -65,7 +65,8 @@ def draw(
 
 def _draw_batch(system: U1System, plans: list[Plan], media: list[Sequence[Media]], on_step: Callable[[int], Any] | None) -> list[np.ndarray]:
     first = plans[0]
-    assert first.width and first.height and first.steps, "draw() takes settled plans"
+    if not (first.width and first.height and first.steps):
+        raise ValueError("draw() takes settled plans: size and steps filled in")
     condition = system.condition(plans, media)
     shape = system.space.shape(first.width, first.height)[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(plan.seed)) for plan in plans])
@@ -75,6 +76,12 @@ def _draw_batch(system: U1System, plans: list[Plan], media: list[Sequence[Media]
         x = euler(lambda x, s: system.velocity(x, s, condition), x, levels, (lambda i, _: on_step(i)) if on_step else None)
         decoded = system.space.decode(x)
     return [np.ascontiguousarray(p) for p in decoded.cpu().permute(0, 2, 3, 1).numpy()]
+
+
+def _as_task(task: str | None) -> Task | None:
+    if task is not None and task not in list(Task):
+        raise RequestError(f"there is no task {task!r}; tasks: {', '.join(Task)}")
+    return None if task is None else Task(task)
 
 
 class Pipeline:
@@ -101,11 +108,7 @@ class Pipeline:
         unknown = set(overrides) - set(Plan.__dataclass_fields__)
         if unknown:
             raise RequestError(f"a plan has no field {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}")
-        plan = self.planner.plan(request, pictures)
-        if overrides.get("task", plan.task) != plan.task:
-            # what was missing for the other task may not be missing now; settle() checks the rest
-            plan = replace(plan, missing=())
-            overrides["task"] = Task(overrides["task"])
+        plan = self.planner.plan(request, pictures, _as_task(overrides.pop("task", None)))
         return settle(replace(plan, **overrides), self.limits)
 
     def run(

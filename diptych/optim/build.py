@@ -46,7 +46,8 @@ def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
 
     Raises ValueError for Muon on sharded parameters: its orthogonalisation needs the whole matrix.
     """
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim == 2 and ".blocks." in f".{name}"

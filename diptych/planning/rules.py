@@ -7,7 +7,7 @@ import re
 from diptych.planning.normalise import MAX_PROMPT
 from diptych.request import Plan, RequestError, Role, Task
 
-_NUMBERS = {w: n for n, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+_NUMBERS = {w: n for n, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])}
 _NUMBER = rf"(\d{{1,12}}|{'|'.join(_NUMBERS)})"
 _QUESTION = re.compile(
     r"^(what|how many|how much|how|which|where|who|why|when|is|are|do|does|can you see|count|describe|caption|tell me|name)\b|\?\s*$"
@@ -19,11 +19,10 @@ _EDIT_SURE = re.compile(
 )
 _EDIT_MAYBE = re.compile(r"^(please )?(add|put|insert|also draw|use|turn|change|make|give|take|paint)\b")
 _SEVERAL = re.compile(r"\b(both|these|the two|the three|two|three) (pictures|images|photos)\b|\bcompare\b")
-_SIZE_WORDS = {
-    r"\b(square)( format| picture| image)\b": (1.0, 1.0),
-    r"\b(wide|landscape|horizontal)( format| picture| image)?\b(?= |$|,)": (4 / 3, 1.0),
-    r"\b(tall|portrait|vertical)( format| picture| image)?\b(?= |$|,)": (1.0, 4 / 3),
-}
+_SHAPES = {"square": (1.0, 1.0), "wide": (4 / 3, 1.0), "landscape": (4 / 3, 1.0), "horizontal": (4 / 3, 1.0),
+           "tall": (1.0, 4 / 3), "portrait": (1.0, 4 / 3), "vertical": (1.0, 4 / 3)}  # fmt: skip
+_SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)")
+_SHAPE_AFTER = re.compile(rf",? ?(?:\b(?:as|in) )?(?:\ba )?\b({'|'.join(_SHAPES)}) format\b|, ?({'|'.join(k for k in _SHAPES if k != 'square')})$")
 
 
 class RulePlanner:
@@ -32,14 +31,21 @@ class RulePlanner:
     def __init__(self, native: int) -> None:
         self.native = native
 
-    def plan(self, request: str, pictures: int = 0) -> Plan:
-        """What a request with `pictures` attached pictures asks for. Raises RequestError for one that contradicts itself."""
+    def plan(self, request: str, pictures: int = 0, task: Task | None = None) -> Plan:
+        """What a request with `pictures` attached pictures asks for; `task` overrules the rules.
+
+        Raises RequestError for a request that is empty, too long, or contradicts itself.
+        """
         if not request.strip():
             raise RequestError("the request is empty: say what to draw, to answer or to change")
         if len(request) > MAX_PROMPT:
             raise RequestError(f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read")
         text = re.sub(r"\s+", " ", request).strip().lower()
-        task, confidence = self._task(text, pictures)
+        understood, confidence = self._task(text, pictures)
+        if task is None:
+            task = understood
+        elif task is not understood:
+            confidence = 1.0
         missing = self._missing(text, task, pictures)
         role = {Task.ANSWER: Role.SUBJECT, Task.EDIT: Role.SOURCE, Task.TEXT_TO_IMAGE: Role.UNUSED}[task]
         notes = ("the attached picture is not used: the request asks for a new one",) if role is Role.UNUSED and pictures else ()
@@ -88,12 +94,12 @@ class RulePlanner:
         if found:
             pattern = r",? ?(?:\b(?:at|in|of|with|sized?) )?-?\d{1,12} ?(?:x|×|by) ?-?\d{1,12}(?: ?(?:px|pixels))?"
             return re.sub(pattern, "", text), *found[0]
-        named = [(pattern, shape) for pattern, shape in _SIZE_WORDS.items() if re.search(pattern, text)]
-        if len(named) > 1:
-            raise RequestError("the request names two shapes of picture (wide, tall or square): keep one")
-        for pattern, (w, h) in named:
-            text = re.sub(r",? ?(?:\b(?:as|in) )?(?:\ba )?" + pattern, " picture" if re.search(pattern + " of", text) else "", text)
-            return text.strip(), round(self.native * w), round(self.native * h)
+        named = _SHAPE_BEFORE.findall(text) + [a or b for a, b in _SHAPE_AFTER.findall(text)]
+        if len({_SHAPES[word] for word in named}) > 1:
+            raise RequestError(f"the request names two shapes of picture, {' and '.join(named)}: keep one")
+        if named:
+            w, h = _SHAPES[named[0]]
+            return _SHAPE_AFTER.sub("", _SHAPE_BEFORE.sub("", text)), round(self.native * w), round(self.native * h)
         return text, None, None
 
     @staticmethod

@@ -39,10 +39,12 @@ def emoji() -> TrainConfig:
     """The default model: 35 kinds of glyph at 96 px, 5.9M parameters, about an hour and a half on two cores."""
     return TrainConfig(
         name="emoji", size=6, patch=8, vocab_size=704, world=WorldConfig(),
-        flow=FlowConfig(noise_scale=2.0, noise_scale_mode="resolution", noise_scale_base_tokens=36, noise_scale_max=4.0,
-                        t_mean=-0.6, t_std=1.0, sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=1.5, guidance_scale=3.0)),
+        flow=FlowConfig(
+            noise_scale=2.0, noise_scale_base_tokens=36, noise_scale_max=4.0, t_mean=-2.0, t_std=1.4, sigma_min=0.02,
+            loss_sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=6.0, guidance_scale=3.0),
+        ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=stages(300, 150, 3800, 1400, lr=2e-3),
+        stages=stages(300, 150, 2150, 800, lr=2e-3),
     )  # fmt: skip
 
 
@@ -54,5 +56,3 @@ def emoji_full() -> TrainConfig:
         data=replace(base.data, documents_per_step=1024, row_tokens=2048, workers=12),
         stages=stages(3000, 2000, 60_000, 15_000, lr=1e-3), ema=0.9995, save_every=1000, sample_every=2000,
     )  # fmt: skip
-
-

@@ -65,11 +65,13 @@ class U1System:
     def condition(self, plans: Sequence[Plan], media: Sequence[Sequence[Media]]) -> Condition:
         """Prefixes of settled plans of one size and one guidance, each read once."""
         first = plans[0]
-        assert first.guidance_scale is not None and first.image_guidance_scale is not None and first.width and first.height
+        guidance, image_guidance = first.guidance_scale, first.image_guidance_scale
+        if guidance is None or image_guidance is None or not first.width or not first.height:
+            raise ValueError("condition() takes settled plans: size and guidance filled in")
         samples = [self._request(plan, pictures) for plan, pictures in zip(plans, media, strict=True)]
         has_pictures = any(s.pictures for s in samples)
         caches = {}
-        for kind in passes_needed(first.guidance_scale, first.image_guidance_scale, has_pictures):
+        for kind in passes_needed(guidance, image_guidance, has_pictures):
             documents = []
             for plan, sample in zip(plans, samples, strict=True):
                 if kind != "conditional" and plan.negative_prompt:
@@ -83,7 +85,7 @@ class U1System:
         sampler = self.sampler
         tokens = first.width * first.height // self.token**2
         return Condition(
-            caches, first.guidance_scale, first.image_guidance_scale, sampler.guidance_norm, sampler.guidance_interval,
+            caches, guidance, image_guidance, sampler.guidance_norm, sampler.guidance_interval,
             noise_scale(self.flow, tokens),
         )  # fmt: skip
 
@@ -95,8 +97,7 @@ class U1System:
         levels = torch.full((x.shape[0],), sigma, device=x.device)
         scales = torch.full_like(levels, condition.scale)
         velocities = {
-            kind: to_velocity(self.model.denoise(x, levels, scales, cache).float(), x, levels, self.flow.sigma_min)
-            for kind, cache in caches.items()
+            kind: to_velocity(self.model.denoise(x, levels, scales, cache).float(), x, levels, self.flow.sigma_min) for kind, cache in caches.items()
         }
         return guided_velocity(
             velocities, condition.guidance_scale, condition.image_guidance_scale, condition.guidance_norm, self.token, first_step=sigma == 1.0
@@ -140,7 +141,7 @@ class U1System:
         tokens = self.model.text_head(hidden[torch.arange(len(documents)), lengths - 1]).argmax(-1)
         written = [tokens]
         for _ in range(max_tokens - 1):
-            if all(end in (int(t[i]) for t in written) for i in range(len(documents))):
+            if bool((torch.stack(written) == end).any(0).all()):
                 break
             state, cache = self.model.extend(self.model.embedding(written[-1]), cache)
             written.append(self.model.text_head(state).argmax(-1))

@@ -85,7 +85,7 @@ class JointTask(nn.Module):
             x = interpolate(clean, noise, level, scale)
             gen.append(self.model.embed_noisy(x.to(dtype), level, torch.full_like(level, scale)))
             noisy.append(x)
-            targets.append(velocity_target(clean, x, level, self.flow.sigma_min))
+            targets.append(velocity_target(clean, x, level, self.flow.training_sigma_min))
         empty = self.model.embedding.weight.new_zeros(0, self.model.config.width)
         return (torch.cat(gen) if gen else empty), noisy, targets, sigma
 
@@ -95,7 +95,7 @@ class JointTask(nn.Module):
         levels = sigma.split([len(x) for x in noisy])
         for part, x, target, level in zip(hidden.split(counts), noisy, targets, levels, strict=True):
             rows, columns = x.shape[-2] // self.token, x.shape[-1] // self.token
-            predicted = to_velocity(self.model.pixel_head(part, rows, columns).float(), x, level, self.flow.sigma_min)
+            predicted = to_velocity(self.model.pixel_head(part, rows, columns).float(), x, level, self.flow.training_sigma_min)
             errors.append((predicted - target).square().mean((1, 2, 3)))
             weights.append(torch.full_like(level, (rows * columns) ** 0.5))
         return torch.cat(errors), torch.cat(weights)

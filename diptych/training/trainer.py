@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -35,12 +37,14 @@ class Trainer:
 
     def __init__(
         self, config: TrainConfig, sources: dict[str, Source], tokenizer: TextTokenizer, folder: Path, *,
-        sampler: Sampler | None = None, validation: dict[str, Source] | None = None, quiet: bool = False,
+        sampler: Sampler | None = None, quiet: bool = False,
     ) -> None:  # fmt: skip
         if not config.stages or not config.steps:
             raise ValueError("a run needs at least one stage with at least one step")
+        for stage in config.stages:
+            Mixture(sources, stage.mixture, config.seed)  # an unknown source is found now, not at that stage
         self.config, self.sources, self.tokenizer, self.folder = config, sources, tokenizer, folder
-        self.sampler, self.validation = sampler, validation
+        self.sampler = sampler
         self.ranks = distributed.start()
         self.model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch))
         self.model.initialise(torch.Generator().manual_seed(config.seed))
@@ -54,6 +58,7 @@ class Trainer:
         self.bad_samples = 0
         self.log = RunLog(folder, config, quiet=quiet or not self.ranks.first)
         self.optimisers: list[torch.optim.Optimizer] = []
+        self.lock: IO[str] | None = None
         if self.ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").write_text(to_json(config))
@@ -62,7 +67,11 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Run to the end. Ctrl-C saves and returns."""
+        """Run to the end. Ctrl-C and SIGTERM save before they stop the run."""
+        if self.ranks.first:
+            self.lock = _lock(self.folder)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         self._resume()
         try:
             while self.step < self.config.steps:
@@ -74,6 +83,8 @@ class Trainer:
             raise
         finally:
             self.log.close()
+            if self.lock is not None:
+                self.lock.close()
             distributed.stop(self.ranks)
 
     def _train_stage(self) -> None:
@@ -118,7 +129,8 @@ class Trainer:
             self._skip(norm)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        text, flow = self.ranks.total([float(sum(x.text_sum for x in parts)), float(sum(x.flow_sum for x in parts))])
+        sums = [torch.stack([x.text_sum, x.flow_sum]).detach() for x in parts]
+        text, flow = self.ranks.total(torch.stack(sums).sum(0).tolist())
         return StepReport(text / max(tokens, 1.0), flow / max(pictures, 1.0), norm, lr, parts, data.batches)
 
     def _apply(self, lr: float) -> None:
@@ -201,6 +213,18 @@ class Trainer:
         model = MoT(self.model.config)
         model.load_state_dict(self.ema.shadow)
         self.sampler(model.eval(), self.tokenizer, self.config, self.folder / "samples" / f"step-{self.step:08d}.png")
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the run's folder, so that two processes never write one run. Raises TrainingStopped if another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise TrainingStopped(f"another process trains in {folder}") from error
+    return handle
 
 
 def set_trainable(model: MoT, part: str) -> None:

@@ -13,20 +13,20 @@ CATEGORIES = ("single", "two", "counting", "colours", "position", "binding")
 """GenEval's six (arXiv 2310.11513): single object, two objects, counting, colours, position, attribute binding."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 
-_FRAMES = {
+_FRAMES: dict[str, tuple[str, ...]] = {
     "en": ("{}", "{}", "a picture of {}", "draw {}", "an image with {}", "show me {}", "please draw {}", "there should be {}"),
     "id": ("{}", "gambar {}", "tolong gambar {}", "sebuah gambar dengan {}"),
 }
 _NUMBERS = {"en": NUMBERS, "id": ("nol", "satu", "dua", "tiga", "empat", "lima")}
 _AND = {"en": "and", "id": "dan"}
-_BACKGROUND = {
+_BACKGROUND: dict[str, tuple[str, ...]] = {
     "en": ("{} on a {} background", "{}, {} background", "{} in front of a {} background"),
     "id": ("{} dengan latar {}", "{}, latar {}"),
 }
 _BACKGROUND_NAMES = {
     "id": {"white": "putih", "pink": "merah muda", "mint": "hijau mint", "sky blue": "biru langit", "lavender": "lavender", "gray": "abu-abu"},
 }  # fmt: skip
-_RELATIONS = {
+_RELATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "en": {
         "left of": ("left of", "to the left of"),
         "right of": ("right of", "to the right of"),

@@ -1,0 +1,49 @@
+# Everything runs in a virtual environment of its own; nothing has to be installed by hand but Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# the CPU build of torch: a bare `torch` would bring gigabytes of CUDA on Linux. On a GPU machine: make demo TORCH=torch
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test lint font train-default evaluate clean
+
+demo: $(VENV)/ready
+	$(BIN)/diptych demo -o demo
+
+test: $(VENV)/ready-dev font lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check diptych tests benchmarks
+	$(BIN)/ruff format --check diptych tests benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	@! $(BIN)/python -c "import torchvision" 2>/dev/null || (echo "torchvision is installed: it breaks a CPU torch" && false)
+
+# The emoji font, through the system's package manager where it may; tests that need it are skipped with that reason elsewhere
+font:
+	@fc-list 2>/dev/null | grep -qi "color.*emoji" || test -f /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf || \
+	(if command -v apt-get >/dev/null; then sh scripts/install_font.sh; else \
+	echo "no colour emoji font found and no apt-get to bring one: tests that need it are skipped"; fi)
+
+# The shipped model: about an hour and a half on two cores. A run that was stopped goes on.
+train-default: $(VENV)/ready font
+	$(BIN)/diptych train emoji -o runs/emoji
+	$(BIN)/diptych export runs/emoji -o runs/emoji/model
+
+evaluate: $(VENV)/ready font
+	$(BIN)/diptych evaluate default -o evaluation
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python scripts/install_torch.py "$(TORCH)" "$(TORCH_INDEX)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo evaluation build *.egg-info

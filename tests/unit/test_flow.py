@@ -1,0 +1,104 @@
+"""Flow matching on a Gaussian, whose velocity is known in closed form."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.flow import FlowConfig, SamplerConfig, euler, guided_velocity, interpolate, noise_scale, passes_needed, sigmas, to_velocity
+from diptych.flow.guidance import renormalise
+from diptych.flow.path import velocity_target
+
+MEAN, STD = 2.0, 0.5
+
+
+def gaussian_velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """E[eps - x0 | x_sigma = x] for x0 ~ N(MEAN, STD^2), eps ~ N(0, 1)."""
+    keep = 1 - sigma
+    variance = keep**2 * STD**2 + sigma**2
+    surprise = (x - keep * MEAN) / variance
+    return sigma * surprise - (MEAN + keep * STD**2 * surprise)
+
+
+def test_euler_carries_noise_to_the_data_distribution():
+    noise = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    drawn = euler(gaussian_velocity, noise, sigmas(2000, 1.0).double())
+    # the exact flow of a Gaussian maps eps to MEAN + STD * eps
+    torch.testing.assert_close(drawn, MEAN + STD * noise, rtol=0, atol=2e-3)
+
+
+def test_euler_converges_with_order_one():
+    noise = torch.tensor([1.5], dtype=torch.float64)
+    errors = [abs(float(euler(gaussian_velocity, noise, sigmas(n, 1.0).double()) - (MEAN + STD * noise))) for n in (50, 100, 200, 400)]
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    assert all(0.9 < order < 1.1 for order in orders), orders
+
+
+def test_path_ends_at_picture_and_noise():
+    clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(interpolate(clean, noise, torch.zeros(2), 3.0), clean)
+    torch.testing.assert_close(interpolate(clean, noise, torch.ones(2), 3.0), 3 * noise)
+
+
+def test_velocity_is_the_derivative_of_the_path():
+    clean, noise = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    sigma = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    step = 1e-6
+    slope = (interpolate(clean, noise, sigma + step, 2.0) - interpolate(clean, noise, sigma - step, 2.0)) / (2 * step)
+    target = velocity_target(clean, interpolate(clean, noise, sigma, 2.0), sigma, 0.01)
+    torch.testing.assert_close(target, slope, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(target, 2.0 * noise - clean)
+
+
+def test_a_perfect_prediction_draws_the_picture():
+    clean, noise = torch.rand(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
+
+    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return to_velocity(clean, x, torch.tensor([sigma]), 0.01)
+
+    torch.testing.assert_close(euler(velocity, noise, sigmas(20, 1.5)), clean, rtol=0, atol=1e-5)
+
+
+@given(steps=st.integers(1, 200), shift=st.floats(0.2, 10))
+def test_sampling_levels_fall_from_one_to_zero(steps: int, shift: float):
+    levels = sigmas(steps, shift)
+    assert float(levels[0]) == pytest.approx(1, abs=1e-6)
+    assert levels[-1] == 0
+    assert len(levels) == steps + 1
+    assert (levels.diff() < 0).all()
+
+
+def test_noise_grows_with_resolution_up_to_its_limit():
+    config = FlowConfig(noise_scale_max=8.0)
+    assert noise_scale(config, 64) == 1.0
+    assert noise_scale(config, 4096) == 8.0
+    assert noise_scale(config, 4 * 4096) == 8.0
+
+
+@pytest.mark.parametrize(("guidance", "image_guidance"), [(4.0, 1.0), (3.0, 3.0), (4.0, 1.5), (1.0, 1.0), (1.0, 2.0)])
+def test_shortcuts_of_guidance_equal_the_general_rule(guidance: float, image_guidance: float):
+    c, i, u = torch.randn(3, 1, 3, 2, 2)
+    general = u + guidance * (c - i) + image_guidance * (i - u)
+    named = {"conditional": c, "picture_only": i, "unconditional": u}
+    needed = {kind: named[kind] for kind in passes_needed(guidance, image_guidance, has_pictures=True)}
+    torch.testing.assert_close(guided_velocity(needed, guidance, image_guidance), general, rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_without_pictures_needs_two_passes_at_most():
+    assert passes_needed(4.0, 1.0, has_pictures=False) == ("conditional", "unconditional")
+    assert passes_needed(1.0, 1.0, has_pictures=False) == ("conditional",)
+
+
+def test_renormalised_velocity_is_never_longer_than_the_conditional_one():
+    conditional, guided = torch.randn(2, 3, 8, 8), 5 * torch.randn(2, 3, 8, 8)
+    assert (renormalise(guided, conditional, "global", 4).flatten(1).norm(dim=1) <= conditional.flatten(1).norm(dim=1) * 1.0001).all()
+    short = 0.1 * conditional
+    torch.testing.assert_close(renormalise(short, conditional, "channel", 4), short)
+
+
+@pytest.mark.parametrize("bad", [{"num_steps": 0}, {"shift": 0.0}, {"guidance_norm": "no"}, {"guidance_interval": (0.9, 0.1)}])
+def test_sampler_config_refuses_nonsense(bad: dict):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        SamplerConfig(**bad)

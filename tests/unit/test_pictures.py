@@ -1,0 +1,58 @@
+"""Strangers' picture files."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diptych.data.pictures import PictureError, open_picture
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_small_file_that_decodes_to_a_huge_picture_is_refused():
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = zlib.compress(b"\0" * (13_000 // 8 + 1) * 13_000, 9)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 1, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert len(bomb) < 30_000
+    with pytest.raises(PictureError, match="13000x13000"):
+        open_picture(bomb)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pixels = open_picture(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert pixels.shape == (8, 8, 3)
+    assert tuple(pixels[0, 0]) == (255, 0, 0)
+
+
+def test_sixteen_bit_gray_is_scaled_and_not_clipped():
+    values = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    pixels = open_picture(saved(Image.fromarray(values)))
+    assert pixels[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_cmyk_and_transparency():
+    assert open_picture(saved(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"))[0, 0, 0] > 200
+    clear = open_picture(saved(Image.new("RGBA", (4, 4), (0, 0, 0, 0))))
+    assert (clear == 255).all()
+
+
+def test_missing_broken_and_other_files(tmp_path):
+    with pytest.raises(PictureError, match="no such file"):
+        open_picture(tmp_path / "none.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with pytest.raises(PictureError, match=r"notes\.txt: not a readable picture"):
+        open_picture(tmp_path / "notes.txt")
+    whole = saved(Image.effect_noise((64, 64), 50))
+    with pytest.raises(PictureError, match="not a readable picture"):
+        open_picture(whole[: len(whole) // 2])

@@ -1,0 +1,110 @@
+"""Requests in plain words to plans, and what is refused."""
+
+import pytest
+
+from diptych.planning import Limits, RulePlanner, settle
+from diptych.request import Plan, RequestError, Role, Task
+
+PLANNER = RulePlanner(96)
+LIMITS = Limits(
+    width=96, height=96, max_side=1024, round_size=lambda w, h: tuple(max(16, round(s / 16) * 16) for s in (w, h)), steps=30,
+    guidance_scale=3.0, image_guidance_scale=1.0, tasks=frozenset(Task),
+)  # fmt: skip
+
+
+def plan(text: str, pictures: int = 0) -> Plan:
+    return settle(PLANNER.plan(text, pictures), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("text", "pictures", "task"),
+    [
+        ("two cats above a red heart", 0, Task.TEXT_TO_IMAGE),
+        ("draw a dog", 0, Task.TEXT_TO_IMAGE),
+        ("Make me a cat", 0, Task.TEXT_TO_IMAGE),
+        ("make two cats", 0, Task.TEXT_TO_IMAGE),
+        ("show me a tree on a mint background", 0, Task.TEXT_TO_IMAGE),
+        ("draw a new cat", 1, Task.TEXT_TO_IMAGE),
+        ("how many cats are there?", 1, Task.ANSWER),
+        ("is there a dog?", 1, Task.ANSWER),
+        ("describe the picture", 1, Task.ANSWER),
+        ("count the apples", 1, Task.ANSWER),
+        ("remove the heart", 1, Task.EDIT),
+        ("add a cat", 1, Task.EDIT),
+        ("make the red heart blue", 1, Task.EDIT),
+        ("make the background mint", 1, Task.EDIT),
+        ("use a mint background", 1, Task.EDIT),
+        ("take the star away", 1, Task.EDIT),
+        ("give the thumbs up a dark skin tone", 1, Task.EDIT),
+        ("also draw a fish", 1, Task.EDIT),
+        ("turn the cat into a dog", 1, Task.EDIT),
+    ],
+)
+def test_task_is_understood(text: str, pictures: int, task: Task):
+    assert plan(text, pictures).task is task
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "expected"),
+    [
+        ("a cat, 128x96", "a cat", {"width": 128, "height": 96}),
+        ("a cat at 128 by 96 pixels", "a cat", {"width": 128, "height": 96}),
+        ("a cat, seed 7", "a cat", {"seed": 7}),
+        ("a cat with seed 7 and 20 steps", "a cat", {"seed": 7, "steps": 20}),
+        ("three pictures of a cat", "a cat", {"count": 3}),
+        ("draw 4 versions of a red heart", "draw a red heart", {"count": 4}),
+        ("a wide picture of a cat", "a picture of a cat", {"width": 128, "height": 96}),
+        ("a cat without a dog", "a cat", {"negative_prompt": "a dog"}),
+        ("a cat, guidance 5", "a cat", {"guidance_scale": 5.0}),
+        ("a picture of three cats", "a picture of three cats", {"count": 1}),
+    ],
+)
+def test_settings_are_taken_out_of_the_prompt(text: str, prompt: str, expected: dict):
+    understood = plan(text)
+    assert understood.prompt == prompt
+    assert {key: getattr(understood, key) for key in expected} == expected
+
+
+def test_rounding_is_reported():
+    understood = plan("a cat, 100x70")
+    assert (understood.width, understood.height) == (96, 64)
+    assert "100x70 -> 96x64" in understood.adjustments[0]
+
+
+def test_defaults_are_filled_in():
+    understood = plan("a cat")
+    assert (understood.width, understood.height, understood.steps, understood.guidance_scale) == (96, 96, 30, 3.0)
+
+
+def test_an_unused_picture_is_told():
+    understood = plan("draw a cat", 1)
+    assert understood.inputs == (Role.UNUSED,)
+    assert "not used" in understood.adjustments[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "pictures", "message"),
+    [
+        ("", 0, "empty"),
+        ("   \n", 0, "empty"),
+        ("a" * 100_000, 0, "100000 characters"),
+        ("remove the heart", 0, "needs a picture to change"),
+        ("how many cats are there?", 0, "needs a picture to look at"),
+        ("which of the two pictures has a cat?", 1, "two pictures, but 1"),
+        ("compare these pictures", 1, "two pictures, but 1"),
+        ("remove the heart", 2, "2 pictures are attached"),
+        ("a cat, 0x96", 0, "width must be 1 to 1024 px, got 0"),
+        ("a cat, -5x96", 0, "width must be 1 to 1024 px, got -5"),
+        ("a cat, 1000000000x96", 0, "got 1000000000"),
+        ("a cat 64x64 96x96", 0, "two sizes"),
+        ("a cat, seed 3, seed 4", 0, "two values for seed"),
+        ("a wide picture of a cat, tall format", 0, "two shapes"),
+        ("a cat, seed -1", 0, "seed must be 0"),
+        ("a cat, 5000 steps", 0, "steps must be 1 to 1000"),
+        ("999 pictures of a cat", 0, "count must be 1 to 64"),
+    ],
+)
+def test_impossible_requests_get_one_clear_sentence(text: str, pictures: int, message: str):
+    with pytest.raises(RequestError, match=message) as error:
+        plan(text, pictures)
+    assert "\n" not in str(error.value)

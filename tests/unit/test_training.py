@@ -1,0 +1,304 @@
+"""The trainer: exact accumulation, exact resumption, guards, checkpoints."""
+
+import dataclasses
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_data import Numbers
+
+from diptych.data.loader import LoaderConfig, StepDataset
+from diptych.data.mixture import Mixture
+from diptych.data.schema import Picture, Sample, Turn
+from diptych.flow import FlowConfig
+from diptych.models.mot import MoT
+from diptych.optim.build import OptimConfig, build_optimisers, learning_rate
+from diptych.training import checkpoint
+from diptych.training.config import Stage, TrainConfig, from_dict, to_json
+from diptych.training.ema import EMA
+from diptych.training.task import JointTask
+from diptych.training.trainer import Trainer, TrainingStopped, set_trainable
+
+
+class Mixed:
+    """Pictures to draw, with a question about one."""
+
+    name = "mixed"
+
+    def draw(self, number: int) -> Sample:
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 255, (8, 16, 3), dtype=np.uint8)
+        if number % 2:
+            return Sample((Turn("user", (Picture(pixels), "what is this?")), Turn("assistant", ("a cat",))), "understand")
+        return Sample((Turn("user", ("two cats",)), Turn("assistant", (Picture(pixels, drawn=True),))), "generate")
+
+
+def config(**changes: object) -> TrainConfig:
+    optim = OptimConfig(lr=1e-2, warmup=2)
+    stages = (
+        Stage(name="one", steps=4, mixture={"mixed": 1.0}, optim=optim),
+        Stage(name="two", steps=4, mixture={"mixed": 1.0}, optim=optim, trainable="generation"),
+    )
+    base = TrainConfig(
+        name="toy", size=2, patch=4, stages=stages, save_every=3, sample_every=10**6, log_every=1, bf16=False,
+        flow=FlowConfig(noise_scale_base_tokens=2), data=LoaderConfig(documents_per_step=4, row_tokens=32, workers=0),
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def trainer(tokenizer, folder, cfg: TrainConfig | None = None) -> Trainer:
+    return Trainer(cfg or config(), {"mixed": Mixed()}, tokenizer, folder, quiet=True)
+
+
+def state(run: Trainer) -> dict[str, torch.Tensor]:
+    optimiser = checkpoint.optimiser_tensors(run.optimisers, run._names(), lambda t: t)
+    return {**{f"m.{k}": v for k, v in run.model.state_dict().items()}, **{f"e.{k}": v for k, v in run.ema.shadow.items()}, **optimiser}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [2, 3, 4, 6, 7])
+def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, at, monkeypatch):
+    straight = trainer(tokenizer, tmp_path / "straight")
+    straight.train()
+    broken = trainer(tokenizer, tmp_path / "broken")
+    step = Trainer._train_step
+
+    def breaking(self, *arguments):
+        if self is broken and self.step == at:
+            raise Interrupted
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_train_step", breaking)
+    with pytest.raises(Interrupted):
+        broken.train()
+    resumed = trainer(tokenizer, tmp_path / "broken")
+    resumed.train()
+    expected, actual = state(straight), state(resumed)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[key], actual[key]) for key in expected)
+    assert resumed.ema.updates == straight.ema.updates
+
+
+def test_accumulation_of_four_equals_one_batch_of_four_times_the_size(tokenizer, tmp_path):
+    small = config(data=LoaderConfig(documents_per_step=8, row_tokens=32, accumulate=4, workers=0))
+    large = config(data=LoaderConfig(documents_per_step=8, row_tokens=32, accumulate=1, workers=0))
+    runs = [trainer(tokenizer, tmp_path / name, cfg) for name, cfg in (("small", small), ("large", large))]
+    for run in runs:
+        run._enter(0)
+        data = run._dataset(run.config.stages[0])[0]
+        run._apply = lambda lr: None
+        for group in run.optimisers:
+            group.zero_grad = lambda set_to_none=True: None
+        run._train_step(run.config.stages[0], data, 0.0)
+    for (name, a), b in zip(runs[0].model.named_parameters(), runs[1].model.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_loss_does_not_depend_on_how_documents_are_packed(tokenizer):
+    model = MoT(_toy(tokenizer))
+    model.initialise(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.pixel_head.second.weight, std=0.1)
+    task = JointTask(model, FlowConfig())
+    mix = Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0)
+    sums = []
+    for row_tokens in (16, 32, 200):
+        batch = StepDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0))[0].batches[0]
+        losses = task(batch)
+        sums.append((losses.text_sum.item(), losses.flow_sum.item()))
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+    assert sums[0] == pytest.approx(sums[2], rel=1e-5)
+
+
+def _toy(tokenizer):
+    from diptych.models.mot import by_size
+
+    return by_size(2, tokenizer.vocab_size, 4)
+
+
+def test_training_lowers_the_loss_of_one_batch(tokenizer):
+    model = MoT(_toy(tokenizer))
+    model.initialise(torch.Generator().manual_seed(0))
+    task = JointTask(model, FlowConfig())
+    batch = StepDataset(
+        Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0), tokenizer, 8, LoaderConfig(documents_per_step=8, workers=0)
+    )[0].batches[0]  # fmt: skip
+    optimisers = build_optimisers(model, OptimConfig(lr=5e-3))
+    history = []
+    for _ in range(40):
+        losses = task(batch)
+        loss = losses.text_sum / losses.text_weight + losses.flow_sum / losses.flow_weight
+        loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        history.append((float(losses.text_sum), float(losses.flow_sum)))
+    assert history[-1][0] < 0.2 * history[0][0]
+    assert history[-1][1] < 0.8 * history[0][1]
+
+
+def test_ema_follows_in_float32():
+    model = torch.nn.Linear(2, 2).bfloat16()
+    ema = EMA(model, 0.5)
+    before = ema.shadow["weight"].clone()
+    with torch.no_grad():
+        model.weight += 1
+    for n in range(3):
+        ema.update(model)
+        before = before + (1 - min(0.5, (1 + n) / (10 + n))) * (model.weight.float() - before)
+    assert ema.shadow["weight"].dtype == torch.float32
+    torch.testing.assert_close(ema.shadow["weight"], before)
+
+
+def test_export_and_samples_use_the_ema_and_not_the_weights(tokenizer, tmp_path):
+    from diptych.training.export import export
+
+    run = trainer(tokenizer, tmp_path)
+    run.train()
+    exported = export(tmp_path, tmp_path / "model", "test", "test").model.state_dict()
+    name = "blocks.0.gen.q.weight"
+    torch.testing.assert_close(exported[name], run.ema.shadow[name])
+    assert not torch.allclose(exported[name], run.model.state_dict()[name])
+
+
+def test_steps_without_finite_gradient_are_skipped_and_then_stop_the_run(tokenizer, tmp_path):
+    run = trainer(tokenizer, tmp_path, config(max_skipped=3))
+    run._enter(0)
+    with torch.no_grad():
+        run.model.text_head.weight[0, 0] = torch.nan
+    before = run.model.blocks[0].und.q.weight.clone()
+    data = run._dataset(run.config.stages[0])
+    stage = run.config.stages[0]
+    run._train_step(stage, data[1], 1e-2)
+    assert torch.equal(before, run.model.blocks[0].und.q.weight)
+    with pytest.raises(TrainingStopped, match="not finite 3 steps in a row"):
+        for n in range(2, 5):
+            run._train_step(stage, data[n], 1e-2)
+
+
+def test_bad_samples_are_bounded(tokenizer, tmp_path):
+    sources = {"mixed": Numbers("mixed", fail_at=1)}
+    run = Trainer(config(max_bad_samples=0), sources, tokenizer, tmp_path, quiet=True)
+    with pytest.raises(TrainingStopped, match="1 samples could not be used"):
+        run.train()
+    row = json.loads((tmp_path / "bad_samples.jsonl").read_text())
+    assert row["reason"] == "mixed:1: broken on purpose"
+
+
+def test_frozen_streams_do_not_move(tokenizer, tmp_path):
+    run = trainer(tokenizer, tmp_path, dataclasses.replace(config(), stages=(config().stages[1],)))
+    before = {name: p.clone() for name, p in run.model.named_parameters()}
+    run.train()
+    moved = {name for name, p in run.model.named_parameters() if not torch.equal(before[name], p)}
+    assert moved
+    assert not any(".und." in name or name.startswith(("embedding", "text_head", "clean_interface")) for name in moved)
+
+
+def test_trainable_parts_are_all_of_the_model(tiny_model):
+    names = []
+    for part in ("understanding", "generation"):
+        set_trainable(tiny_model, part)
+        names += [n for n, p in tiny_model.named_parameters() if p.requires_grad]
+    assert sorted(names) == sorted(n for n, _ in tiny_model.named_parameters())
+
+
+def test_two_processes_never_share_a_folder(tokenizer, tmp_path):
+    from diptych.training.trainer import _lock
+
+    held = _lock(tmp_path)
+    with pytest.raises(TrainingStopped, match="another process"):
+        trainer(tokenizer, tmp_path).train()
+    held.close()
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def save(folder, step: int, keep: int = 3):
+    return checkpoint.save(folder, step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step}, keep)
+
+
+def damage(path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "cut in half":
+        data = data[: len(data) // 2]
+    elif how == "flipped byte":
+        data[-1] ^= 1
+    path.write_bytes(bytes(data)) if how != "missing" else path.unlink()
+
+
+@pytest.mark.parametrize("how", ["cut in half", "flipped byte", "missing"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, how):
+    save(tmp_path, 1)
+    damage(save(tmp_path, 2) / "model.safetensors", how)
+    said: list[str] = []
+    tensors, state = checkpoint.load_latest(tmp_path, said.append)
+    assert state["step"] == 1
+    assert tensors["model"]["w"][0] == 1
+    assert "step-00000002" in said[0]
+
+
+def test_all_damaged_is_an_error_and_none_is_none(tmp_path):
+    assert checkpoint.load_latest(tmp_path) is None
+    damage(save(tmp_path, 1) / "model.safetensors", "flipped byte")
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+        checkpoint.load_latest(tmp_path, lambda text: None)
+
+
+def test_old_checkpoints_go_and_the_last_stays(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+    save(tmp_path, 6, keep=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000006"]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left.*last good checkpoint is step 1"):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.load_latest(tmp_path)[1]["step"] == 1
+
+
+def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
+    trainer(tokenizer, tmp_path).train()
+    other = trainer(tokenizer, tmp_path, config(size=3, stages=(dataclasses.replace(config().stages[0], steps=99),)))
+    with pytest.raises(checkpoint.CheckpointError, match="another architecture"):
+        other.train()
+
+
+# -- configs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_configs_survive_json_and_unknown_keys_name_the_nearest():
+    values = json.loads(to_json(config()))
+    assert from_dict(TrainConfig, values) == config()
+    values["data"]["acumulate"] = 2
+    with pytest.raises(ValueError, match=r"config\.data: unknown key 'acumulate' \(nearest: 'accumulate'\)"):
+        from_dict(TrainConfig, values)
+
+
+def test_learning_rate_warms_up_and_falls():
+    optim = OptimConfig(lr=1.0, warmup=10, decay=0.5, final=0.1)
+    rates = [learning_rate(optim, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[30] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+
+
+def test_unknown_sources_are_found_before_the_run(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="mixture names mixed"):
+        Trainer(config(), {"other": Mixed()}, tokenizer, tmp_path, quiet=True)
