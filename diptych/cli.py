@@ -238,23 +238,15 @@ def train(arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         raise RequestError(f"there is no recipe {name!r}" + (f" (nearest: {near[0]!r})" if near else "") + f"; recipes: {', '.join(RECIPES)}")
 
-    from diptych.training.config import TrainConfig
-
-    @dataclass(frozen=True, kw_only=True)
-    class Train:
-        """Train a recipe; a run that was stopped goes on in the same folder."""
-
-        output: Output = Path("runs") / name
-        jsonl: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-        """JSONL files with samples of one's own; source names for mixtures are the file names without ending."""
-        text: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-        """Plain text files, one sample a paragraph; named likewise."""
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=RECIPES[name])
-
-    command = tyro.cli(Train, args=arguments[1:], prog=f"diptych train {name}")
+    from diptych.train_command import TrainCommand
     from diptych.training.run import run
 
-    run(command.config, command.output, command.jsonl, command.text)
+    default = TrainCommand(output=Path("runs") / name, config=RECIPES[name]())
+    command = tyro.cli(TrainCommand, args=arguments[1:], prog=f"diptych train {name}", default=default)
+    config = command.config
+    if command.mixture:
+        config = dataclasses.replace(config, stages=tuple(dataclasses.replace(s, mixture=command.mixture) for s in config.stages))
+    run(config, command.output, command.jsonl, command.text)
     return 0
 
 

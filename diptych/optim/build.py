@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,17 +42,16 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr * warm * max(config.final, min(1.0, left))
 
 
-def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """Optimisers over the parameters that require a gradient.
+def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """Optimisers over named parameters.
 
     Raises ValueError for Muon on sharded parameters: its orthogonalisation needs the whole matrix.
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_matrix = parameter.ndim == 2 and ".blocks." in f".{name}"
-            (matrices if config.name == "muon" and is_matrix else rest).append(parameter)
+    for name, parameter in parameters:
+        is_matrix = parameter.ndim == 2 and ".blocks." in f".{name}"
+        (matrices if config.name == "muon" and is_matrix else rest).append(parameter)
     if any(isinstance(p, DTensor) for p in matrices):
         raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw")
     optimisers: list[torch.optim.Optimizer] = []

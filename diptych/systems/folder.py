@@ -82,6 +82,8 @@ def write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], abou
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     save_file({name: tensor.detach().to(dtype).contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    # safetensors creates its file for the owner alone
+    (folder / "model.safetensors").chmod(0o644)
     files = ("config.json", "model.safetensors", "tokenizer.json")
     sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     (folder / "card.json").write_text(json.dumps({**about, "sha256": sums}, indent=1) + "\n")

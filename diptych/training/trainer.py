@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.data.loader import StepData, StepDataset
 from diptych.data.mixture import Mixture, Source
@@ -58,6 +58,7 @@ class Trainer:
         self.bad_samples = 0
         self.log = RunLog(folder, config, quiet=quiet or not self.ranks.first)
         self.optimisers: list[torch.optim.Optimizer] = []
+        self.learning: list[nn.Parameter] = []
         self.lock: IO[str] | None = None
         if self.ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -120,15 +121,14 @@ class Trainer:
             # sharded gradients are averaged over the ranks; the loss is a sum over them
             (loss * self.ranks.count).backward()
             parts.append(losses)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for p in self.learning if p.grad is not None]
         norm = float(distributed.full(torch.nn.utils.clip_grad_norm_(parameters, stage.optim.clip)))
         if math.isfinite(norm):
             self._apply(lr)
             self.skipped = 0
         else:
             self._skip(norm)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         sums = [torch.stack([x.text_sum, x.flow_sum]).detach() for x in parts]
         text, flow = self.ranks.total(torch.stack(sums).sum(0).tolist())
         return StepReport(text / max(tokens, 1.0), flow / max(pictures, 1.0), norm, lr, parts, data.batches)
@@ -158,8 +158,14 @@ class Trainer:
     def _enter(self, index: int) -> None:
         stage = self.config.stages[index]
         self.stage = index
-        set_trainable(self.model, stage.trainable)
-        self.optimisers = build_optimisers(self.model, stage.optim)
+        named = dict(self.model.named_parameters())
+        chosen = {name for name in named if learns(name, stage.trainable)}
+        if self.ranks.mesh is None:
+            # sharded parameters cannot change this later; there the others' gradients are made and dropped
+            for name, parameter in named.items():
+                parameter.requires_grad_(name in chosen)
+        self.learning = [named[name] for name in named if name in chosen]
+        self.optimisers = build_optimisers([(name, named[name]) for name in named if name in chosen], stage.optim)
         self.log.say(f"stage {stage.name}: {stage.steps} steps, {stage.trainable} learns, lr {stage.optim.lr:g}, mixture {stage.mixture}")
 
     def _dataset(self, stage: Stage) -> StepDataset:
@@ -227,8 +233,7 @@ def _lock(folder: Path) -> IO[str]:
     return handle
 
 
-def set_trainable(model: MoT, part: str) -> None:
-    """'understanding': text and clean pictures; 'generation': noisy pictures, the rest frozen; 'all'."""
-    for name, parameter in model.named_parameters():
-        generation = ".gen." in name or name.startswith(("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head"))
-        parameter.requires_grad_(part == "all" or generation == (part == "generation"))
+def learns(name: str, part: str) -> bool:
+    """Whether a parameter learns in a stage: 'understanding' (text and clean pictures), 'generation' (noisy pictures), 'all'."""
+    generation = ".gen." in name or name.startswith(("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head"))
+    return part == "all" or generation == (part == "generation")

@@ -1,0 +1,25 @@
+"""What `diptych train RECIPE` takes. Apart from the other commands, since its config needs torch and theirs need none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from diptych.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a recipe; a run that was stopped goes on in the same folder."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    jsonl: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """JSONL file with samples of one's own; its name without ending is its name in a mixture."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Mixture of every stage instead of the recipe's: names and shares, e.g. `--mixture mine 0.5 generate 0.5`."""
+    text: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Plain text file, one sample a paragraph; named likewise."""

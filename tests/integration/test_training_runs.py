@@ -1,0 +1,98 @@
+"""Whole runs through the public command: kills, several ranks, one's own data."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.training import checkpoint
+
+SMALL = [
+    "--size", "2", "--data.documents-per-step", "4", "--data.workers", "0", "--save-every", "2", "--log-every", "1", "--sample-every", "1000000",
+    "--stages.0.steps", "2", "--stages.1.steps", "2", "--stages.3.steps", "2", "--no-bf16",
+]  # fmt: skip
+KILLS = int(os.environ.get("DIPTYCH_KILLS", "3"))
+
+
+def command(folder: Path, steps: int, *more: str) -> list[str]:
+    return [sys.executable, "-m", "diptych.cli", "train", "emoji", "-o", str(folder), *SMALL, "--stages.2.steps", str(steps), *more]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_killed_at_random_moments_a_run_always_resumes_and_loses_nothing_saved(world, tmp_path):
+    chance = random.Random(0)
+    saved = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(command(tmp_path, 100_000), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_step(tmp_path, saved, process)
+        time.sleep(chance.random() * 1.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _, state = checkpoint.load_latest(tmp_path / "checkpoints")
+        assert state["step"] >= saved
+        saved = state["step"]
+    finished = subprocess.run(command(tmp_path, saved), env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert f"resumed at step {saved}" in " ".join(finished.stdout.split())
+
+
+def wait_for_step(folder: Path, after: int, process: subprocess.Popen) -> None:
+    """Until a checkpoint newer than `after` is there."""
+    limit = time.monotonic() + 90
+    while (checkpoint.latest_step(folder / "checkpoints") or -1) <= after:
+        assert process.poll() is None, "the run ended by itself"
+        assert time.monotonic() < limit, "no new checkpoint within 90 s"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_saves(world, tmp_path):
+    process = subprocess.Popen(command(tmp_path, 100_000, "--save-every", "1000000"), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    limit = time.monotonic() + 90
+    while not (tmp_path / "log.jsonl").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert checkpoint.load_latest(tmp_path / "checkpoints")[1]["step"] >= 1
+
+
+def losses(folder: Path) -> list[tuple[float, float]]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(row["text"], row["flow"]) for row in rows]
+
+
+def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    adamw = [part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw")]
+    one = command(tmp_path / "one", 14, *adamw)
+    subprocess.run(one, env=ENVIRONMENT, check=True, capture_output=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), "-m", "diptych.cli"]
+    two = torchrun + command(tmp_path / "two", 14, *adamw)[3:]
+    subprocess.run(two, env=ENVIRONMENT, check=True, capture_output=True)
+    assert len(losses(tmp_path / "one")) == 20
+    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_ones_own_jsonl_trains_and_broken_lines_are_told(world, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    good = {"conversations": [{"from": "human", "value": "red"}, {"from": "gpt", "value": "<image>"}], "image": "red.png"}
+    rows = [json.dumps(good), "{broken", json.dumps({**good, "image": "rad.png"})]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    run = command(tmp_path / "run", 2, "--jsonl", str(tmp_path / "mine.jsonl"), "--mixture", "mine", "1.0")
+    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reasons = {json.loads(line)["reason"] for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()}
+    assert any("mine.jsonl:2: not JSON" in reason for reason in reasons)
+    assert any("mine.jsonl:3: image 'rad.png' is not in" in reason and "nearest: 'red.png'" in reason for reason in reasons)
