@@ -15,8 +15,8 @@ test: $(VENV)/ready-dev font lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready-dev
-	$(BIN)/ruff check diptych tests benchmarks
-	$(BIN)/ruff format --check diptych tests benchmarks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	@! $(BIN)/python -c "import torchvision" 2>/dev/null || (echo "torchvision is installed: it breaks a CPU torch" && false)
@@ -27,9 +27,10 @@ font:
 	(if command -v apt-get >/dev/null; then sh scripts/install_font.sh; else \
 	echo "no colour emoji font found and no apt-get to bring one: tests that need it are skipped"; fi)
 
-# The shipped model: about an hour and a half on two cores. A run that was stopped goes on.
+# The shipped model: about an hour on two cores. A run that was stopped goes on. glibc's allocator doubles the time of a step
+# (docs/results/emoji.md), so jemalloc is used where it is installed (Debian: libjemalloc2)
 train-default: $(VENV)/ready font
-	$(BIN)/diptych train emoji -o runs/emoji
+	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) $(BIN)/diptych train emoji -o runs/emoji
 	$(BIN)/diptych export runs/emoji -o runs/emoji/model
 
 evaluate: $(VENV)/ready font

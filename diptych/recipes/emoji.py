@@ -44,7 +44,7 @@ def emoji() -> TrainConfig:
             loss_sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=6.0, guidance_scale=3.0),
         ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=stages(300, 150, 2150, 800, lr=2e-3),
+        stages=stages(300, 150, 2900, 1050, lr=2e-3),
     )  # fmt: skip
 
 

@@ -90,7 +90,9 @@ def test_unknown_config_keys_name_the_nearest(capsys):
 
 def test_the_set_of_flags_is_frozen():
     """A flag is for ever: adding one is a decision, taken here."""
-    flags = {command.__name__: [f.name for f in dataclasses.fields(command)] for command in (cli.Do, cli.ShowPlan, cli.Info, cli.Evaluate, cli.Export)}
+    flags = {
+        command.__name__: [f.name for f in dataclasses.fields(command)] for command in (cli.Do, cli.ShowPlan, cli.Info, cli.Evaluate, cli.Export)
+    }
     assert flags == {
         "Do": ["request", "image", "output", "model", "plan"],
         "ShowPlan": ["request", "image", "model", "plan"],

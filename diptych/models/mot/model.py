@@ -7,6 +7,7 @@ stream, noisy pictures the generation stream. Shapes as in `layers.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,9 @@ class Cache:
     next_time: Tensor
     """(B,): the t that the next token of each row gets."""
 
-    @property
+    @cached_property
     def key_mask(self) -> Tensor | None:
-        """(B, 1, 1, S), or None where nothing was padded."""
+        """(B, 1, 1, S), or None where nothing was padded. Found out once: on a GPU the question waits for the device."""
         return None if bool(self.valid.all()) else self.valid[:, None, None]
 
 

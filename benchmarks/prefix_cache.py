@@ -1,0 +1,51 @@
+"""What the prefix cache saves: a guided picture with prefixes read once against the same picture with prefixes read at every step.
+
+Alternating runs in one process, warm-up left out. Run: python benchmarks/prefix_cache.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+import diptych
+from diptych.flow import euler, sigmas
+from diptych.inference import Pipeline
+from diptych.request import Plan
+
+ROUNDS = 9
+PROMPT = "a picture of two cats to the left of a red heart on a sky blue background"
+
+
+def draw(pipeline: Pipeline, plan: Plan, cached: bool) -> torch.Tensor:
+    system = pipeline.system
+    once = system.condition([plan], [()])
+    x = once.scale * torch.randn(1, 3, plan.height or 0, plan.width or 0, generator=torch.Generator().manual_seed(plan.seed))
+
+    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return system.velocity(x, sigma, once if cached else system.condition([plan], [()]))
+
+    with torch.inference_mode():
+        return euler(velocity, x, sigmas(plan.steps or 30, system.sampler.shift))
+
+
+def main() -> None:
+    pipeline = diptych.load()
+    plan = pipeline.plan(PROMPT, steps=30)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    pictures = {cached: draw(pipeline, plan, cached) for cached in (True, False)}
+    torch.testing.assert_close(pictures[True], pictures[False], rtol=0, atol=1e-5)
+    for _ in range(ROUNDS):
+        for cached in (True, False):
+            began = time.perf_counter()
+            draw(pipeline, plan, cached)
+            seconds[cached].append(time.perf_counter() - began)
+    ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+    print(f"cached {statistics.median(seconds[True]):.3f} s, not cached {statistics.median(seconds[False]):.3f} s")
+    print(f"ratio {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), {ROUNDS} pairs, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
