@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint font train-default evaluate clean
+.PHONY: demo test lint font train-default evaluate test-kills benchmark clean
 
 demo: $(VENV)/ready
 	$(BIN)/diptych demo -o demo
@@ -32,6 +32,13 @@ font:
 train-default: $(VENV)/ready font
 	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) $(BIN)/diptych train emoji -o runs/emoji
 	$(BIN)/diptych export runs/emoji -o runs/emoji/model
+
+# 30 kills at random moments; make test has 3
+test-kills: $(VENV)/ready-dev font
+	DIPTYCH_KILLS=30 $(BIN)/python -m pytest tests/integration/test_training_runs.py -k killed
+
+benchmark: $(VENV)/ready
+	$(BIN)/python benchmarks/prefix_cache.py
 
 evaluate: $(VENV)/ready font
 	$(BIN)/diptych evaluate default -o evaluation

@@ -246,7 +246,7 @@ def train(arguments: list[str]) -> int:
     config = command.config
     if command.mixture:
         config = dataclasses.replace(config, stages=tuple(dataclasses.replace(s, mixture=command.mixture) for s in config.stages))
-    run(config, command.output, command.jsonl, command.text)
+    run(config, command.output, command.jsonl, command.text, command.start)
     return 0
 
 

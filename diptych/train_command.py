@@ -17,6 +17,8 @@ class TrainCommand:
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    start: str | None = None
+    """Model whose weights and tokenizer a new run starts from: 'default', a folder or a hub id."""
     jsonl: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """JSONL file with samples of one's own; its name without ending is its name in a mixture."""
     mixture: dict[str, float] = field(default_factory=dict)

@@ -21,15 +21,15 @@ MARK = "<image>"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def line_offsets(path: Path) -> list[int]:
-    """Byte offset of every line that is not blank. Raises ValueError for a missing or empty file."""
+def line_offsets(path: Path) -> list[tuple[int, int]]:
+    """(line number from 1, byte offset) of every line that is not blank. Raises ValueError for a missing or empty file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     offsets, at = [], 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.strip():
-                offsets.append(at)
+                offsets.append((number, at))
             at += len(line)
     if not offsets:
         raise ValueError(f"{path} has no samples: every line is blank")
@@ -53,10 +53,11 @@ class JsonlSource:
 
     def read(self, index: int) -> Sample:
         """The index-th sample. Raises BadSample with file, line and reason."""
+        number, offset = self.offsets[index]
+        where = f"{self.path}:{number}"
         with self.path.open("rb") as file:
-            before = file.read(self.offsets[index])
+            file.seek(offset)
             raw = file.readline()
-        where = f"{self.path}:{before.count(bytes([10])) + 1}"
         try:
             line = json.loads(raw)
         except ValueError as error:

@@ -25,11 +25,11 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
         ),
         Stage(name="generation", steps=generation, trainable="generation", mixture={"generate": 1.0}, optim=steady, text_weight=0.0),
         Stage(
-            name="joint mix", steps=joint, mixture={"generate": 0.5, "understand": 0.18, "edit": 0.28, "interleave": 0.04},
+            name="joint mix", steps=joint, mixture={"generate": 0.6, "understand": 0.16, "edit": 0.21, "interleave": 0.03},
             optim=steady, text_weight=0.2,
         ),
         Stage(
-            name="instruction tuning", steps=tuning, mixture={"generate": 0.46, "understand": 0.2, "edit": 0.3, "interleave": 0.04},
+            name="instruction tuning", steps=tuning, mixture={"generate": 0.56, "understand": 0.18, "edit": 0.23, "interleave": 0.03},
             optim=replace(steady, decay=1.0, warmup=20), text_weight=0.2,
         ),
     )  # fmt: skip
@@ -40,11 +40,11 @@ def emoji() -> TrainConfig:
     return TrainConfig(
         name="emoji", size=6, patch=8, vocab_size=704, world=WorldConfig(),
         flow=FlowConfig(
-            noise_scale=2.0, noise_scale_base_tokens=36, noise_scale_max=4.0, t_mean=-2.0, t_std=1.4, sigma_min=0.02,
-            loss_sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=6.0, guidance_scale=3.0),
+            noise_scale=2.0, noise_scale_base_tokens=36, noise_scale_max=4.0, t_mean=-1.6, t_std=1.2, sigma_min=0.02,
+            loss_sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=4.0, guidance_scale=2.0),
         ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=stages(300, 150, 2900, 1050, lr=2e-3),
+        stages=stages(300, 150, 2550, 1300, lr=3e-3),
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from diptych.data.mixture import Source
 from diptych.data.readers import JsonlSource, TextSource
 from diptych.data.tokens import TextTokenizer
+from diptych.systems import U1System
+from diptych.systems.folder import locate
 from diptych.training.config import TrainConfig, to_json
 from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
 from diptych.training.export import sample_grid
@@ -18,8 +20,14 @@ from diptych.worlds.emoji import EmojiWorld
 VOCABULARY_SAMPLES = 3000
 
 
-def run(config: TrainConfig, folder: Path, jsonl: Sequence[Path] = (), text: Sequence[Path] = (), quiet: bool = False) -> Trainer:
-    """Train `config` in `folder`, going on where a run there stopped. Prints what it resolved to."""
+def run(
+    config: TrainConfig, folder: Path, jsonl: Sequence[Path] = (), text: Sequence[Path] = (), start: str | None = None, quiet: bool = False
+) -> Trainer:
+    """Train `config` in `folder`, going on where a run there stopped. Prints what it resolved to.
+
+    A new run takes weights and tokenizer from the model `start`, if given, and else starts from fresh ones.
+    """
+    model_folder = None if start is None or (folder / "tokenizer.json").is_file() else locate(start)
     world = EmojiWorld(config.world)
     sources: dict[str, Source] = {task: EmojiSource(world, task, config.seed) for task in TASKS}
     token = 2 * config.patch
@@ -27,8 +35,11 @@ def run(config: TrainConfig, folder: Path, jsonl: Sequence[Path] = (), text: Seq
         sources[path.stem] = JsonlSource(path, seed=config.seed, multiple=token, max_side=config.world.size)
     for path in text:
         sources[path.stem] = TextSource(path, seed=config.seed)
-    trainer = Trainer(config, sources, tokenizer(config, world, folder), folder, sampler=sample_grid, quiet=quiet)
-    trainer.log.say(difference(config, folder))
+    words = tokenizer(config, world, folder) if model_folder is None else TextTokenizer.load(model_folder / "tokenizer.json")
+    trainer = Trainer(config, sources, words, folder, sampler=sample_grid, quiet=quiet)
+    if model_folder is not None:
+        trainer.begin_from(U1System.load(model_folder).model)
+    trainer.log.say(resolved(config, folder))
     trainer.train()
     return trainer
 
@@ -41,6 +52,6 @@ def tokenizer(config: TrainConfig, world: EmojiWorld, folder: Path) -> TextToken
     return TextTokenizer.train(world_texts(world, config.seed, VOCABULARY_SAMPLES), config.vocab_size)
 
 
-def difference(config: TrainConfig, folder: Path) -> str:
+def resolved(config: TrainConfig, folder: Path) -> str:
     """The resolved config in full, for a reader."""
     return f"run in {folder}\n" + json.dumps(json.loads(to_json(config)))

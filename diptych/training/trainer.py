@@ -213,6 +213,12 @@ class Trainer:
         for name, tensor in saved.items():
             targets[name].copy_(distributed.shard(tensor, targets[name]))
 
+    def begin_from(self, model: MoT) -> None:
+        """Take another model's weights before the first step. Raises CheckpointError where the architecture is another one."""
+        weights = dict(model.named_parameters())
+        self._load("starting", weights, dict(self.model.named_parameters()))
+        self._load("starting", weights, self.ema.shadow)
+
     def _sample(self) -> None:
         if self.sampler is None or self.ranks.count > 1:
             return

@@ -93,6 +93,21 @@ def test_ones_own_jsonl_trains_and_broken_lines_are_told(world, tmp_path):
     run = command(tmp_path / "run", 2, "--jsonl", str(tmp_path / "mine.jsonl"), "--mixture", "mine", "1.0")
     done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert checkpoint.load_latest(tmp_path / "run" / "checkpoints")[1]["step"] == 8
     reasons = {json.loads(line)["reason"] for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()}
     assert any("mine.jsonl:2: not JSON" in reason for reason in reasons)
     assert any("mine.jsonl:3: image 'rad.png' is not in" in reason and "nearest: 'red.png'" in reason for reason in reasons)
+
+
+def test_a_run_can_start_from_the_shipped_model(world, tmp_path):
+    import diptych
+
+    shipped = diptych.load("default").system.model.state_dict()
+    size = str(len({name.split(".")[1] for name in shipped if name.startswith("blocks.")}))
+    steps = [part for stage in range(4) for part in (f"--stages.{stage}.optim.lr", "1e-9")]
+    run = command(tmp_path, 2, "--start", "default", *steps)
+    run[run.index("--size") + 1] = size
+    subprocess.run(run, env=ENVIRONMENT, check=True, capture_output=True)
+    tensors, _ = checkpoint.load_latest(tmp_path / "checkpoints")
+    name = "blocks.0.gen.q.weight"
+    assert (tensors["model"][name] - shipped[name]).abs().max() < 1e-6

@@ -1,6 +1,7 @@
 """Flow matching on a Gaussian, whose velocity is known in closed form."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_euler_carries_noise_to_the_data_distribution():
 def test_euler_converges_with_order_one():
     noise = torch.tensor([1.5], dtype=torch.float64)
     errors = [abs(float(euler(gaussian_velocity, noise, sigmas(n, 1.0).double()) - (MEAN + STD * noise))) for n in (50, 100, 200, 400)]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(0.9 < order < 1.1 for order in orders), orders
 
 

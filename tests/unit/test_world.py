@@ -38,6 +38,13 @@ def test_names_of_the_full_world():
     ]  # fmt: skip
 
 
+def test_the_font_draws_the_whole_list(world):
+    full = EmojiWorld(WorldConfig(objects="full", lattice=1))
+    assert len(full.names) > 3500
+    wanted = sample_wanted(full, "position", rng())
+    assert full.scene_for(wanted, rng()).counts() == dict(wanted.counts)
+
+
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_scenes_show_what_was_wanted_and_the_checker_sees_it(world, category):
     checker, generator = Checker(world), rng()
