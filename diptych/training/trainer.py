@@ -6,7 +6,7 @@ import fcntl
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -206,7 +206,7 @@ class Trainer:
         self.log.say(f"resumed at step {self.step} of {self.config.steps}")
 
     @torch.no_grad()
-    def _load(self, what: str, saved: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    def _load(self, what: str, saved: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         odd = sorted(set(saved) ^ set(targets)) or [n for n in saved if saved[n].shape != targets[n].shape]
         if odd:
             raise checkpoint.CheckpointError(f"the {what} weights in {self.folder} are of another architecture (first difference: {odd[0]})")
