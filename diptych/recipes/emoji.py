@@ -29,7 +29,7 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
             optim=steady, text_weight=0.2,
         ),
         Stage(
-            name="instruction tuning", steps=tuning, mixture={"generate": 0.56, "understand": 0.18, "edit": 0.23, "interleave": 0.03},
+            name="instruction tuning", steps=tuning, mixture={"generate": 0.68, "understand": 0.15, "edit": 0.15, "interleave": 0.02},
             optim=replace(steady, decay=1.0, warmup=20), text_weight=0.2,
         ),
     )  # fmt: skip
@@ -44,7 +44,7 @@ def emoji() -> TrainConfig:
             loss_sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=4.0, guidance_scale=2.0),
         ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=stages(300, 150, 2550, 1300, lr=3e-3),
+        stages=stages(300, 150, 2550, 1900, lr=3e-3),
     )  # fmt: skip
 
 
