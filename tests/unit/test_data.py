@@ -128,6 +128,7 @@ def test_template_and_positions_of_an_edit(tokenizer):
     time = document.positions[:, 0]
     assert len(set(time[document.kind == CLEAN])) == 1  # a picture costs one step of t
     assert time[-1] == time[-5] + 1
+    assert time[6] == time[5] + 1  # </img> follows the picture by one step
     assert document.positions[-4:, 1:].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert (document.labels == NO_LABEL).all()
 

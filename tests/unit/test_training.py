@@ -160,7 +160,10 @@ def test_export_and_samples_use_the_ema_and_not_the_weights(tokenizer, tmp_path)
     from diptych.training.export import export
 
     run = trainer(tokenizer, tmp_path)
+    start = run.ema.shadow["blocks.0.gen.q.weight"].clone()
     run.train()
+    assert run.ema.updates == run.config.steps
+    assert not torch.equal(start, run.ema.shadow["blocks.0.gen.q.weight"])
     exported = export(tmp_path, tmp_path / "model", "test", "test").model.state_dict()
     name = "blocks.0.gen.q.weight"
     torch.testing.assert_close(exported[name], run.ema.shadow[name])
