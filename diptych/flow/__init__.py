@@ -5,11 +5,12 @@ v = scale * eps - x0, so dx/dsigma = v. SenseNova-U1's t is 1 - sigma and its ve
 """
 
 from diptych.flow.config import FlowConfig, SamplerConfig
-from diptych.flow.guidance import guided_velocity, passes_needed
+from diptych.flow.guidance import ProjectedGuidance, guided_velocity, passes_needed
 from diptych.flow.path import interpolate, noise_scale, to_velocity, training_sigma, velocity_target
-from diptych.flow.solver import euler, sigmas
+from diptych.flow.solver import dpm, euler, levels_of, sigmas, solve
+from diptych.flow.trigflow import angles, trigflow
 
 __all__ = [
-    "FlowConfig", "SamplerConfig", "euler", "guided_velocity", "interpolate", "noise_scale", "passes_needed", "sigmas", "to_velocity",
-    "training_sigma", "velocity_target",
+    "FlowConfig", "ProjectedGuidance", "SamplerConfig", "angles", "dpm", "euler", "guided_velocity", "interpolate", "levels_of",
+    "noise_scale", "passes_needed", "sigmas", "solve", "to_velocity", "training_sigma", "trigflow", "velocity_target",
 ]  # fmt: skip

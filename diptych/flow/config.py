@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 NOISE_SCALE_MODES = ("resolution", "dynamic_sqrt", "fixed")
-GUIDANCE_NORMS = ("none", "global", "channel", "zero_star")
+GUIDANCE_NORMS = ("none", "global", "channel", "zero_star", "projected")
+SOLVERS = ("euler", "dpm", "trigflow")
+SCHEDULES = ("shifted", "diffusers_euler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +15,12 @@ class SamplerConfig:
     """How a picture is drawn unless a plan says otherwise."""
 
     num_steps: int = 30
+    solver: str = "euler"
+    """'euler'; 'dpm': Flow-DPM-Solver++ 2M (SANA's); 'trigflow': Sprint's few steps."""
+    schedule: str = "shifted"
+    """'shifted': evenly spaced levels, shifted; 'diffusers_euler': those of its FlowMatchEulerDiscreteScheduler, shifted twice."""
+    first_sigma: float = 1.0
+    """Highest level before the shift; SANA's DPM-Solver starts at 0.999, since its half log ratio is infinite at 1."""
     shift: float = 3.0
     """s in sigma' = s sigma / (1 + (s - 1) sigma): above 1 spends more steps near noise."""
     guidance_scale: float = 4.0
@@ -27,8 +35,11 @@ class SamplerConfig:
             raise ValueError(f"num_steps must be 1 to 1000, got {self.num_steps}")
         if self.shift <= 0:
             raise ValueError(f"shift must be above 0, got {self.shift}")
-        if self.guidance_norm not in GUIDANCE_NORMS:
-            raise ValueError(f"guidance_norm must be one of {', '.join(GUIDANCE_NORMS)}, got {self.guidance_norm!r}")
+        for name, known in (("guidance_norm", GUIDANCE_NORMS), ("solver", SOLVERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not 0 < self.first_sigma <= 1:
+            raise ValueError(f"first_sigma must be above 0 and at most 1, got {self.first_sigma}")
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"guidance_interval must be two noise levels in 0..1, the lower first, got {self.guidance_interval}")

@@ -8,7 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.flow import FlowConfig, SamplerConfig, euler, guided_velocity, interpolate, noise_scale, passes_needed, sigmas, to_velocity
+from diptych.flow import (
+    FlowConfig,
+    ProjectedGuidance,
+    SamplerConfig,
+    dpm,
+    euler,
+    guided_velocity,
+    interpolate,
+    levels_of,
+    noise_scale,
+    passes_needed,
+    sigmas,
+    solve,
+    to_velocity,
+)
 from diptych.flow.guidance import renormalise
 from diptych.flow.path import velocity_target
 
@@ -103,3 +117,77 @@ def test_renormalised_velocity_is_never_longer_than_the_conditional_one():
 def test_sampler_config_refuses_nonsense(bad: dict):
     with pytest.raises(ValueError, match=next(iter(bad))):
         SamplerConfig(**bad)
+
+
+def test_dpm_converges_with_order_two():
+    noise = torch.tensor([1.5], dtype=torch.float64)
+    # sigma_min > 0: the last step to 0 is of first order by construction, so the order is measured before it
+    errors = []
+    for n in (40, 80, 160):
+        levels = torch.linspace(0.98, 0.1, n + 1, dtype=torch.float64)
+        exact = euler(gaussian_velocity, noise, torch.linspace(0.98, 0.1, 200_001, dtype=torch.float64))
+        errors.append(abs(float(dpm(gaussian_velocity, noise, levels) - exact)))
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert all(order > 1.6 for order in orders), (orders, errors)
+
+
+def test_dpm_starts_from_pure_noise():
+    drawn = dpm(gaussian_velocity, torch.tensor([1.0], dtype=torch.float64), sigmas(60, 3.0).double())
+    assert float(drawn) == pytest.approx(MEAN + STD, abs=0.02)
+
+
+def test_trigflow_with_a_perfect_model_draws_the_picture_in_one_step_and_in_four():
+    clean = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    noise = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+
+    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return (x - clean) / sigma
+
+    sampler = SamplerConfig(solver="trigflow")
+    for steps in (1, 2, 4):
+        drawn = solve(sampler, velocity, noise, steps, lambda: torch.randn_like(noise))
+        torch.testing.assert_close(drawn, clean, rtol=0, atol=1e-4)
+
+
+def test_projected_guidance_moves_across_the_prediction_and_no_further_than_its_limit():
+    x, conditional, unconditional = torch.randn(3, 2, 4, 6, 6, dtype=torch.float64)
+    guided = ProjectedGuidance(5.0, limit=1.0)(x, 0.6, conditional, unconditional)
+    moved = -0.6 * (guided - conditional)
+    clean = x - 0.6 * conditional
+    torch.testing.assert_close((moved * clean).sum((1, 2, 3)), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert bool((moved.flatten(1).norm(dim=1) <= 4.0 + 1e-9).all())
+    torch.testing.assert_close(ProjectedGuidance(1.0)(x, 0.6, conditional, unconditional), conditional)
+
+
+def mixture_velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """E[eps - x0 | x_sigma = x] for the mixture of two Gaussians in the plane that the golden set `flow` is about."""
+    weights, means, deviations = (torch.tensor(v, dtype=x.dtype) for v in ((0.4, 0.6), ((1.5, -0.5), (-1.0, 1.0)), (0.3, 0.5)))
+    keep = 1 - sigma
+    variance = keep**2 * deviations**2 + sigma**2
+    offset = x[:, None] - keep * means
+    share = (weights.log() - variance.log() - offset.square().sum(-1) / (2 * variance)).softmax(-1)
+    velocity = -means + ((sigma - keep * deviations**2) / variance)[:, None] * offset
+    return (share[..., None] * velocity).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "steps", "limit"),
+    [("reference_dpm", "dpm", 20, 3e-5), ("diffusers_dpm", "dpm", 20, 3e-6), ("reference_euler", "euler", 28, 3e-6)],
+)
+@pytest.mark.parametrize("whole_time", [False, True])
+def test_trajectories_are_the_published_ones(name, solver, steps, limit, whole_time):
+    from conftest import golden
+    from safetensors.torch import load_file
+
+    expected = load_file(golden("flow") / "sampling.safetensors")
+    name += "_whole_time" if whole_time else ""
+    schedule = {"dpm": {"first_sigma": 0.999}, "euler": {"schedule": "diffusers_euler"}}[solver]
+    sampler = SamplerConfig(solver=solver, shift=3.0, **schedule)
+    torch.testing.assert_close(levels_of(sampler, steps), expected[f"{name}.sigmas"], rtol=0, atol=3e-7)
+    states = [expected["noise"]]
+
+    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return mixture_velocity(x, math.floor(sigma * 1000 + 1e-3) / 1000 if whole_time else sigma)
+
+    solve(sampler, velocity, expected["noise"], steps, on_step=lambda _, x: states.append(x))
+    torch.testing.assert_close(torch.stack(states), expected[f"{name}.states"], rtol=0, atol=limit)

@@ -1,0 +1,87 @@
+"""One config makes every size; the published ones are presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEAD = 32
+"""Width of a head of the linear attention in every published model."""
+ROLES = ("target", "source", "mask", "reference", "control", "first", "last")
+"""What a frame is for, in the order of the role table. A picture drawn from text is one frame, a target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearDiTConfig:
+    """Sizes and conventions of one linear diffusion transformer."""
+
+    depth: int
+    """Number of blocks."""
+    width: int
+    """C; a multiple of 32, the head width of the linear attention."""
+    cross_heads: int
+    """Heads of the cross-attention; they divide the width."""
+    channels: int = 32
+    """Latent channels, in and out."""
+    caption_channels: int = 2304
+    """Width of the text encoder's hidden states (Gemma-2-2B: 2304)."""
+    mlp_ratio: float = 2.5
+    patch: int = 1
+    """Latent pixels a side of a token."""
+    qk_norm: bool = True
+    """RMSNorm on queries and keys of both attentions; SANA 1.0 has none, 1.5 and Sprint have it."""
+    guidance_embedding: bool = False
+    """Sprint's students take the guidance scale as an input."""
+    multi_frame: bool = False
+    """Whether frames of other roles (source, mask, control ...) can be attached; adds a role table and mixing weights, all zero."""
+    position_scale: float | None = None
+    """Sine-cosine table of positions with this interpolation, for 2K (1.0) and 4K (2.0); None: no table."""
+    position_base: int = 32
+    """Latent side whose positions count by ones in that table."""
+    time_scale: float = 1000.0
+    """What the time embedding sees is time_scale * sigma; Sprint: 1."""
+    whole_time: bool = False
+    """Floor the time to a whole number, as the published native model does; diffusers keeps fractions."""
+    attention_eps: float = 1e-15
+    """Added to the divisor of the linear attention: 1e-8 in the native code, 1e-15 in diffusers."""
+    cross_norm_eps: float = 1e-5
+    """Of the cross-attention's query and key norms: 1e-6 in the native code, 1e-5 in diffusers."""
+
+    def __post_init__(self) -> None:
+        if self.width % HEAD or self.width < HEAD:
+            raise ValueError(f"width must be a multiple of {HEAD} (the head width), got {self.width}")
+        if self.cross_heads < 1 or self.width % self.cross_heads:
+            raise ValueError(f"cross_heads must divide the width {self.width}, got {self.cross_heads}")
+        for name in ("depth", "channels", "caption_channels", "patch", "position_base"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.position_scale is not None and self.width % 4:
+            raise ValueError(f"a position table needs a width that is a multiple of 4, got {self.width}")
+
+    @property
+    def heads(self) -> int:
+        return self.width // HEAD
+
+    @property
+    def ffn_width(self) -> int:
+        """Inner width of the feed-forward, before it is doubled for the gate."""
+        return int(self.mlp_ratio * self.width)
+
+
+def _small(*, qk_norm: bool = True, guidance_embedding: bool = False, time_scale: float = 1000.0) -> LinearDiTConfig:
+    return LinearDiTConfig(depth=28, width=1152, cross_heads=16, qk_norm=qk_norm, guidance_embedding=guidance_embedding, time_scale=time_scale)
+
+
+def _wide(depth: int = 20, *, qk_norm: bool = True, guidance_embedding: bool = False, time_scale: float = 1000.0) -> LinearDiTConfig:
+    return LinearDiTConfig(depth=depth, width=2240, cross_heads=20, qk_norm=qk_norm, guidance_embedding=guidance_embedding, time_scale=time_scale)
+
+
+PRESETS = {
+    "sana_0.6b": _small(qk_norm=False),
+    "sana_1.6b": _wide(qk_norm=False),
+    "sana1.5_1.6b": _wide(),
+    "sana1.5_3.2b": _wide(40),
+    "sana1.5_4.8b": _wide(60),
+    "sprint_0.6b": _small(guidance_embedding=True, time_scale=1.0),
+    "sprint_1.6b": _wide(guidance_embedding=True, time_scale=1.0),
+}
+"""Published sizes (SANA, arXiv 2410.10629; SANA-1.5, 2501.18427; SANA-Sprint, 2503.09641)."""

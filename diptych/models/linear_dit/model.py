@@ -1,0 +1,173 @@
+"""Linear diffusion transformer (SANA, arXiv 2410.10629 section 2.3; SANA-1.5, arXiv 2501.18427; Sprint, 2503.09641).
+
+Shapes: B batch, F frames, N tokens a frame, C width, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.models.linear_dit.config import ROLES, LinearDiTConfig
+from diptych.models.linear_dit.layers import (
+    FREQUENCIES,
+    CrossAttention,
+    GatedConvolution,
+    Grid,
+    LinearAttention,
+    TextKeyValue,
+    modulate,
+    position_table,
+    rms_norm,
+    sinusoid,
+)
+
+CAPTION_NORM_EPS = 1e-5
+CAPTION_NORM_START = 0.01
+"""Where the caption norm's weight starts in training from scratch (SANA section 2.3)."""
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """A prompt as the blocks read it, computed once: keys and values per block, and which tokens are real."""
+
+    blocks: tuple[TextKeyValue, ...]
+    mask: Tensor | None
+    """(B, 1, 1, T), True = real; None where all are."""
+
+
+def trim_text(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Text (B, T, channels) and its mask (B, T) without the padding that no sample needs; no mask where none is left.
+
+    Padding has exactly no influence on the output, so leaving it out changes rounding alone. Looks at the mask's values, so it
+    waits for the device: once per prompt.
+    """
+    mask = mask.bool()
+    used = mask.any(0).nonzero()
+    length = int(used.max()) + 1 if len(used) else 1
+    text, mask = text[:, :length], mask[:, :length]
+    return text, None if bool(mask.all()) else mask
+
+
+class Block(nn.Module):
+    def __init__(self, config: LinearDiTConfig) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, config.width))
+        self.attention = LinearAttention(config)
+        self.cross_attention = CrossAttention(config)
+        self.feed_forward = GatedConvolution(config)
+
+    def forward(self, x: Tensor, text: TextKeyValue, mask: Tensor | None, modulation: Tensor, grid: Grid) -> Tensor:
+        """x (B, F, N, C); modulation (B, 1 or F, 6, C), the same for all blocks."""
+        parts = (self.table + modulation).unsqueeze(-2).unbind(2)
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
+        x = torch.addcmul(x, gate_a, self.attention(modulate(x, shift_a, scale_a), grid))
+        x = x + self.cross_attention(x.flatten(1, 2), text, mask).view_as(x)
+        return torch.addcmul(x, gate_f, self.feed_forward(modulate(x, shift_f, scale_f), grid))
+
+
+class LinearDiT(nn.Module):
+    """Velocity of noisy latents, given text. Tensors in, tensors out."""
+
+    def __init__(self, config: LinearDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, area = config.width, config.patch**2
+        self.patch_embed = nn.Conv2d(config.channels, width, config.patch, config.patch)
+        self.caption_in = nn.Linear(config.caption_channels, width)
+        self.caption_out = nn.Linear(width, width)
+        self.caption_norm = nn.Parameter(torch.full((width,), CAPTION_NORM_START))
+        self.time_in, self.time_out = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
+        if config.guidance_embedding:
+            self.guidance_in, self.guidance_out = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.roles = nn.Parameter(torch.zeros(len(ROLES), width)) if config.multi_frame else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head_table = nn.Parameter(torch.zeros(2, width))
+        self.head = nn.Linear(width, area * config.channels)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Start of training from scratch, as published: Xavier matrices, tables N(0, 1/C), modulation and time std 0.02.
+
+        The frame parts stay zero.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embed.weight.view(self.config.width, -1), generator=generator)
+        assert self.patch_embed.bias is not None
+        nn.init.zeros_(self.patch_embed.bias)
+        for linear in (self.time_in, self.time_out, self.modulation, self.caption_in, self.caption_out):
+            nn.init.normal_(linear.weight, std=0.02, generator=generator)
+        if self.config.guidance_embedding:
+            nn.init.normal_(self.guidance_in.weight, std=0.02, generator=generator)
+            nn.init.zeros_(self.guidance_out.weight)
+        for table in (self.head_table, *(block.table for block in cast(list[Block], self.blocks))):
+            nn.init.normal_(table, std=self.config.width**-0.5, generator=generator)
+
+    def condition(self, text: Tensor, mask: Tensor | None = None) -> TextCondition:
+        """Caption projection, keys and values of all blocks: what no denoising step changes.
+
+        text (B, T, caption_channels), real tokens where mask (B, T) is True; see `trim_text`.
+        """
+        projected = self.caption_out(F.gelu(self.caption_in(text), approximate="tanh"))
+        projected = rms_norm(projected, self.caption_norm, CAPTION_NORM_EPS)
+        blocks = tuple(block.cross_attention.read(projected) for block in cast(list[Block], self.blocks))
+        return TextCondition(blocks, None if mask is None else mask.bool()[:, None, None])
+
+    def forward(self, x: Tensor, sigma: Tensor, text: TextCondition, guidance: Tensor | None = None, roles: Sequence[str] | None = None) -> Tensor:
+        """Velocity (B, F, channels, height, width) at noise levels sigma, (B,), or (B, F) with a level for each frame.
+
+        `roles` names each frame's role; a single frame is the target. `guidance` (B,) is Sprint's guidance scale.
+        """
+        config = self.config
+        batch, frames, _, height, width = x.shape
+        if frames > 1 and self.roles is None:
+            raise ValueError(f"this model draws single pictures, got {frames} frames: its config has multi_frame off")
+        roles = roles or ("target",) * frames
+        grid = Grid(frames, height // config.patch, width // config.patch, tuple(ROLES.index(role) for role in roles))
+        tokens = self._tokens(x, grid)
+        time, modulation = self._time(sigma.view(batch, -1), guidance, x.dtype)
+        for block, key_value in zip(self.blocks, text.blocks, strict=True):
+            tokens = block(tokens, key_value, text.mask, modulation, grid)
+        shift, scale = (self.head_table + time[:, :, None]).unsqueeze(-2).unbind(2)
+        patches = self.head(modulate(tokens, shift, scale))
+        # a token holds patch row, patch column, channel
+        patches = patches.view(batch, frames, grid.rows, grid.columns, config.patch, config.patch, config.channels)
+        return patches.permute(0, 1, 6, 2, 4, 3, 5).reshape(x.shape)
+
+    def _tokens(self, x: Tensor, grid: Grid) -> Tensor:
+        config = self.config
+        tokens = self.patch_embed(x.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
+        if config.position_scale is not None:
+            base = config.position_base // config.patch
+            table = position_table(grid.rows, grid.columns, config.width, base, config.position_scale)
+            tokens = tokens + table.to(tokens)
+        if self.roles is not None and grid.frames > 1:
+            tokens = tokens + self.roles[list(grid.roles)][:, None]
+        return tokens.contiguous()
+
+    def _time(self, sigma: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Time embedding (B, 1 or F, C) and the six modulation rows of all blocks (B, 1 or F, 6, C)."""
+        config = self.config
+        time = sigma.float() * config.time_scale
+        if config.whole_time:
+            # sigma = time / 1000 in float32 may come back a hair below a whole number
+            time = torch.floor(time + 1e-3)
+        embedded = self.time_out(F.silu(self.time_in(sinusoid(time).to(dtype))))
+        if config.guidance_embedding:
+            if guidance is None:
+                raise ValueError("this model embeds the guidance scale: pass guidance, one scale a sample")
+            features = sinusoid(guidance.float() * 0.1).to(dtype)
+            embedded = embedded + self.guidance_out(F.silu(self.guidance_in(features)))[:, None]
+        elif guidance is not None:
+            raise ValueError("this model has no guidance embedding: guide it with a second, unconditional pass")
+        return embedded, self.modulation(F.silu(embedded)).unflatten(-1, (6, config.width))
