@@ -31,6 +31,13 @@ def golden(name: str) -> Path:
     return folder
 
 
+def shared_weights(name: str) -> Path:
+    path = Path(os.environ.get("DIPTYCH_WEIGHTS", GOLDEN.parent / "weights")) / name
+    if not path.is_file():
+        pytest.skip(f"small real weights are not at {path}")
+    return path
+
+
 TINY = MoTConfig(
     vocab_size=300, width=48, depth=2, heads=2, kv_heads=1, head_dim=16, ffn_width=64, patch=4, vision_width=16, head="conv", head_width=16,
     rope_theta=1e4, rope_theta_hw=100.0, rope_theta_vision=100.0, scalar_features=32,

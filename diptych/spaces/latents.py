@@ -1,0 +1,187 @@
+"""Latents of an autoencoder as image space: one place for scale factors, tiles and sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diptych.spaces.tiny import TinyAutoencoder
+
+TILE = 1024
+"""Pictures with more pixels a side than this are worked on in tiles of it."""
+OVERLAP = 0.25
+"""Share of a tile that is blended with its neighbour."""
+
+
+class Autoencoder(Protocol):
+    """Pictures of -1..1 (P, 3, height, width) <-> raw latents (P, channels, height / factor, width / factor)."""
+
+    channels: int
+    factor: int
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+class DiffusersAutoencoder(nn.Module):
+    """An autoencoder of diffusers: DC-AE (AutoencoderDC) or a plain tiny one (AutoencoderTiny)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        config: Any = model.config
+        self.channels = int(config.latent_channels)
+        if type(model).__name__ == "AutoencoderDC":
+            self.factor = int(model.spatial_compression_ratio)  # type: ignore[arg-type]
+        else:
+            self.factor = 2 ** (len(config.encoder_block_out_channels) - 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        found = self.model.encode(x)  # type: ignore[operator]
+        return found.latent if hasattr(found, "latent") else found.latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.model.decode(latents).sample  # type: ignore[operator]
+
+
+class LatentSpace:
+    """Scaled latents as target of the flow.
+
+    `scale` multiplies raw latents, so that they have about unit variance (DC-AE: 0.41407). Encoding and decoding are
+    deterministic. Pictures larger than `tile` px a side are worked on in overlapping tiles, so memory is bounded.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, scale: float = 1.0, tile: int = TILE) -> None:
+        self.autoencoder, self.scale = autoencoder, scale
+        self.factor, self.channels = autoencoder.factor, autoencoder.channels
+        if tile < 2 * self.factor or tile % self.factor:
+            raise ValueError(f"tile must be a multiple of {self.factor} px, at least two of them, got {tile}")
+        self.tile = tile
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """uint8 (P, 3, height, width) -> (P, channels, height / factor, width / factor). Raises ValueError for sides that are no
+        multiples of the factor."""
+        height, width = pixels.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"sides must be multiples of {self.factor} px, got {width}x{height}")
+        parts = self._parameters()
+        x = pixels.to(parts.device).to(parts.dtype) / 127.5 - 1.0
+        return self._tiled(x, self.autoencoder.encode, self.tile, 1 / self.factor).float() * self.scale
+
+    def decode(self, target: Tensor) -> Tensor:
+        """Scaled latents -> uint8 pictures, clamped."""
+        parts = self._parameters()
+        latents = (target / self.scale).to(parts)
+        x = self._tiled(latents, self.autoencoder.decode, self.tile // self.factor, float(self.factor)).float()
+        return ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def shape(self, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int]:
+        """(frames, channels, height, width) of the target tensor."""
+        return (frames, self.channels, height // self.factor, width // self.factor)
+
+    def round_size(self, width: int, height: int) -> tuple[int, int]:
+        """The nearest size that can be drawn; ties to even, at least one latent a side."""
+        return tuple(max(self.factor, round(side / self.factor) * self.factor) for side in (width, height))  # type: ignore[return-value]
+
+    def identity(self) -> str:
+        """Checksum of weights and scale: caches of latents are keyed by it."""
+        digest = hashlib.sha256(repr(self.scale).encode())
+        assert isinstance(self.autoencoder, nn.Module)
+        for name, tensor in sorted(self.autoencoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device | str) -> LatentSpace:
+        assert isinstance(self.autoencoder, nn.Module)
+        self.autoencoder.to(device)
+        return self
+
+    def _parameters(self) -> Tensor:
+        assert isinstance(self.autoencoder, nn.Module)
+        return next(self.autoencoder.parameters())
+
+    @staticmethod
+    @torch.no_grad()
+    def _tiled(x: Tensor, work: Callable[[Tensor], Tensor], tile: int, ratio: float) -> Tensor:
+        """work(x), in tiles of `tile` where a side is longer, their overlaps blended linearly. `ratio` = output / input side."""
+        height, width = x.shape[-2:]
+        if max(height, width) <= tile:
+            return work(x)
+        step = max(1, round(tile * (1 - OVERLAP)))
+        if ratio < 1:
+            # tiles must begin on whole latents
+            step = max(1, round(step * ratio)) * round(1 / ratio)
+        total: Tensor | None = None
+        weights: Tensor | None = None
+        for top in _starts(height, tile, step):
+            for left in _starts(width, tile, step):
+                piece = work(x[..., top : top + tile, left : left + tile]).float()
+                if total is None or weights is None:
+                    total = piece.new_zeros(*piece.shape[:2], round(height * ratio), round(width * ratio))
+                    weights = total.new_zeros(1, 1, *total.shape[-2:])
+                soft = _ramp(piece.shape[-2], piece)[:, None] * _ramp(piece.shape[-1], piece)
+                rows = slice(round(top * ratio), round(top * ratio) + piece.shape[-2])
+                columns = slice(round(left * ratio), round(left * ratio) + piece.shape[-1])
+                total[..., rows, columns] += piece * soft
+                weights[..., rows, columns] += soft
+        assert total is not None
+        assert weights is not None
+        return total / weights
+
+
+def _starts(side: int, tile: int, step: int) -> list[int]:
+    return [0] if side <= tile else [*range(0, side - tile, step), side - tile]
+
+
+def _ramp(length: int, like: Tensor) -> Tensor:
+    """Weights along a tile: rising over the overlap, 1, falling."""
+    at = torch.arange(length, device=like.device, dtype=torch.float32) + 0.5
+    return torch.minimum(at, length - at).div(max(1.0, length * OVERLAP)).clamp_max(1.0)
+
+
+def load_space(folder: Path) -> LatentSpace:
+    """An image space from a folder: diffusers' AutoencoderDC or AutoencoderTiny, or a tiny autoencoder that `save_space` wrote.
+
+    Raises ValueError for a folder of another kind. Only safetensors are read.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no config.json, so it is no autoencoder folder")
+    config = json.loads(path.read_text())
+    kind = config.get("_class_name")
+    if kind == "TinyAutoencoder":
+        weights = load_file(folder / "model.safetensors")
+        parts = {part: {n.split(".", 1)[1]: t for n, t in weights.items() if n.startswith(part)} for part in ("encoder.", "decoder.")}
+        return LatentSpace(TinyAutoencoder(parts["encoder."], parts["decoder."] or None).eval(), config["scale"])
+    if kind not in ("AutoencoderDC", "AutoencoderTiny"):
+        raise ValueError(f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder")
+    import diffusers
+
+    model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return LatentSpace(DiffusersAutoencoder(model.eval()), float(config.get("scaling_factor", 1.0)))
+
+
+def save_space(space: LatentSpace, folder: Path) -> None:
+    """Write an image space so that `load_space` reads it."""
+    if isinstance(space.autoencoder, DiffusersAutoencoder):
+        model: Any = space.autoencoder.model
+        model.save_pretrained(folder, safe_serialization=True)
+        return
+    assert isinstance(space.autoencoder, nn.Module)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "TinyAutoencoder", "scale": space.scale}, indent=1) + "\n")
+    save_file({name: tensor.contiguous() for name, tensor in space.autoencoder.state_dict().items()}, folder / "model.safetensors")
+
+
+def tiny_space(encoder: Path, decoder: Path | None = None) -> LatentSpace:
+    """A tiny autoencoder from its published files (safetensors)."""
+    return LatentSpace(TinyAutoencoder(load_file(encoder), None if decoder is None else load_file(decoder)).eval())
