@@ -20,7 +20,7 @@ def load(name: str | Path | None = None, device: str | None = None) -> Pipeline:
     import torch
 
     from diptych.inference import Pipeline
-    from diptych.systems import U1System
+    from diptych.systems import load_system
     from diptych.systems.folder import locate
 
-    return Pipeline(U1System.load(locate(name), device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    return Pipeline(load_system(locate(name), device or ("cuda" if torch.cuda.is_available() else "cpu")))

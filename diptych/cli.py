@@ -174,9 +174,9 @@ def info(command: Info) -> int:
     import diptych
 
     system = diptych.load(command.model).system
-    table = Table("part", "parameters", "MiB in float32", title=f"{system.card.get('name', command.model)} (family u1)")
+    table = Table("part", "parameters", "MiB in float32", title=f"{system.card.get('name', command.model)} (family {system.family})")
     total = 0
-    for name, module in system.model.named_children():
+    for name, module in system.parts().items():
         count = sum(p.numel() for p in module.parameters())
         total += count
         table.add_row(name, f"{count:,}", f"{count * 4 / 2**20:.1f}")

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from diptych.data.pictures import open_picture
-from diptych.flow import euler, sigmas
+from diptych.flow import solve
 from diptych.planning import Limits, RulePlanner, settle
 from diptych.request import Media, Message, Plan, RequestError, Task
-from diptych.systems import U1System
+from diptych.systems import System
 
 BATCH = 32
 """Pictures denoised together; more only costs memory on a CPU."""
-MAX_SIDE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class Result:
 
 
 def draw(
-    system: U1System, plans: Sequence[Plan], media: Sequence[Sequence[Media]] | None = None, on_step: Callable[[int], Any] | None = None
+    system: System, plans: Sequence[Plan], media: Sequence[Sequence[Media]] | None = None, on_step: Callable[[int], Any] | None = None
 ) -> list[np.ndarray]:
     """One picture for each settled plan (its own seed, count 1), batched by size, steps and guidance.
 
@@ -63,17 +62,22 @@ def draw(
     return [p for p in pictures if p is not None]
 
 
-def _draw_batch(system: U1System, plans: list[Plan], media: list[Sequence[Media]], on_step: Callable[[int], Any] | None) -> list[np.ndarray]:
+def _draw_batch(system: System, plans: list[Plan], media: list[Sequence[Media]], on_step: Callable[[int], Any] | None) -> list[np.ndarray]:
     first = plans[0]
     if not (first.width and first.height and first.steps):
         raise ValueError("draw() takes settled plans: size and steps filled in")
     condition = system.condition(plans, media)
     shape = system.space.shape(first.width, first.height)[1:]
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(plan.seed)) for plan in plans])
-    x = noise.to(system.device) * condition.scale
-    levels = sigmas(first.steps, system.sampler.shift)
+    generators = [torch.Generator().manual_seed(plan.seed) for plan in plans]
+
+    def noise() -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(system.device)
+
     with torch.inference_mode():
-        x = euler(lambda x, s: system.velocity(x, s, condition), x, levels, (lambda i, _: on_step(i)) if on_step else None)
+        x = solve(
+            system.sampler, lambda x, s: system.velocity(x, s, condition), noise() * condition.scale, first.steps, noise,
+            (lambda i, _: on_step(i)) if on_step else None,
+        )  # fmt: skip
         decoded = system.space.decode(x)
     return [np.ascontiguousarray(p) for p in decoded.cpu().permute(0, 2, 3, 1).numpy()]
 
@@ -87,7 +91,7 @@ def _as_task(task: str | None) -> Task | None:
 class Pipeline:
     """A loaded model with its planner: what `diptych.load()` returns."""
 
-    def __init__(self, system: U1System) -> None:
+    def __init__(self, system: System) -> None:
         self.system = system
         self.planner = RulePlanner(system.native)
 
@@ -95,7 +99,7 @@ class Pipeline:
     def limits(self) -> Limits:
         sampler = self.system.sampler
         return Limits(
-            width=self.system.native, height=self.system.native, max_side=MAX_SIDE, round_size=self.system.space.round_size,
+            width=self.system.native, height=self.system.native, max_side=self.system.max_side, round_size=self.system.space.round_size,
             steps=sampler.num_steps, guidance_scale=sampler.guidance_scale, image_guidance_scale=sampler.image_guidance_scale,
             tasks=self.system.capabilities,
         )  # fmt: skip

@@ -25,7 +25,7 @@ class ModelFolderError(ValueError):
 def locate(name: str | Path | None) -> Path:
     """Folder of a model: the shipped one for None or 'default', a path, or a hub id 'owner/name' (downloaded).
 
-    Of a hub repository only JSON and safetensors files are taken, never code.
+    Of a hub repository only JSON, safetensors and vocabulary files are taken, never code.
     """
     if name is None or str(name) == DEFAULT:
         return Path(str(resources.files("diptych") / "assets" / "emoji"))
@@ -39,7 +39,7 @@ def locate(name: str | Path | None) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
+            return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
         except Exception as error:
             raise ModelFolderError(f"{name} is no folder here and could not be fetched from the hub ({error})") from error
     raise ModelFolderError(f"{name} is neither a folder, nor 'default', nor a hub id such as owner/name")
@@ -47,8 +47,7 @@ def locate(name: str | Path | None) -> Path:
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and the weights, every file checked against the card's checksums where it has some."""
-    if not (folder / "config.json").is_file():
-        raise ModelFolderError(f"{folder} has no config.json, so it is no model folder")
+    config = _config(folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         pickles = [p.name for p in folder.iterdir() if p.suffix in _PICKLES]
@@ -56,16 +55,20 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ModelFolderError(f"{folder / pickles[0]} is a pickle and could run code: refused; model.safetensors is needed")
         raise ModelFolderError(f"{folder} has no model.safetensors")
     for name, expected in card(folder).get("sha256", {}).items():
-        actual = hashlib.sha256((folder / name).read_bytes()).hexdigest() if (folder / name).is_file() else None
+        actual = checksum(folder / name) if (folder / name).is_file() else None
         if actual != expected:
             raise ModelFolderError(f"{folder / name} is damaged: its checksum is not the one in card.json")
+    return config, _load(weights)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelFolderError(f"{folder} has no config.json, so it is no model folder")
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return config, load_file(weights)
+        return dict(json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelFolderError(f"{folder / 'config.json'} is not JSON ({error})") from error
-    except (SafetensorError, OSError) as error:
-        raise ModelFolderError(f"{weights} cannot be read ({error}): cut off, damaged or no safetensors file") from error
+        raise ModelFolderError(f"{path} is not JSON ({error})") from error
 
 
 def card(folder: Path) -> dict[str, Any]:
@@ -77,13 +80,55 @@ def card(folder: Path) -> dict[str, Any]:
         raise ModelFolderError(f"{path} is not JSON ({error})") from error
 
 
-def write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype) -> None:
-    """Write a model folder; weights are stored in `dtype`. The tokenizer must already be there."""
+def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Weights `stem`.safetensors of a published folder, in one file or in shards that an index lists.
+
+    Raises ModelFolderError for a shard that is missing, damaged, or holds less than the index says.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return _load(folder / f"{stem}.safetensors")
+    places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise ModelFolderError(f"{index} names the shard {name!r}, which is no plain file name")
+        weights |= _load(folder / name)
+    missing = [name for name in places if name not in weights]
+    if missing:
+        raise ModelFolderError(f"{folder / places[missing[0]]} lacks {missing[0]}, which {index.name} says it holds")
+    return weights
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelFolderError(f"{path} cannot be read ({error}): cut off, damaged or no safetensors file") from error
+
+
+def family(folder: Path) -> str:
+    """'u1', 'sana' or another family's name, as the folder's own files tell. Raises ModelFolderError for no model folder."""
+    if (folder / "model_index.json").is_file():
+        return "sana"
+    return str(_config(folder).get("family"))
+
+
+def write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype | None) -> None:
+    """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    save_file({name: tensor.detach().to(dtype).contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    stored = {name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous() for name, tensor in weights.items()}
+    save_file(stored, folder / "model.safetensors")
     # safetensors creates its file for the owner alone
     (folder / "model.safetensors").chmod(0o644)
-    files = ("config.json", "model.safetensors", "tokenizer.json")
-    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "card.json")
+    sums = {path.relative_to(folder).as_posix(): checksum(path) for path in files}
     (folder / "card.json").write_text(json.dumps({**about, "sha256": sums}, indent=1) + "\n")
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

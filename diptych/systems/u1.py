@@ -42,6 +42,8 @@ class Condition:
 class U1System:
     """Answers, draws and edits with one mixture of transformers."""
 
+    family = FAMILY
+    max_side = 1024
     capabilities = frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT})
 
     def __init__(self, model: MoT, tokenizer: TextTokenizer, flow: FlowConfig, native: int, card: dict[str, Any] | None = None) -> None:
@@ -58,6 +60,9 @@ class U1System:
     @property
     def device(self) -> torch.device:
         return self.model.embedding.weight.device
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return dict(self.model.named_children())
 
     # -- drawing ------------------------------------------------------------------------------------------------------
 

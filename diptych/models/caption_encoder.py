@@ -1,0 +1,60 @@
+"""A small bidirectional transformer over caption tokens, learned together with a denoiser where no language model is wanted.
+
+Shapes: B batch, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionEncoderConfig:
+    vocab_size: int
+    channels: int = 256
+    depth: int = 2
+    heads: int = 4
+    max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        if self.channels % self.heads:
+            raise ValueError(f"heads must divide the channels {self.channels}, got {self.heads}")
+
+
+class _Block(nn.Module):
+    def __init__(self, config: CaptionEncoderConfig) -> None:
+        super().__init__()
+        width = config.channels
+        self.heads = config.heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, -1))
+        x = x + self.out(F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2))
+        return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
+
+
+class CaptionEncoder(nn.Module):
+    """Token ids (B, T) -> hidden states (B, T, C); every token sees every real one."""
+
+    def __init__(self, config: CaptionEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.channels)
+        # as large as the words' own embedding: with small positions word order was not learned
+        self.positions = nn.Parameter(torch.randn(config.max_tokens, config.channels))
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.channels)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """mask (B, T), True = real."""
+        x = self.embedding(ids) + self.positions[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, mask[:, None, None])
+        return self.norm(x)

@@ -1,0 +1,185 @@
+"""SANA as a system: a published folder loads by path and draws what diffusers' own pipeline draws."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from published import pipeline as published_pipeline
+
+import diptych
+from diptych.cli import main
+from diptych.inference.generate import draw
+from diptych.request import RequestError
+from diptych.systems import ModelFolderError
+from diptych.systems.sana import SanaSystem
+
+PROMPTS = ["A cat above two carrots", "red heart and blue circle with specific sizes"]
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("published")
+    return folder, published_pipeline(folder)
+
+
+def theirs(pipe, noise, steps, **options):
+    with torch.no_grad():
+        out = pipe(
+            PROMPTS, width=SIDE, height=SIDE, num_inference_steps=steps, guidance_scale=4.5, latents=noise, output_type="pt",
+            use_resolution_binning=False, **options,
+        )  # fmt: skip
+    return out.images.permute(0, 2, 3, 1).numpy()
+
+
+def ours(system, steps):
+    plans = [diptych.inference.Pipeline(system).plan(p, width=SIDE, height=SIDE, steps=steps, seed=i) for i, p in enumerate(PROMPTS)]
+    shape = system.space.shape(SIDE, SIDE)[1:]
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(PROMPTS))])
+    return np.stack(draw(system, plans)) / 255, noise
+
+
+@pytest.mark.parametrize("scheduler", ["dpm", "euler"])
+def test_a_published_folder_draws_what_diffusers_draws(scheduler, tmp_path):
+    pytest.importorskip("diffusers")
+    pipe = published_pipeline(tmp_path, scheduler=scheduler)
+    picture, noise = ours(diptych.load(tmp_path, "cpu").system, 6)
+    # pictures are stored in whole numbers of 1/255: half of one, and 1e-3 on top
+    assert np.abs(picture - theirs(pipe, noise, 6)).max() <= 0.5 / 255 + 1e-3
+
+
+def test_velocities_along_a_guided_run_are_those_of_diffusers(published):
+    folder, pipe = published
+    system = diptych.load(folder, "cpu").system
+    plans = [diptych.inference.Pipeline(system).plan(p, width=SIDE, height=SIDE) for p in PROMPTS]
+    condition = system.condition(plans)
+    seen = []
+    hook = pipe.transformer.register_forward_hook(lambda module, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True)
+    theirs(pipe, torch.randn(2, 4, 16, 16), 4)
+    hook.remove()
+    for args, kwargs, out in seen:
+        null, conditional = out[0].chunk(2)
+        expected = null + 4.5 * (conditional - null)
+        sigma = float(kwargs["timestep"][0]) / 1000
+        velocity = system.velocity(args[0][:2], sigma, condition)
+        assert float((velocity - expected).abs().max() / expected.abs().max()) < 2e-5
+
+
+def test_a_published_sprint_folder_draws_what_diffusers_draws(tmp_path):
+    pytest.importorskip("diffusers")
+    pipe = published_pipeline(tmp_path, sprint=True)
+    system = diptych.load(tmp_path, "cpu").system
+    picture, noise = ours(system, 1)
+    with torch.no_grad():
+        expected = pipe(PROMPTS, width=SIDE, height=SIDE, num_inference_steps=1, intermediate_timesteps=None, latents=noise,
+                        output_type="pt", use_resolution_binning=False).images  # fmt: skip
+    assert np.abs(picture - expected.permute(0, 2, 3, 1).numpy()).max() <= 0.5 / 255 + 1e-3
+    with pytest.raises(RequestError, match="negative prompt has no effect"):
+        diptych.load(tmp_path, "cpu").run("a cat", negative_prompt="a dog", width=SIDE, height=SIDE)
+
+
+def test_text_is_read_as_diffusers_reads_it(published):
+    folder, pipe = published
+    encoder = SanaSystem.load(folder).text
+    with torch.no_grad():
+        instruction = encoder.instruction.split("\n")
+        text, mask, null, null_mask = pipe.encode_prompt(PROMPTS, complex_human_instruction=instruction, device="cpu")
+    for given, given_mask, prompts, instruct in ((text, mask, PROMPTS, True), (null, null_mask, ["", ""], False)):
+        states, real = encoder.encode(prompts, instruct)
+        assert real.sum(1).tolist() == given_mask.sum(1).tolist()
+        for row in range(2):
+            torch.testing.assert_close(states[row][real[row]], given[row][given_mask[row].bool()], rtol=0, atol=1e-5)
+
+
+def test_the_instruction_is_read_once(published, monkeypatch):
+    encoder = SanaSystem.load(published[0]).text
+    lengths = []
+    forward = encoder.model.forward
+    monkeypatch.setattr(encoder.model, "forward", lambda *a, **k: lengths.append(k["input_ids"].shape[1]) or forward(*a, **k))
+    for prompt in ("a cat", "a dog", "a cat"):
+        encoder.encode([prompt])
+    prefix, *prompts = lengths
+    assert prefix > 100
+    assert len(prompts) == 2, "the third prompt is the first one again"
+    assert max(prompts) < 10
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_what_was_cut(published):
+    encoder = SanaSystem.load(published[0]).text
+    with pytest.warns(UserWarning, match="carrots' was cut"):
+        states, _ = encoder.encode(["cat " * 400 + "carrots"])
+    assert states.shape[1] == 300
+
+
+def test_own_and_published_folders_are_bit_for_bit_the_same_model(published, tmp_path):
+    folder, _ = published
+    first = SanaSystem.load(folder)
+    first.save(tmp_path / "own")
+    again = SanaSystem.load(tmp_path / "own")
+    assert dataclasses.asdict(again.model.config) == dataclasses.asdict(first.model.config)
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+    assert np.array_equal(ours(first, 3)[0], ours(again, 3)[0])
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(published):
+    system = SanaSystem.load(published[0])
+    pipe = diptych.inference.Pipeline(system)
+    plans = [pipe.plan(p, width=SIDE, height=SIDE, seed=s, steps=4) for s, p in enumerate([*PROMPTS, "a", "two carrots"])]
+    together = np.stack(draw(system, plans)).astype(int)
+    alone = np.stack([draw(system, [plan])[0] for plan in plans]).astype(int)
+    assert np.abs(together - alone).max() <= 1
+
+
+def test_guidance_is_off_outside_its_interval(published):
+    system = SanaSystem.load(published[0])
+    plans = [diptych.inference.Pipeline(system).plan("a cat", width=SIDE, height=SIDE)]
+    x = torch.randn(1, 4, 8, 8)
+    plain = system.velocity(x, 0.5, system.condition([dataclasses.replace(plans[0], guidance_scale=1.0)]))
+    system.sampler = dataclasses.replace(system.sampler, guidance_interval=(0.6, 0.9))
+    condition = system.condition(plans)
+    torch.testing.assert_close(system.velocity(x, 0.5, condition), plain, rtol=0, atol=1e-5)
+    assert float((system.velocity(x, 0.7, condition) - plain).abs().max()) > 0.1
+
+
+def test_do_draws_with_a_published_folder(published, tmp_path, capsys):
+    out = tmp_path / "cat.png"
+    assert main(["do", "a cat", "--model", str(published[0]), "--width", "16", "--height", "18", "--steps", "2", "-o", str(out)]) == 0
+    assert out.is_file()
+    assert "size 16x18 -> 16x18" not in capsys.readouterr().out
+    assert main(["info", str(published[0])]) == 0
+    assert "family sana" in capsys.readouterr().out
+
+
+def copy(published, tmp_path):
+    import shutil
+
+    return shutil.copytree(published[0], tmp_path / "broken")
+
+
+def test_a_missing_shard_is_named(published, tmp_path):
+    folder = copy(published, tmp_path) / "transformer"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    index = {"weight_map": {"proj_out.weight": "diffusion_pytorch_model-00002-of-00002.safetensors"}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelFolderError, match=r"00002-of-00002\.safetensors is missing"):
+        diptych.load(folder.parent, "cpu")
+
+
+def test_weights_that_contradict_the_config_are_named(published, tmp_path):
+    folder = copy(published, tmp_path)
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 3, "cross_attention_dim": 96,
+                                "num_cross_attention_heads": 3}))  # fmt: skip
+    with pytest.raises(ModelFolderError, match=r"is \(64.*, the config's sizes make it \(96"):
+        diptych.load(folder, "cpu")
+
+
+def test_a_pipeline_of_another_model_is_refused(published, tmp_path):
+    folder = copy(published, tmp_path)
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ModelFolderError, match="'FluxPipeline' is neither"):
+        diptych.load(folder, "cpu")
