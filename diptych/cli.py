@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -100,6 +100,19 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a SANA model in another form: our folder, diffusers' pipeline folder, or the native checkpoint file."""
+
+    source: Positional[Path]
+    output: Positional[Path]
+    to: Literal["diptych", "diffusers", "sana"]
+    base: Path | None = None
+    """Folder whose text encoder and autoencoder go with a native checkpoint, which holds the denoiser alone."""
+    cross_heads: int | None = None
+    """Heads of a native checkpoint's cross-attention, where its width is no published one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """About eight requests on the model, with a page and a contact sheet of what came out."""
 
@@ -113,7 +126,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["train"]:
             return train(arguments[1:])
-        commands = {"do": Do, "plan": ShowPlan, "info": Info, "evaluate": Evaluate, "export": Export, "demo": Demo, "train": _TrainHelp}
+        commands = {
+            "do": Do,
+            "plan": ShowPlan,
+            "info": Info,
+            "evaluate": Evaluate,
+            "export": Export,
+            "convert": Convert,
+            "demo": Demo,
+            "train": _TrainHelp,
+        }
         chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych", description="Models that both see and draw.")  # type: ignore[call-overload]
         return int(_RUN[type(chosen)](chosen))
     except KeyboardInterrupt:
@@ -218,6 +240,15 @@ def export(command: Export) -> int:
     return 0
 
 
+def convert(command: Convert) -> int:
+    from diptych.systems.convert import convert_model
+
+    for difference in convert_model(command.source, command.output, command.to, command.base, command.cross_heads):
+        console.print(f"[yellow]note:[/yellow] {escape(difference)}: its code will draw slightly other pictures", highlight=False)
+    console.print(f"{command.output}: written")
+    return 0
+
+
 def demo(command: Demo) -> int:
     import diptych
     from diptych.inference.demo import run
@@ -251,7 +282,7 @@ def train(arguments: list[str]) -> int:
 
 
 _RUN: dict[type, Any] = {
-    Do: do, ShowPlan: show_plan, Info: info, Evaluate: evaluate, Export: export, Demo: demo, _TrainHelp: lambda _: train([]),
+    Do: do, ShowPlan: show_plan, Info: info, Evaluate: evaluate, Export: export, Convert: convert, Demo: demo, _TrainHelp: lambda _: train([]),
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class SanaSystem:
         if config.get("family") != FAMILY:
             raise ModelFolderError(f"{folder}: family {config.get('family')!r} is not {FAMILY!r}")
         try:
-            model = _denoiser(LinearDiTConfig(**config["model"]), _prefixed(weights, "denoiser."), dtype)
+            model = denoiser(LinearDiTConfig(**config["model"]), _prefixed(weights, "denoiser."), dtype)
             sampler = config["sampler"]
             settings = SamplerConfig(**{**sampler, "guidance_interval": tuple(sampler["guidance_interval"])})
             text = _text(folder, dict(config["text"]), weights, dtype)
@@ -192,7 +192,7 @@ class SanaSystem:
             sampler, whole_time = _sampler(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
             config = replace(config, whole_time=whole_time)
             weights = model_folder.read_weights(folder / "transformer", "diffusion_pytorch_model")
-            model = _denoiser(config, convert.from_diffusers(weights), dtype)
+            model = denoiser(config, convert.from_diffusers(weights), dtype)
             text = GemmaEncoder.load(folder / "text_encoder", folder / "tokenizer", published_instruction(), dtype)
             space = load_space(folder / "vae")
         except (KeyError, FileNotFoundError, RuntimeError, ValueError) as error:
@@ -208,7 +208,7 @@ class SanaSystem:
         return self
 
 
-def _denoiser(config: LinearDiTConfig, weights: dict[str, Tensor], dtype: torch.dtype | None) -> LinearDiT:
+def denoiser(config: LinearDiTConfig, weights: dict[str, Tensor], dtype: torch.dtype | None) -> LinearDiT:
     """A model holding `weights` themselves: nothing is allocated twice. Raises ValueError where they contradict the config."""
     with torch.device("meta"):
         model = LinearDiT(config)

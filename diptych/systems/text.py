@@ -80,7 +80,7 @@ class GemmaEncoder:
             digest.update(tensor.detach().float().sum().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str], instruct: bool = True) -> tuple[Tensor, Tensor]:
         """Hidden states and mask. A prompt beyond the limit is cut with a warning that names what was cut."""
         states = [self._encode_one(prompt, instruct) for prompt in prompts]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from published import pipeline as published_pipeline
+from safetensors.torch import load_file
 
 import diptych
 from diptych.cli import main
@@ -183,3 +184,60 @@ def test_a_pipeline_of_another_model_is_refused(published, tmp_path):
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ModelFolderError, match="'FluxPipeline' is neither"):
         diptych.load(folder, "cpu")
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def test_forms_go_round_bit_for_bit(published, tmp_path):
+    folder, _ = published
+    steps = [(folder, "own", "diptych"), (tmp_path / "own", "again", "diffusers"), (tmp_path / "again", "native.pth", "sana")]
+    for source, out, to in steps:
+        assert main(["convert", str(source), str(tmp_path / out), "--to", to]) == 0
+    weights = {path: data for path, data in files_of(tmp_path / "again").items() if path.parts[0] != "text_encoder"}
+    original = files_of(folder)
+    assert weights
+    for path in weights:
+        first, second = load_file(tmp_path / "again" / path), load_file(folder / path)
+        assert set(first) == set(second)
+        assert all(torch.equal(first[name], second[name]) for name in second)
+    assert set(files_of(tmp_path / "again")) == set(original)
+    assert main(["convert", str(tmp_path / "native.pth"), str(tmp_path / "back"), "--to", "diptych", "--base", str(folder),
+                 "--cross-heads", "2"]) == 0  # fmt: skip
+    first, last = SanaSystem.load(folder).model, SanaSystem.load(tmp_path / "back").model
+    assert all(torch.equal(tensor, last.state_dict()[name]) for name, tensor in first.state_dict().items())
+    assert np.array_equal(ours(SanaSystem.load(tmp_path / "again"), 3)[0], ours(SanaSystem.load(folder), 3)[0])
+
+
+def test_a_pickle_that_could_run_code_is_refused(published, tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    arguments = ["convert", str(tmp_path / "evil.pth"), str(tmp_path / "out"), "--to", "diptych", "--base", str(published[0])]
+    assert main(arguments) == 2
+    assert "could run code: refused" in capsys.readouterr().out.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_its_other_parts_says_what_is_needed(tmp_path, capsys):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "some.pth")
+    assert main(["convert", str(tmp_path / "some.pth"), str(tmp_path / "out"), "--to", "diptych"]) == 2
+    assert "name with --base" in capsys.readouterr().out.replace("\n", " ")
+
+
+@torch.no_grad()
+def test_native_models_use_the_null_caption_through_the_captions_mask(published):
+    system = SanaSystem.load(published[0])
+    null = torch.randn(20, 24)
+    native = SanaSystem(system.model, system.text, system.space, system.sampler, system.native, "caption_mask", null)
+    plans = [diptych.inference.Pipeline(native).plan(p, width=SIDE, height=SIDE) for p in PROMPTS]
+    mask = native.condition(plans).text.mask[:, 0, 0]
+    assert torch.equal(mask[:2], mask[2:])
+    text, real = native.text.encode(PROMPTS)
+    x = torch.randn(2, 4, 16, 16)
+    expected = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(null[: text.shape[1]].expand(2, -1, -1), real))[:, 0]
+    conditional = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(text, real))[:, 0]
+    torch.testing.assert_close(native.velocity(x, 0.5, native.condition(plans)), expected + 4.5 * (conditional - expected), rtol=0, atol=1e-4)
