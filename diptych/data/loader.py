@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +15,14 @@ from diptych.data.mixture import BadSample, Mixture
 from diptych.data.packing import Batch, collate, pack
 from diptych.data.tokens import Document, TextTokenizer, write
 
+B = TypeVar("B")
+
 
 @dataclass(frozen=True)
-class StepData:
+class StepData(Generic[B]):
     """What one rank trains on in one step."""
 
-    batches: tuple[Batch, ...]
+    batches: tuple[B, ...]
     """One per accumulation."""
     bad: tuple[str, ...]
     """Samples that could not be used, each with its reason."""
@@ -44,16 +48,34 @@ class LoaderConfig:
             raise ValueError(f"drop_text and drop_all must be shares that sum to at most 1, got {self.drop_text}, {self.drop_all}")
 
 
-class StepDataset(Dataset[StepData]):
+class StepDataset(Dataset[StepData[B]], ABC):
     """data[step] for one rank. The samples of a step are the same for any number of ranks, workers and accumulations."""
+
+    workers: int
+
+    @abstractmethod
+    def __getitem__(self, step: int) -> StepData[B]: ...
+
+    def steps(self, start: int, end: int) -> Iterator[StepData[B]]:
+        """Steps start .. end-1 in order, made ahead by the workers."""
+        loader = DataLoader(
+            self, batch_size=None, sampler=range(start, end), num_workers=self.workers, prefetch_factor=2 if self.workers else None,
+            worker_init_fn=_one_thread,
+        )  # fmt: skip
+        yield from loader
+
+
+class DocumentDataset(StepDataset[Batch]):
+    """Documents of a mixture, packed into rows."""
 
     def __init__(
         self, mixture: Mixture, tokenizer: TextTokenizer, token: int, config: LoaderConfig, *, first_sample: int = 0, rank: int = 0, ranks: int = 1
     ) -> None:
         self.mixture, self.tokenizer, self.token, self.config = mixture, tokenizer, token, config
         self.first_sample, self.rank, self.ranks = first_sample, rank, ranks
+        self.workers = config.workers
 
-    def __getitem__(self, step: int) -> StepData:
+    def __getitem__(self, step: int) -> StepData[Batch]:
         bad: list[str] = []
         parts: list[list[tuple[Document, int]]] = [[] for _ in range(self.config.accumulate)]
         groups = self.ranks * self.config.accumulate
@@ -90,14 +112,6 @@ class StepDataset(Dataset[StepData]):
             return write(sample, self.tokenizer, self.token, drop_text, drop_pictures)
         except ValueError as error:
             raise BadSample(str(error)) from error
-
-    def steps(self, start: int, end: int) -> Iterator[StepData]:
-        """Steps start .. end-1 in order, made ahead by the workers."""
-        loader = DataLoader(
-            self, batch_size=None, sampler=range(start, end), num_workers=self.config.workers,
-            prefetch_factor=2 if self.config.workers else None, worker_init_fn=_one_thread,
-        )  # fmt: skip
-        yield from loader
 
 
 def _one_thread(worker: int) -> None:

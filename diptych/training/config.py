@@ -19,38 +19,25 @@ TRAINABLE = ("all", "understanding", "generation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One part of a run: its mixture, what learns, for how long, and how the two losses are weighed."""
+class StageConfig:
+    """One part of a run: for how long, and how fast it learns. Each kind of run adds its own fields."""
 
     name: str
     steps: int
-    mixture: dict[str, float]
-    """Task or source -> share of the samples."""
-    trainable: str = "all"
     optim: OptimConfig = field(default_factory=OptimConfig)
-    text_weight: float = 0.1
-    flow_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.trainable not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}")
         if self.steps < 0:
             raise ValueError(f"stage {self.name!r}: steps must not be negative, got {self.steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class RunConfig:
+    """What every run has, whatever it trains."""
+
     name: str
     seed: int = 0
-    world: WorldConfig = field(default_factory=WorldConfig)
-    size: int = 6
-    """The model's one dial: layers; width and all else follow."""
-    patch: int = 8
-    """Side of a patch, px; a token is 2x2 patches."""
-    vocab_size: int = 768
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    data: LoaderConfig = field(default_factory=LoaderConfig)
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageConfig, ...] = ()
     ema: float = 0.998
     bf16: bool = True
     """bfloat16 autocast; weights, optimiser and EMA stay float32."""
@@ -75,6 +62,37 @@ class TrainConfig:
                 return index, step
             step -= stage.steps
         raise ValueError(f"step {step} lies behind the last stage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(StageConfig):
+    """A stage of a joint run: its mixture, what learns, and how the two losses are weighed."""
+
+    mixture: dict[str, float]
+    """Task or source -> share of the samples."""
+    trainable: str = "all"
+    text_weight: float = 0.1
+    flow_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A joint run of a mixture of transformers: understanding and generation in one mix."""
+
+    world: WorldConfig = field(default_factory=WorldConfig)
+    size: int = 6
+    """The model's one dial: layers; width and all else follow."""
+    patch: int = 8
+    """Side of a patch, px; a token is 2x2 patches."""
+    vocab_size: int = 768
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    data: LoaderConfig = field(default_factory=LoaderConfig)
+    stages: tuple[Stage, ...] = ()
 
 
 def to_json(config: Any) -> str:

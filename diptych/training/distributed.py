@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from diptych.models.mot import MoT
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,12 @@ def stop(ranks: Ranks) -> None:
         dist.destroy_process_group()
 
 
-def prepare(task: nn.Module, model: MoT, ranks: Ranks) -> None:
-    """Place the model and shard it: every block a group, the rest one more."""
-    model.to(ranks.device)
+def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks) -> None:
+    """Place the task's model and shard it: every block a group, the rest one more."""
+    task.to(ranks.device)
     if ranks.mesh is None:
         return
-    for block in model.blocks:
+    for block in blocks:
         fully_shard(block, mesh=ranks.mesh)
     fully_shard(task, mesh=ranks.mesh)
 

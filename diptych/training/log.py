@@ -12,38 +12,31 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from diptych.data.packing import Batch
-    from diptych.training.config import TrainConfig
-    from diptych.training.task import Losses
-
-SIGMA_BINS = 5
+    from diptych.training.config import RunConfig
+    from diptych.training.job import Losses
 
 
 @dataclass
 class StepReport:
-    text: float
-    flow: float
+    means: dict[str, float]
+    """Mean of each loss over the whole step."""
     norm: float
     lr: float
     losses: list[Losses]
-    batches: tuple[Batch, ...]
+    batches: tuple[Any, ...]
 
 
-def breakdown(losses: list[Losses], batches: tuple[Batch, ...]) -> dict[str, float]:
-    """Mean loss by task ('text/understand', 'flow/edit') and by noise-level bin ('sigma/0.4-0.6')."""
+def breakdown(losses: list[Losses], batches: tuple[Any, ...]) -> dict[str, float]:
+    """Mean loss under each name that the task logs: by kind of sample and by noise-level bin."""
     values: dict[str, list[float]] = defaultdict(list)
     for loss, batch in zip(losses, batches, strict=True):
-        for token, owner in zip(loss.text_tokens.tolist(), loss.text_owner.tolist(), strict=True):
-            values[f"text/{batch.label_task[owner]}"].append(token)
-        for error, task, sigma in zip(loss.flow_pictures.tolist(), batch.noisy_task, loss.sigma.tolist(), strict=True):
-            values[f"flow/{task}"].append(error)
-            low = min(int(sigma * SIGMA_BINS), SIGMA_BINS - 1)
-            values[f"sigma/{low / SIGMA_BINS:.1f}-{(low + 1) / SIGMA_BINS:.1f}"].append(error)
+        for key, found in loss.by_kind(batch).items():
+            values[key] += found
     return {key: sum(v) / len(v) for key, v in sorted(values.items())}
 
 
 class RunLog:
-    def __init__(self, folder: Path, config: TrainConfig, quiet: bool) -> None:
+    def __init__(self, folder: Path, config: RunConfig, quiet: bool) -> None:
         self.folder, self.config, self.quiet = folder, config, quiet
         self.console = Console(quiet=quiet)
         self._writer: Any = None
@@ -60,8 +53,13 @@ class RunLog:
         self._advance(step, stage, report)
         if step % self.config.log_every:
             return
-        row: dict[str, float] = {"text": report.text, "flow": report.flow, "norm": report.norm, "lr": report.lr}
-        row |= breakdown(report.losses, report.batches)
+        row = {**report.means, "norm": report.norm, "lr": report.lr, **breakdown(report.losses, report.batches)}
+        self.record(step, stage, seconds, row)
+
+    def record(self, step: int, stage: str, seconds: float, row: dict[str, float]) -> None:
+        """One line of log.jsonl, and the same values in TensorBoard."""
+        if self.quiet:
+            return
         self._append("log.jsonl", {"step": step, "stage": stage, "seconds": round(seconds, 2), **row})
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -76,7 +74,7 @@ class RunLog:
             self._progress = Progress(*columns, console=self.console)
             self._progress.start()
             self._bar = self._progress.add_task("", total=self.config.steps, completed=step)
-        text = f"{stage}  text {report.text:.3f}  flow {report.flow:.3f}"
+        text = "  ".join([stage, *(f"{name} {mean:.3f}" for name, mean in report.means.items())])
         self._progress.update(self._bar, completed=step, description=text)
 
     def bad_sample(self, step: int, reason: str) -> None:

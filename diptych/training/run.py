@@ -13,7 +13,7 @@ from diptych.systems import U1System
 from diptych.systems.folder import locate
 from diptych.training.config import TrainConfig, to_json
 from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
-from diptych.training.export import sample_grid
+from diptych.training.joint import JointJob
 from diptych.training.trainer import Trainer
 from diptych.worlds.emoji import EmojiWorld
 
@@ -36,9 +36,9 @@ def run(
     for path in text:
         sources[path.stem] = TextSource(path, seed=config.seed)
     words = tokenizer(config, world, folder) if model_folder is None else TextTokenizer.load(model_folder / "tokenizer.json")
-    trainer = Trainer(config, sources, words, folder, sampler=sample_grid, quiet=quiet)
+    trainer = Trainer(JointJob(config, sources, words), folder, quiet=quiet)
     if model_folder is not None:
-        trainer.begin_from(U1System.load(model_folder).model)
+        trainer.begin_from(dict(U1System.load(model_folder).model.named_parameters()))
     trainer.log.say(resolved(config, folder))
     trainer.train()
     return trainer

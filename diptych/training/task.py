@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -13,15 +14,14 @@ from diptych.data.tokens import CLEAN, NO_LABEL
 from diptych.flow import FlowConfig, interpolate, noise_scale, to_velocity, training_sigma, velocity_target
 from diptych.models.mot import Layout, MoT, Slots
 from diptych.spaces import PixelSpace
+from diptych.training.job import sigma_bin
 
 
 class Losses(NamedTuple):
-    """Sums and their weights, so that the mean is over the whole step, whatever the accumulation and the ranks."""
+    """Sums with their weights known beforehand, so that the mean is over the whole step, whatever the accumulation and the ranks."""
 
-    text_sum: Tensor
-    text_weight: Tensor
-    flow_sum: Tensor
-    flow_weight: Tensor
+    sums: dict[str, Tensor]
+    """'text' and 'flow': to be divided by the step's totals of `JointTask.totals`."""
     text_tokens: Tensor
     """Cross entropy of each answer token, detached."""
     text_owner: Tensor
@@ -29,6 +29,16 @@ class Losses(NamedTuple):
     flow_pictures: Tensor
     """Velocity error of each picture, detached."""
     sigma: Tensor
+
+    def by_kind(self, batch: Batch) -> dict[str, list[float]]:
+        """Single losses by task ('text/understand', 'flow/edit') and by noise-level bin."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for token, owner in zip(self.text_tokens.tolist(), self.text_owner.tolist(), strict=True):
+            values[f"text/{batch.label_task[owner]}"].append(token)
+        for error, task, sigma in zip(self.flow_pictures.tolist(), batch.noisy_task, self.sigma.tolist(), strict=True):
+            values[f"flow/{task}"].append(error)
+            values[sigma_bin(sigma)].append(error)
+        return values
 
 
 class JointTask(nn.Module):
@@ -45,10 +55,10 @@ class JointTask(nn.Module):
         self.space = PixelSpace(self.token)
 
     @staticmethod
-    def weights(batch: Batch, token: int) -> tuple[int, float]:
+    def totals(batch: Batch, token: int) -> dict[str, float]:
         """Answer tokens, and the sum of picture weights, of a batch; known without the model."""
         flow = sum(len(run) * (run.shape[-1] * run.shape[-2] / token**2) ** 0.5 for run in batch.noisy)
-        return int((batch.labels != NO_LABEL).sum()), flow
+        return {"text": float((batch.labels != NO_LABEL).sum()), "flow": flow}
 
     def forward(self, batch: Batch) -> Losses:
         slots = Slots(batch.kind, batch.positions, batch.document, batch.picture, batch.dead)
@@ -63,10 +73,8 @@ class JointTask(nn.Module):
         text = F.cross_entropy(logits, labels[told], reduction="none")
         errors, weights = self._velocity_errors(gen_hidden, noisy, targets, sigma)
         text = torch.cat([text, self._touch(und_hidden, gen_hidden)[None]])
-        return Losses(
-            text.sum(), text.new_tensor(len(told)), (errors * weights).sum(), weights.sum(),
-            text[: len(told)].detach(), batch.document.flatten()[layout.und][told], errors.detach(), sigma,
-        )  # fmt: skip
+        sums = {"text": text.sum(), "flow": (errors * weights).sum()}
+        return Losses(sums, text[: len(told)].detach(), batch.document.flatten()[layout.und][told], errors.detach(), sigma)
 
     def _touch(self, und: Tensor, gen: Tensor) -> Tensor:
         """Zero, as a function of every parameter: a rank whose rows lack pictures or answers has the same gradients to reduce

@@ -6,7 +6,7 @@ import fcntl
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,18 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from diptych.data.loader import StepData, StepDataset
-from diptych.data.mixture import Mixture, Source
-from diptych.data.tokens import TextTokenizer
-from diptych.models.mot import MoT, by_size
 from diptych.optim.build import build_optimisers, learning_rate
 from diptych.training import checkpoint, distributed
-from diptych.training.config import Stage, TrainConfig, to_json
+from diptych.training.config import StageConfig, to_json
 from diptych.training.ema import EMA
+from diptych.training.job import Job, Losses
 from diptych.training.log import RunLog, StepReport
-from diptych.training.task import JointTask, Losses
-
-Sampler = Callable[[MoT, TextTokenizer, TrainConfig, Path], Any]
-"""Draws a sample grid with the EMA weights and writes it to the path."""
 
 
 class TrainingStopped(RuntimeError):
@@ -35,21 +29,14 @@ class TrainingStopped(RuntimeError):
 class Trainer:
     """One run in `folder`. A run that was interrupted goes on from its last good checkpoint, equal to the bit."""
 
-    def __init__(
-        self, config: TrainConfig, sources: dict[str, Source], tokenizer: TextTokenizer, folder: Path, *,
-        sampler: Sampler | None = None, quiet: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, job: Job, folder: Path, *, quiet: bool = False) -> None:
+        config = job.config
         if not config.stages or not config.steps:
             raise ValueError("a run needs at least one stage with at least one step")
-        for stage in config.stages:
-            Mixture(sources, stage.mixture, config.seed)  # an unknown source is found now, not at that stage
-        self.config, self.sources, self.tokenizer, self.folder = config, sources, tokenizer, folder
-        self.sampler = sampler
+        self.job, self.config, self.folder = job, config, folder
+        self.model, self.task = job.model, job.task
         self.ranks = distributed.start()
-        self.model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch))
-        self.model.initialise(torch.Generator().manual_seed(config.seed))
-        self.task = JointTask(self.model, config.flow, flex=self.ranks.device.type == "cuda")
-        distributed.prepare(self.task, self.model, self.ranks)
+        distributed.prepare(self.task, job.blocks, self.ranks)
         self.ema = EMA(self.model, config.ema)
         self.step = 0
         self.stage = -1
@@ -63,7 +50,7 @@ class Trainer:
         if self.ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").write_text(to_json(config))
-            tokenizer.save(folder / "tokenizer.json")
+            job.prepare(folder)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -106,18 +93,20 @@ class Trainer:
             if self.step % self.config.save_every == 0:
                 self._save()
             if self.step % self.config.sample_every == 0:
-                self._sample()
+                self._sample(stage)
 
-    def _train_step(self, stage: Stage, data: StepData, lr: float) -> StepReport:
-        weights = [JointTask.weights(batch, self.task.token) for batch in data.batches]
-        tokens, pictures = self.ranks.total([float(sum(w[0] for w in weights)), float(sum(w[1] for w in weights))])
+    def _train_step(self, stage: StageConfig, data: StepData[Any], lr: float) -> StepReport:
+        names, weights = self.job.loss_names, self.job.loss_weights(stage)
+        counted = [self.job.totals(batch) for batch in data.batches]
+        totals = dict(zip(names, self.ranks.total([sum(c[name] for c in counted) for name in names]), strict=True))
+        shares = {name: weights[name] / max(totals[name], 1.0) for name in names}
         parts: list[Losses] = []
         for number, batch in enumerate(data.batches):
             if self.ranks.mesh is not None:
                 self.task.set_requires_gradient_sync(number == len(data.batches) - 1)  # type: ignore[operator]
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bf16):
                 losses = self.task(batch.to(self.ranks.device))
-            loss = stage.text_weight * losses.text_sum / max(tokens, 1.0) + stage.flow_weight * losses.flow_sum / max(pictures, 1.0)
+            loss = torch.stack([shares[name] * losses.sums[name] for name in names]).sum()
             # sharded gradients are averaged over the ranks; the loss is a sum over them
             (loss * self.ranks.count).backward()
             parts.append(losses)
@@ -129,9 +118,9 @@ class Trainer:
         else:
             self._skip(norm)
         self.model.zero_grad(set_to_none=True)
-        sums = [torch.stack([x.text_sum, x.flow_sum]).detach() for x in parts]
-        text, flow = self.ranks.total(torch.stack(sums).sum(0).tolist())
-        return StepReport(text / max(tokens, 1.0), flow / max(pictures, 1.0), norm, lr, parts, data.batches)
+        sums = [torch.stack([part.sums[name] for name in names]).detach() for part in parts]
+        means = self.ranks.total(torch.stack(sums).sum(0).tolist())
+        return StepReport({n: m / max(totals[n], 1.0) for n, m in zip(names, means, strict=True)}, norm, lr, parts, data.batches)
 
     def _apply(self, lr: float) -> None:
         for optimiser in self.optimisers:
@@ -159,18 +148,17 @@ class Trainer:
         stage = self.config.stages[index]
         self.stage = index
         named = dict(self.model.named_parameters())
-        chosen = {name for name in named if learns(name, stage.trainable)}
+        chosen = {name for name in named if self.job.learns(name, stage)}
         if self.ranks.mesh is None:
             # sharded parameters cannot change this later; there the others' gradients are made and dropped
             for name, parameter in named.items():
                 parameter.requires_grad_(name in chosen)
         self.learning = [named[name] for name in named if name in chosen]
         self.optimisers = build_optimisers([(name, named[name]) for name in named if name in chosen], stage.optim)
-        self.log.say(f"stage {stage.name}: {stage.steps} steps, {stage.trainable} learns, lr {stage.optim.lr:g}, mixture {stage.mixture}")
+        self.log.say(f"stage {stage.name}: {stage.steps} steps, lr {stage.optim.lr:g}, {self.job.describe(stage)}")
 
-    def _dataset(self, stage: Stage) -> StepDataset:
-        mixture = Mixture(self.sources, stage.mixture, self.config.seed)
-        return StepDataset(mixture, self.tokenizer, self.task.token, self.config.data, rank=self.ranks.rank, ranks=self.ranks.count)
+    def _dataset(self, stage: StageConfig) -> StepDataset[Any]:
+        return self.job.dataset(stage, self.ranks.rank, self.ranks.count)
 
     # -- state ------------------------------------------------------------------------------------------------------------
 
@@ -213,18 +201,18 @@ class Trainer:
         for name, tensor in saved.items():
             targets[name].copy_(distributed.shard(tensor, targets[name]))
 
-    def begin_from(self, model: MoT) -> None:
-        """Take another model's weights before the first step. Raises CheckpointError where the architecture is another one."""
-        weights = dict(model.named_parameters())
+    def begin_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights before the first step. Raises CheckpointError where they are of another architecture."""
         self._load("starting", weights, dict(self.model.named_parameters()))
         self._load("starting", weights, self.ema.shadow)
 
-    def _sample(self) -> None:
-        if self.sampler is None or self.ranks.count > 1:
+    def _sample(self, stage: StageConfig) -> None:
+        if self.ranks.count > 1:
             return
-        model = MoT(self.model.config)
-        model.load_state_dict(self.ema.shadow)
-        self.sampler(model.eval(), self.tokenizer, self.config, self.folder / "samples" / f"step-{self.step:08d}.png")
+        losses = self.job.validate(self.ema.shadow, self.ranks.device)
+        if losses:
+            self.log.record(self.step, stage.name, self.seconds, losses)
+        self.job.sample(self.ema.shadow, self.folder / "samples" / f"step-{self.step:08d}.png")
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -237,9 +225,3 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()
         raise TrainingStopped(f"another process trains in {folder}") from error
     return handle
-
-
-def learns(name: str, part: str) -> bool:
-    """Whether a parameter learns in a stage: 'understanding' (text and clean pictures), 'generation' (noisy pictures), 'all'."""
-    generation = ".gen." in name or name.startswith(("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head"))
-    return part == "all" or generation == (part == "generation")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.loader import LoaderConfig, StepDataset
+from diptych.data.loader import DocumentDataset, LoaderConfig
 from diptych.data.mixture import BLOCK, BadSample, Mixture, shuffled
 from diptych.data.packing import pack
 from diptych.data.readers import JsonlSource, TextSource
@@ -82,7 +82,7 @@ def noises(data: list) -> dict[str, torch.Tensor]:
 def test_a_step_has_the_same_samples_and_noise_for_any_ranks_and_accumulation(tokenizer, ranks, accumulate):
     def step(ranks: int, accumulate: int) -> dict[str, torch.Tensor]:
         config = LoaderConfig(documents_per_step=12, row_tokens=40, accumulate=accumulate, workers=0)
-        return noises([StepDataset(mixture(), tokenizer, 8, config, rank=r, ranks=ranks)[5] for r in range(ranks)])
+        return noises([DocumentDataset(mixture(), tokenizer, 8, config, rank=r, ranks=ranks)[5] for r in range(ranks)])
 
     one, many = step(1, 1), step(ranks, accumulate)
     assert one.keys() == many.keys()
@@ -92,14 +92,14 @@ def test_a_step_has_the_same_samples_and_noise_for_any_ranks_and_accumulation(to
 def test_any_number_of_workers_gives_the_same_batches(tokenizer):
     def ids(workers: int) -> list[torch.Tensor]:
         config = LoaderConfig(documents_per_step=4, workers=workers)
-        return [d.batches[0].ids for d in StepDataset(mixture(), tokenizer, 8, config).steps(3, 7)]
+        return [d.batches[0].ids for d in DocumentDataset(mixture(), tokenizer, 8, config).steps(3, 7)]
 
     assert all(torch.equal(a, b) for a, b in zip(ids(0), ids(2), strict=True))
 
 
 def test_a_broken_sample_is_named_and_never_replaced(tokenizer):
     mix = Mixture({"a": Numbers("a", fail_at=2)}, {"a": 1.0}, 0)
-    data = StepDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=4, workers=0))[0]
+    data = DocumentDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=4, workers=0))[0]
     assert data.bad == ("a:2: broken on purpose",)
     assert len(data.batches[0].noisy_task) == 3
 

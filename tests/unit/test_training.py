@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_data import Numbers
 
-from diptych.data.loader import LoaderConfig, StepDataset
+from diptych.data.loader import DocumentDataset, LoaderConfig
 from diptych.data.mixture import Mixture
 from diptych.data.schema import Picture, Sample, Turn
 from diptych.flow import FlowConfig
@@ -20,8 +20,9 @@ from diptych.optim.build import OptimConfig, build_optimisers, learning_rate
 from diptych.training import checkpoint
 from diptych.training.config import Stage, TrainConfig, from_dict, to_json
 from diptych.training.ema import EMA
+from diptych.training.joint import JointJob, learns
 from diptych.training.task import JointTask
-from diptych.training.trainer import Trainer, TrainingStopped, learns
+from diptych.training.trainer import Trainer, TrainingStopped
 
 
 class Mixed:
@@ -51,7 +52,7 @@ def config(**changes: object) -> TrainConfig:
 
 
 def trainer(tokenizer, folder, cfg: TrainConfig | None = None) -> Trainer:
-    return Trainer(cfg or config(), {"mixed": Mixed()}, tokenizer, folder, quiet=True)
+    return Trainer(JointJob(cfg or config(), {"mixed": Mixed()}, tokenizer), folder, quiet=True)
 
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
@@ -109,9 +110,9 @@ def test_loss_does_not_depend_on_how_documents_are_packed(tokenizer):
     mix = Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0)
     sums = []
     for row_tokens in (16, 32, 200):
-        batch = StepDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0))[0].batches[0]
+        batch = DocumentDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0))[0].batches[0]
         losses = task(batch)
-        sums.append((losses.text_sum.item(), losses.flow_sum.item()))
+        sums.append((losses.sums["text"].item(), losses.sums["flow"].item()))
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
     assert sums[0] == pytest.approx(sums[2], rel=1e-5)
 
@@ -126,19 +127,19 @@ def test_training_lowers_the_loss_of_one_batch(tokenizer):
     model = MoT(_toy(tokenizer))
     model.initialise(torch.Generator().manual_seed(0))
     task = JointTask(model, FlowConfig())
-    batch = StepDataset(
+    batch = DocumentDataset(
         Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0), tokenizer, 8, LoaderConfig(documents_per_step=8, workers=0)
     )[0].batches[0]  # fmt: skip
     optimisers = build_optimisers(model.named_parameters(), OptimConfig(lr=5e-3))
     history = []
     for _ in range(40):
         losses = task(batch)
-        loss = losses.text_sum / losses.text_weight + losses.flow_sum / losses.flow_weight
+        loss = sum(losses.sums[name] / total for name, total in JointTask.totals(batch, task.token).items())
         loss.backward()
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        history.append((losses.text_sum.item(), losses.flow_sum.item()))
+        history.append((losses.sums["text"].item(), losses.sums["flow"].item()))
     assert history[-1][0] < 0.2 * history[0][0]
     assert history[-1][1] < 0.8 * history[0][1]
 
@@ -187,7 +188,7 @@ def test_steps_without_finite_gradient_are_skipped_and_then_stop_the_run(tokeniz
 
 def test_bad_samples_are_bounded(tokenizer, tmp_path):
     sources = {"mixed": Numbers("mixed", fail_at=1)}
-    run = Trainer(config(max_bad_samples=0), sources, tokenizer, tmp_path, quiet=True)
+    run = Trainer(JointJob(config(max_bad_samples=0), sources, tokenizer), tmp_path, quiet=True)
     with pytest.raises(TrainingStopped, match="1 samples could not be used"):
         run.train()
     row = json.loads((tmp_path / "bad_samples.jsonl").read_text())
@@ -314,6 +315,6 @@ def test_learning_rate_warms_up_and_falls():
     assert all(a >= b for a, b in pairwise(rates[50:]))
 
 
-def test_unknown_sources_are_found_before_the_run(tokenizer, tmp_path):
+def test_unknown_sources_are_found_before_the_run(tokenizer):
     with pytest.raises(ValueError, match="mixture names mixed"):
-        Trainer(config(), {"other": Mixed()}, tokenizer, tmp_path, quiet=True)
+        JointJob(config(), {"other": Mixed()}, tokenizer)
