@@ -126,6 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["train"]:
             return train(arguments[1:])
+        if arguments[:1] == ["data"]:
+            from diptych import data_command
+
+            return data_command.main(arguments[1:], console)
         commands = {
             "do": Do,
             "plan": ShowPlan,
@@ -134,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
             "export": Export,
             "convert": Convert,
             "demo": Demo,
+            "data": _DataHelp,
             "train": _TrainHelp,
         }
         chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych", description="Models that both see and draw.")  # type: ignore[call-overload]
@@ -161,6 +166,11 @@ def _user_errors() -> tuple[type[Exception], ...]:
 @dataclass(frozen=True, kw_only=True)
 class _TrainHelp:
     """Train a recipe: diptych train RECIPE [-o FOLDER] [overrides]; 'diptych train RECIPE --help' lists them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DataHelp:
+    """Pictures with captions: diptych data {index,inspect,cache,emoji}."""
 
 
 def _print_plan(plan: Plan) -> None:
@@ -269,10 +279,19 @@ def train(arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         raise RequestError(f"there is no recipe {name!r}" + (f" (nearest: {near[0]!r})" if near else "") + f"; recipes: {', '.join(RECIPES)}")
 
-    from diptych.train_command import TrainCommand
-    from diptych.training.run import run
+    from diptych.train_command import SanaTrainCommand, TrainCommand
+    from diptych.training.config import TrainConfig
+    from diptych.training.run import run, run_sana
+    from diptych.training.sana_config import SanaTrainConfig
 
-    default = TrainCommand(output=Path("runs") / name, config=RECIPES[name]())
+    recipe = RECIPES[name]()
+    if isinstance(recipe, SanaTrainConfig):
+        sana = SanaTrainCommand(output=Path("runs") / name, config=recipe)
+        sana = tyro.cli(SanaTrainCommand, args=arguments[1:], prog=f"diptych train {name}", default=sana)
+        run_sana(sana.config, sana.output, sana.start)
+        return 0
+    assert isinstance(recipe, TrainConfig)
+    default = TrainCommand(output=Path("runs") / name, config=recipe)
     command = tyro.cli(TrainCommand, args=arguments[1:], prog=f"diptych train {name}", default=default)
     config = command.config
     if command.mixture:
@@ -282,8 +301,16 @@ def train(arguments: list[str]) -> int:
 
 
 _RUN: dict[type, Any] = {
-    Do: do, ShowPlan: show_plan, Info: info, Evaluate: evaluate, Export: export, Convert: convert, Demo: demo, _TrainHelp: lambda _: train([]),
-}  # fmt: skip
+    Do: do,
+    ShowPlan: show_plan,
+    Info: info,
+    Evaluate: evaluate,
+    Export: export,
+    Convert: convert,
+    Demo: demo,
+    _TrainHelp: lambda _: train([]),
+    _DataHelp: lambda _: 2,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,6 +23,8 @@ class Role(StrEnum):
     """A question is asked about it."""
     SOURCE = "source"
     """It is to be changed."""
+    CONTROL = "control"
+    """What is drawn follows it: edges, for a model that was trained on edges."""
     UNUSED = "unused"
 
 

@@ -26,7 +26,8 @@ class PictureBatch:
     latents: Tensor
     """(P, channels, height, width), scaled; empty without a cache."""
     captions: tuple[str, ...]
-    """'' where the caption was dropped for guidance."""
+    dropped: Tensor
+    """(P,): True where the null condition stands for the caption (guidance)."""
     text: Tensor
     """Hidden states (P, T, channels) from a cache, else empty."""
     mask: Tensor
@@ -76,7 +77,7 @@ class Cache(Protocol):
     def latents(self, id: str, bucket: Bucket) -> Tensor: ...
 
     def text(self, caption: str) -> Tensor:
-        """Hidden states (T, channels); of '' for the null condition."""
+        """Hidden states (T, channels); empty where a text encoder learns."""
         ...
 
 
@@ -126,19 +127,22 @@ class PictureDataset(StepDataset[PictureBatch]):
         shape = self.latent_shape(bucket.width, bucket.height)
         pixels = torch.zeros((1, 3, bucket.height, bucket.width), dtype=torch.uint8)
         none = torch.empty(0)
-        text = none if self.cache is None else self.cache.text("")[None]
+        caption = self.index.rows[0].captions[0]
+        text = none if self.cache is None else _batch_of_one(self.cache.text(caption))
         mask = torch.ones(text.shape[:2], dtype=torch.bool) if text.numel() else none.bool()
         latents = none if self.cache is None else torch.zeros((1, *shape))
         control = none.byte() if self.control is None else pixels
         blank = pixels if self.cache is None else none.byte()
-        return PictureBatch(blank, latents, ("",), text, mask, torch.zeros((1, *shape)), torch.zeros(1), control, torch.zeros(1))
+        return PictureBatch(
+            blank, latents, (caption,), torch.tensor([False]), text, mask, torch.zeros((1, *shape)), torch.zeros(1), control, torch.zeros(1)
+        )
 
     def sample(self, number: int, bucket: Bucket, epoch: int, key: int) -> PictureBatch:
         """One picture as a batch of one; `key` seeds its noise and its dropout."""
         row = self.index.rows[number]
         draw = np.random.default_rng([self.seed, 4, key])
         chosen = choose(self.config.caption, row.captions, row.scores, [self.seed, 5, epoch, number])
-        caption = "" if draw.random() < self.config.drop_text else row.captions[chosen]
+        caption, dropped = row.captions[chosen], torch.tensor([draw.random() < self.config.drop_text])
         pixels = control = torch.empty(0, dtype=torch.uint8)
         latents, text = torch.empty(0), torch.empty(0)
         if self.cache is None or self.control is not None:
@@ -148,12 +152,16 @@ class PictureDataset(StepDataset[PictureBatch]):
                 control = as_tensor(self.control(picture))
         if self.cache is not None:
             pixels = torch.empty(0, dtype=torch.uint8)
-            latents, text = self.cache.latents(row.id, bucket)[None], self.cache.text(caption)[None]
+            latents, text = self.cache.latents(row.id, bucket)[None], _batch_of_one(self.cache.text(caption))
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, 3, key]).integers(2**63)))
         level = torch.randn(1, generator=generator)
         noise = torch.randn((1, *self.latent_shape(bucket.width, bucket.height)), generator=generator)
         mask = torch.ones(text.shape[:2], dtype=torch.bool) if text.numel() else torch.empty(0, dtype=torch.bool)
-        return PictureBatch(pixels, latents, (caption,), text, mask, noise, level, control, torch.ones(1))
+        return PictureBatch(pixels, latents, (caption,), dropped, text, mask, noise, level, control, torch.ones(1))
+
+
+def _batch_of_one(text: Tensor) -> Tensor:
+    return text[None] if text.numel() else text
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:

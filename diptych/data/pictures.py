@@ -57,3 +57,16 @@ def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def edges(pixels: np.ndarray) -> np.ndarray:
+    """Edges of a picture as a picture: white where brightness changes (Sobel, scaled to the strongest), black elsewhere."""
+    grey = pixels.astype(np.float32).mean(2)
+    padded = np.pad(grey, 1, mode="edge")
+    across = padded[:, 2:] - padded[:, :-2]
+    down = padded[2:] - padded[:-2]
+    horizontal = across[:-2] + 2 * across[1:-1] + across[2:]
+    vertical = down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
+    strength = np.hypot(horizontal, vertical)
+    scaled = strength / max(float(strength.max()), 1e-6) * 255
+    return np.repeat(scaled[..., None], 3, axis=2).round().astype(np.uint8)

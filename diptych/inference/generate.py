@@ -13,7 +13,7 @@ import torch
 from diptych.data.pictures import open_picture
 from diptych.flow import solve
 from diptych.planning import Limits, RulePlanner, settle
-from diptych.request import Media, Message, Plan, RequestError, Task
+from diptych.request import Media, Message, Plan, RequestError, Role, Task
 from diptych.systems import System
 
 BATCH = 32
@@ -49,7 +49,7 @@ def draw(
     media = media or [()] * len(plans)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, plan in enumerate(plans):
-        has_pictures = plan.task is Task.EDIT
+        has_pictures = any(role in (Role.SOURCE, Role.CONTROL) for role in plan.inputs)
         key = (plan.width, plan.height, plan.steps, plan.guidance_scale, plan.image_guidance_scale, has_pictures)
         groups.setdefault(key, []).append(index)
     pictures: list[np.ndarray | None] = [None] * len(plans)
@@ -101,7 +101,7 @@ class Pipeline:
         return Limits(
             width=self.system.native, height=self.system.native, max_side=self.system.max_side, round_size=self.system.space.round_size,
             steps=sampler.num_steps, guidance_scale=sampler.guidance_scale, image_guidance_scale=sampler.image_guidance_scale,
-            tasks=self.system.capabilities,
+            tasks=self.system.capabilities, control=self.system.control,
         )  # fmt: skip
 
     def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:

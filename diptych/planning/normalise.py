@@ -26,6 +26,8 @@ class Limits:
     image_guidance_scale: float
     tasks: frozenset[Task]
     max_sources: int = 1
+    control: str = ""
+    """What a picture attached to a drawing holds ('edges'), for a system that draws along one."""
 
 
 def settle(plan: Plan, limits: Limits) -> Plan:
@@ -44,6 +46,8 @@ def settle(plan: Plan, limits: Limits) -> Plan:
     if plan.task is Task.ANSWER:
         return plan
     _check_numbers(plan, limits)
+    if plan.task is Task.TEXT_TO_IMAGE and plan.inputs:
+        plan = _with_control(plan, limits)
     if plan.frames != 1:
         raise RequestError(f"frames must be 1, got {plan.frames}: this model draws single pictures")
     width, height = plan.width or limits.width, plan.height or limits.height
@@ -57,6 +61,19 @@ def settle(plan: Plan, limits: Limits) -> Plan:
         guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,
         image_guidance_scale=limits.image_guidance_scale if plan.image_guidance_scale is None else plan.image_guidance_scale,
     )  # fmt: skip
+
+
+def _with_control(plan: Plan, limits: Limits) -> Plan:
+    """Pictures attached to a drawing: the control picture of a system that has one, else unused, as was planned."""
+    asked = Role.CONTROL in plan.inputs
+    if asked and not limits.control:
+        raise RequestError("this model does not draw along an attached picture")
+    if not limits.control:
+        return plan
+    if len(plan.inputs) > 1:
+        raise RequestError(f"{len(plan.inputs)} pictures are attached, but this model draws along one ({limits.control})")
+    note = () if asked else (f"the attached picture is taken as the control picture ({limits.control})",)
+    return replace(plan, inputs=(Role.CONTROL,), adjustments=plan.adjustments + note)
 
 
 def _check_numbers(plan: Plan, limits: Limits) -> None:

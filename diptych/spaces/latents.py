@@ -151,9 +151,13 @@ def _ramp(length: int, like: Tensor) -> Tensor:
 def load_space(folder: Path) -> LatentSpace:
     """An image space from a folder: diffusers' AutoencoderDC or AutoencoderTiny, or a tiny autoencoder that `save_space` wrote.
 
-    Raises ValueError for a folder of another kind. Only safetensors are read.
+    A folder with published tiny files (NAME_encoder.safetensors, NAME_decoder.safetensors) will do as well. Raises ValueError for
+    a folder of another kind. Only safetensors are read.
     """
     path = folder / "config.json"
+    pair = [sorted(folder.glob(f"*{part}.safetensors")) for part in ("encoder", "decoder")]
+    if not path.is_file() and len(pair[0]) == len(pair[1]) == 1:
+        return tiny_space(pair[0][0], pair[1][0])
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json, so it is no autoencoder folder")
     config = json.loads(path.read_text())

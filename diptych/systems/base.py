@@ -45,6 +45,8 @@ class System(Protocol):
     native: int
     """Side, px, of the pictures that the model was trained on."""
     max_side: int
+    control: str
+    """What a picture attached to a drawing holds ('edges'), or ''."""
 
     @property
     def space(self) -> ImageSpace: ...

@@ -57,7 +57,7 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
     sampler = SPRINT_SAMPLER if config.guidance_embedding else parts.sampler
     card = {"name": path.stem, "family": "sana", "licence": "see the checkpoint", "parents": [path.name], "weights": "native checkpoint"}
     return SanaSystem(
-        model, parts.text, parts.space, sampler, parts.native, "empty" if null is None else "caption_mask", null, card
+        model, parts.text, parts.space, sampler, parts.native, "empty" if null is None else "caption_mask", null, card=card
     )  # fmt: skip
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diptych.data.buckets import Bucket, fit
 from diptych.data.pictures import resize
 from diptych.data.tokens import TextTokenizer
 from diptych.flow import ProjectedGuidance, SamplerConfig, guided_velocity
 from diptych.models.caption_encoder import CaptionEncoder, CaptionEncoderConfig
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig, TextCondition, TextKeyValue, convert, trim_text
-from diptych.request import Media, Message, Plan, RequestError, Task
+from diptych.request import Media, Message, Plan, RequestError, Role, Task
 from diptych.spaces import LatentSpace, load_space, save_space
 from diptych.systems import folder as model_folder
 from diptych.systems.folder import ModelFolderError
@@ -41,6 +42,8 @@ class Condition:
     guidance_interval: tuple[float, float]
     guided: bool
     projected: ProjectedGuidance | None
+    given: Tensor | None
+    """Latents (B, channels, height, width) of the control pictures, where there are some."""
     scale: float = 1.0
 
 
@@ -52,11 +55,11 @@ class SanaSystem:
 
     def __init__(
         self, model: LinearDiT, text: GemmaEncoder | LearnedEncoder, space: LatentSpace, sampler: SamplerConfig, native: int,
-        null: str = "empty", null_caption: Tensor | None = None, card: dict[str, Any] | None = None,
+        null: str = "empty", null_caption: Tensor | None = None, control: str = "", card: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """`null` is what stands for no caption, in training and in sampling alike: 'empty': the encoding of "" with its own mask;
         'caption_mask': the stored `null_caption` (tokens, channels) seen through the mask of the caption that it replaces, as the
-        native code trains."""
+        native code trains. `control` names what a control picture holds, for a model trained with one."""
         if text.channels != model.config.caption_channels:
             raise ValueError(f"the text encoder gives {text.channels} channels, the denoiser reads {model.config.caption_channels}")
         if space.channels != model.config.channels:
@@ -64,7 +67,9 @@ class SanaSystem:
         if null not in NULLS or (null == "caption_mask") != (null_caption is not None):
             raise ValueError(f"null must be 'empty', or 'caption_mask' with a null caption, got {null!r}")
         self.model, self.text, self.space, self.sampler = model.eval(), text, space, sampler
-        self.native, self.null, self.null_caption, self.card = native, null, null_caption, card or {}
+        if control and not model.config.multi_frame:
+            raise ValueError(f"control {control!r} needs a model with multi_frame")
+        self.native, self.null, self.null_caption, self.control, self.card = native, null, null_caption, control, card or {}
         self.max_side = 4096
 
     @property
@@ -94,7 +99,20 @@ class SanaSystem:
         sampler = self.sampler
         projected = ProjectedGuidance(guidance) if sampler.guidance_norm == "projected" else None
         condition = self.model.condition(trimmed, real)
-        return Condition(condition, guidance, sampler.guidance_norm, sampler.guidance_interval, guided, projected)
+        given = self._given(plans, media)
+        return Condition(condition, guidance, sampler.guidance_norm, sampler.guidance_interval, guided, projected, given)
+
+    def _given(self, plans: Sequence[Plan], media: Sequence[Sequence[Media]]) -> Tensor | None:
+        if not any(Role.CONTROL in plan.inputs for plan in plans):
+            return None
+        latents = []
+        for plan, pictures in zip(plans, media, strict=True):
+            pixels = pictures[plan.inputs.index(Role.CONTROL)].pixels
+            assert plan.width is not None
+            assert plan.height is not None
+            fitted = torch.from_numpy(np.array(fit(pixels, Bucket(plan.width, plan.height))))
+            latents.append(self.space.encode(fitted.permute(2, 0, 1)[None]))
+        return torch.cat(latents)
 
     def _null(self, plans: Sequence[Plan], text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         negatives = [plan.negative_prompt for plan in plans]
@@ -110,18 +128,24 @@ class SanaSystem:
         if not condition.guided:
             embedded = self.model.config.guidance_embedding
             scales = torch.full((len(x),), condition.guidance_scale, device=x.device) if embedded else None
-            return self._pass(x, sigma, condition.text, scales)
+            return self._pass(x, sigma, condition.text, condition.given, scales)
         if not low <= sigma <= high:
-            return self._pass(x, sigma, _second_half(condition.text))
-        unconditional, conditional = self._pass(torch.cat([x, x]), sigma, condition.text).chunk(2)
+            return self._pass(x, sigma, _second_half(condition.text), condition.given)
+        twice = None if condition.given is None else torch.cat([condition.given] * 2)
+        unconditional, conditional = self._pass(torch.cat([x, x]), sigma, condition.text, twice).chunk(2)
         if condition.projected is not None:
             return condition.projected(x, sigma, conditional, unconditional)
         velocities = {"conditional": conditional, "unconditional": unconditional}
         return guided_velocity(velocities, condition.guidance_scale, 1.0, condition.guidance_norm, 1, first_step=sigma == 1.0)
 
-    def _pass(self, x: Tensor, sigma: float, text: TextCondition, guidance: Tensor | None = None) -> Tensor:
+    def _pass(self, x: Tensor, sigma: float, text: TextCondition, given: Tensor | None, guidance: Tensor | None = None) -> Tensor:
         levels = torch.full((len(x),), sigma, device=x.device)
-        return self.model(x[:, None].to(self.model.head.weight.dtype), levels, text, guidance)[:, 0].float()
+        dtype = self.model.head.weight.dtype
+        if given is None:
+            return self.model(x[:, None].to(dtype), levels, text, guidance)[:, 0].float()
+        frames = torch.stack([x, given.to(x)], 1).to(dtype)
+        levels = torch.stack([levels, torch.zeros_like(levels)], 1)
+        return self.model(frames, levels, text, guidance, roles=("target", "control"))[:, 0].float()
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """A picture at a size that the image space can hold."""
@@ -137,7 +161,7 @@ class SanaSystem:
     # -- disk -------------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a whole model folder: denoiser, text encoder, image space, settings and card."""
+        """Write a whole model folder: denoiser, text encoder, image space, settings and card; weights in `dtype` or their own."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {f"denoiser.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -145,7 +169,7 @@ class SanaSystem:
             weights["null_caption"] = self.null_caption
         config = {
             "family": FAMILY, "native": self.native, "null": self.null, "model": dataclasses.asdict(self.model.config),
-            "sampler": dataclasses.asdict(self.sampler),
+            "sampler": dataclasses.asdict(self.sampler), "control": self.control,
         }  # fmt: skip
         if isinstance(self.text, GemmaEncoder):
             self.text.save(folder / "text_encoder", folder / "tokenizer")
@@ -175,7 +199,7 @@ class SanaSystem:
             text = _text(folder, dict(config["text"]), weights, dtype)
             space = load_space(folder / "space")
             null = weights.get("null_caption")
-            system = cls(model, text, space, settings, config["native"], config["null"], null, model_folder.card(folder))
+            system = cls(model, text, space, settings, config["native"], config["null"], null, config["control"], model_folder.card(folder))
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ModelFolderError(f"{folder}: config and weights are not of one {FAMILY} model ({error})") from error
         return system.to(device)

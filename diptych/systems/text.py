@@ -21,6 +21,10 @@ MAX_TOKENS = 300
 """Text tokens that SANA reads: the first one, and the 299 after the instruction."""
 
 
+LEARNED = "learned"
+"""Identity of an encoder that learns with its denoiser."""
+
+
 class TextEncoder(Protocol):
     """Prompts to hidden states (B, T, channels) and a mask (B, T), True = real, real tokens first, T as long as the longest."""
 
@@ -136,8 +140,8 @@ class LearnedEncoder:
         self.channels = model.config.channels
 
     def identity(self) -> str:
-        """It changes with every training step, so nothing may be cached by it."""
-        raise ValueError("hidden states of an encoder that is being trained cannot be cached")
+        """It changes with every training step, so its hidden states are not cached."""
+        return LEARNED
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, T) and mask (B, T). The first token stands for the whole text; a prompt beyond the limit is cut with a warning."""

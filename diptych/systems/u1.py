@@ -44,6 +44,7 @@ class U1System:
 
     family = FAMILY
     max_side = 1024
+    control = ""
     capabilities = frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT})
 
     def __init__(self, model: MoT, tokenizer: TextTokenizer, flow: FlowConfig, native: int, card: dict[str, Any] | None = None) -> None:

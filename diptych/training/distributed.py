@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -60,6 +60,9 @@ def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks) -> None:
         return
     for block in blocks:
         fully_shard(block, mesh=ranks.mesh)
+        if hasattr(block, "read"):
+            # called apart from forward: its weights are gathered for it as well
+            register_fsdp_forward_method(block, "read")
     fully_shard(task, mesh=ranks.mesh)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diptych.data.tokens import TextTokenizer
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT, by_size
-from diptych.systems import U1System
+from diptych.systems import System, U1System
 from diptych.training import checkpoint
 from diptych.training.config import TrainConfig, from_dict
 
@@ -34,8 +35,8 @@ def sample_grid(model: MoT, tokenizer: TextTokenizer, config: TrainConfig, path:
     contact_sheet([Cell(p, t) for p, t in zip(pictures, SAMPLE_PROMPTS, strict=True)], path)
 
 
-def export(run: Path, out: Path, command: str, hardware: str) -> U1System:
-    """Write the newest good checkpoint's EMA weights as a model folder, stored in half precision, with its card.
+def export(run: Path, out: Path, command: str, hardware: str) -> System:
+    """Write the newest good checkpoint's EMA weights as a model folder, with its card.
 
     Raises checkpoint.CheckpointError where the run has no whole checkpoint.
     """
@@ -44,16 +45,33 @@ def export(run: Path, out: Path, command: str, hardware: str) -> U1System:
         raise checkpoint.CheckpointError(f"{run} has no checkpoint yet")
     tensors, state = loaded
     values = json.loads((run / "config.json").read_text())
+    about = {
+        "name": values["name"], "licence": "Apache-2.0", "command": command, "hardware": hardware,
+        "torch": torch.__version__.split("+")[0], "seed": values["seed"], "steps": state["step"], "seconds": round(state["seconds"]),
+        "recipe": values, "parents": [],
+    }  # fmt: skip
+    if "pictures" in values:
+        return _export_sana(run, out, tensors["ema"], about)
     config: TrainConfig = from_dict(TrainConfig, values, str(run / "config.json"))
     tokenizer = TextTokenizer.load(run / "tokenizer.json")
     model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch))
     model.load_state_dict(tensors["ema"])
     card = {
-        "name": config.name, "family": "u1", "licence": "Apache-2.0", "command": command, "hardware": hardware,
-        "torch": torch.__version__.split("+")[0], "seed": config.seed, "steps": state["step"], "seconds": round(state["seconds"]),
-        "documents": state["step"] * config.data.documents_per_step, "weights": "EMA, stored as float16",
-        "data": "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode", "recipe": values, "parents": [],
+        **about, "family": "u1", "documents": state["step"] * config.data.documents_per_step, "weights": "EMA, stored as float16",
+        "data": "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode",
     }  # fmt: skip
     system = system_of(model, tokenizer, config, card)
     system.save(out, torch.float16)
+    return system
+
+
+def _export_sana(run: Path, out: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> System:
+    from diptych.training.sana import load_job
+
+    job = load_job(run)
+    start = [] if job.start is None else [job.start.card.get("name", "start")]
+    pictures = about["steps"] * job.config.data.pictures_per_step
+    card = {**about, "family": "sana", "pictures": pictures, "data": job.config.pictures, "weights": "EMA", "parents": start}
+    system = job.system(weights, card)
+    system.save(out)
     return system

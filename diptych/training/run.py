@@ -11,9 +11,10 @@ from diptych.data.readers import JsonlSource, TextSource
 from diptych.data.tokens import TextTokenizer
 from diptych.systems import U1System
 from diptych.systems.folder import locate
-from diptych.training.config import TrainConfig, to_json
+from diptych.training.config import RunConfig, TrainConfig, to_json
 from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
 from diptych.training.joint import JointJob
+from diptych.training.sana_config import SanaTrainConfig
 from diptych.training.trainer import Trainer
 from diptych.worlds.emoji import EmojiWorld
 
@@ -44,6 +45,19 @@ def run(
     return trainer
 
 
+def run_sana(config: SanaTrainConfig, folder: Path, start: str | None = None, quiet: bool = False) -> Trainer:
+    """Train `config` in `folder`, going on where a run there stopped. Prints what it resolved to."""
+    # diffusers and transformers come with it, which joint runs do not need
+    from diptych.training.sana import SanaJob
+
+    if not config.pictures:
+        raise ValueError("this recipe needs --pictures, a folder that `diptych data index` was run on")
+    trainer = Trainer(SanaJob(config, folder, start), folder, quiet=quiet)
+    trainer.log.say(resolved(trainer.config, folder))
+    trainer.train()
+    return trainer
+
+
 def tokenizer(config: TrainConfig, world: EmojiWorld, folder: Path) -> TextTokenizer:
     """The run's tokenizer: the one in its folder, or one learnt from the world's texts."""
     path = folder / "tokenizer.json"
@@ -52,6 +66,6 @@ def tokenizer(config: TrainConfig, world: EmojiWorld, folder: Path) -> TextToken
     return TextTokenizer.train(world_texts(world, config.seed, VOCABULARY_SAMPLES), config.vocab_size)
 
 
-def resolved(config: TrainConfig, folder: Path) -> str:
+def resolved(config: RunConfig, folder: Path) -> str:
     """The resolved config in full, for a reader."""
     return f"run in {folder}\n" + json.dumps(json.loads(to_json(config)))

@@ -283,7 +283,8 @@ def dataset(index, ranks=1, rank=0, **changes):
 
 
 def by_caption(data):
-    return sorted((float(n.sum()), c, int(p.sum())) for d in data for b in d.batches for n, c, p in zip(b.noise, b.captions, b.pixels, strict=True))
+    rows = [row for d in data for b in d.batches for row in zip(b.noise, b.captions, b.pixels, b.dropped, strict=True)]
+    return sorted((float(noise.sum()), caption, int(pixels.sum()), bool(dropped)) for noise, caption, pixels, dropped in rows)
 
 
 @pytest.mark.parametrize(("ranks", "accumulate", "workers"), [(2, 1, 0), (4, 2, 0), (1, 4, 0), (1, 1, 2)])
@@ -297,9 +298,9 @@ def test_a_step_holds_the_same_pictures_for_any_ranks_accumulation_and_workers(c
 
 def test_captions_are_dropped_as_often_as_asked_and_both_are_used(collection):
     data = dataset(collection, pictures_per_step=4)
-    captions = [c for step in range(200) for b in data[step].batches for c in b.captions]
-    assert np.mean([c == "" for c in captions]) == pytest.approx(0.3, abs=0.06)
-    assert {c.split()[0] for c in captions if c} == {"caption", "other"}
+    batches = [b for step in range(200) for b in data[step].batches]
+    assert torch.cat([b.dropped for b in batches]).float().mean() == pytest.approx(0.3, abs=0.06)
+    assert {c.split()[0] for b in batches for c in b.captions} == {"caption", "other"}
 
 
 def test_validation_pictures_are_never_trained_on(collection):

@@ -62,6 +62,10 @@ class Block(nn.Module):
         self.cross_attention = CrossAttention(config)
         self.feed_forward = GatedConvolution(config)
 
+    def read(self, text: Tensor) -> TextKeyValue:
+        """Keys and values of projected text (B, T, C)."""
+        return self.cross_attention.read(text)
+
     def forward(self, x: Tensor, text: TextKeyValue, mask: Tensor | None, modulation: Tensor, grid: Grid) -> Tensor:
         """x (B, F, N, C); modulation (B, 1 or F, 6, C), the same for all blocks."""
         parts = (self.table + modulation).unsqueeze(-2).unbind(2)
@@ -120,7 +124,7 @@ class LinearDiT(nn.Module):
         """
         projected = self.caption_out(F.gelu(self.caption_in(text), approximate="tanh"))
         projected = rms_norm(projected, self.caption_norm, CAPTION_NORM_EPS)
-        blocks = tuple(block.cross_attention.read(projected) for block in cast(list[Block], self.blocks))
+        blocks = tuple(block.read(projected) for block in cast(list[Block], self.blocks))
         return TextCondition(blocks, None if mask is None else mask.bool()[:, None, None])
 
     def forward(self, x: Tensor, sigma: Tensor, text: TextCondition, guidance: Tensor | None = None, roles: Sequence[str] | None = None) -> Tensor:

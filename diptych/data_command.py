@@ -1,0 +1,142 @@
+"""What `diptych data` takes and does: index, inspect, cache, and the emoji of the font as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from diptych.request import RequestError
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Index a folder of pictures with captions: sidecar .txt, JSONL, Hugging Face image folders, tar shards."""
+
+    folder: Positional[Path]
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The index; inside the folder unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Print and draw what an index holds: counts, buckets, caption lengths, problems, a contact sheet."""
+
+    folder: Positional[Path]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("inspection")
+    resolutions: tuple[int, ...] = (512,)
+    multiple: int = 32
+    """Sides of pictures, px: the autoencoder's factor times the model's patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Compute latents and text of an index once; a run with --cache reads them instead of pictures."""
+
+    folder: Positional[Path]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    model: str | None = None
+    """Model whose autoencoder and text encoder are used."""
+    space: Path | None = None
+    """Or an autoencoder's folder alone, for runs from scratch, whose text encoder learns."""
+    resolutions: tuple[int, ...] = (128,)
+    multiple: int = 16
+    """Sides of pictures, px: the autoencoder's factor times the model's patch."""
+    batch: int = 32
+    """Pictures a step of the run that will use it."""
+    validation: float = 0.02
+    part: int = 0
+    parts: int = 1
+    """Several processes share the work: this one does share `part` of `parts`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emoji:
+    """Write every emoji of the installed font as a folder of pictures with captions."""
+
+    folder: Positional[Path]
+    size: int = 128
+    tones: bool = False
+    """The 1,890 skin-tone variants too."""
+    only: str = ""
+    """Only emoji whose name holds this, e.g. 'flag'."""
+
+
+def main(arguments: list[str], console: Console) -> int:
+    """diptych data COMMAND ..."""
+    commands = {"index": Index, "inspect": Inspect, "cache": Cache, "emoji": Emoji}
+    chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych data", description="Pictures with captions.")  # type: ignore[call-overload]
+    run: dict[type, Callable[[Any, Console], int]] = {Index: index, Inspect: inspect, Cache: cache, Emoji: emoji}
+    return run[type(chosen)](chosen, console)
+
+
+def index(command: Index, console: Console) -> int:
+    from diptych.data.index import Index as Opened
+    from diptych.data.index import build
+
+    with _progress("indexing", console) as advance:
+        path = build(command.folder, command.output, advance)
+    opened = Opened(path)
+    console.print(f"{path}: {len(opened)} pictures, {len(opened.problems)} problems")
+    for row in opened.problems[:10]:
+        console.print(f"  {escape(row.id)}: {escape(row.problem)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def inspect(command: Inspect, console: Console) -> int:
+    from diptych.data.index import Index as Opened
+    from diptych.data.report import inspect as run
+
+    for path in run(Opened(command.folder), command.output, command.resolutions, command.multiple, console):
+        console.print(str(path), highlight=False)
+    return 0
+
+
+def cache(command: Cache, console: Console) -> int:
+    from diptych.data.index import Index as Opened
+    from diptych.spaces import load_space
+    from diptych.systems.folder import locate
+    from diptych.systems.sana import SanaSystem
+    from diptych.systems.text import GemmaEncoder
+    from diptych.training.precompute import precompute
+
+    if command.model is not None and command.space is None:
+        system = SanaSystem.load(locate(command.model))
+        space, encoder = system.space, system.text if isinstance(system.text, GemmaEncoder) else None
+    elif command.space is not None and command.model is None:
+        space, encoder = load_space(command.space), None
+    else:
+        raise RequestError("name either --model, or --space with the autoencoder alone")
+    with _progress("caching", console) as advance:
+        precompute(
+            Opened(command.folder), space, encoder, command.output, command.resolutions, command.multiple, command.batch, command.validation,
+            command.part, command.parts, advance,
+        )  # fmt: skip
+    console.print(f"{command.output}: written")
+    return 0
+
+
+def emoji(command: Emoji, console: Console) -> int:
+    from diptych.worlds.emoji.collection import write_collection
+
+    with _progress("drawing", console) as advance:
+        count = write_collection(command.folder, command.size, command.tones, command.only, advance)
+    console.print(f"{command.folder}: {count} pictures; index them with: diptych data index {command.folder}")
+    return 0
+
+
+@contextmanager
+def _progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

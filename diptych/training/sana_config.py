@@ -1,0 +1,74 @@
+"""What a SANA run is: denoiser, text, image space, noise law, pictures and stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diptych.data.picture_loader import PictureLoaderConfig
+from diptych.flow import NoiseLaw, SamplerConfig
+from diptych.models.linear_dit import LinearDiTConfig
+from diptych.training.config import RunConfig, StageConfig
+
+TRAINABLE = ("all", "lora", "frames")
+CONTROLS = ("", "edges")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanaStage(StageConfig):
+    """A stage of a SANA run; a curriculum of resolutions is a list of stages."""
+
+    trainable: str = "all"
+    """'all'; 'lora': the adapters alone; 'frames': all, the role table and mixing weights included (what a control run learns)."""
+    resolutions: tuple[int, ...] | None = None
+    """Instead of the run's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Size of a caption encoder that learns with the denoiser; only for runs from scratch."""
+
+    vocab_size: int = 4096
+    depth: int = 2
+    heads: int = 4
+    max_tokens: int = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanaTrainConfig(RunConfig):
+    """A run over an index of pictures. A run that starts from a model takes its denoiser, text encoder and image space from it."""
+
+    model: LinearDiTConfig
+    text: TextConfig = field(default_factory=TextConfig)
+    pictures: str = ""
+    """Folder whose index is trained on."""
+    space: str = ""
+    """Folder of the autoencoder, for runs from scratch."""
+    cache: str = ""
+    """Folder of latents and text made by `diptych data cache`; empty: they are computed during training."""
+    law: NoiseLaw = field(default_factory=NoiseLaw)
+    sampler: SamplerConfig = field(
+        default_factory=lambda: SamplerConfig(num_steps=20, solver="dpm", shift=3.0, first_sigma=0.999, guidance_scale=4.5)
+    )
+    data: PictureLoaderConfig = field(default_factory=PictureLoaderConfig)
+    stages: tuple[SanaStage, ...] = ()
+    lora_rank: int = 0
+    """Rank of LoRA adapters on the matrices of the blocks; 0: none."""
+    control: str = ""
+    """What is given as a further frame: 'edges' of the pictures; '': nothing."""
+    checkpoint_blocks: bool = False
+    """Recompute blocks in the backward pass: less memory, a third more work."""
+    compile_blocks: bool = False
+    """torch.compile of each block; pays on a GPU, not on a CPU."""
+
+    def __post_init__(self) -> None:
+        if self.control not in CONTROLS:
+            raise ValueError(f"control must be '' or 'edges', got {self.control!r}")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must not be negative, got {self.lora_rank}")
+        if any(stage.trainable == "lora" for stage in self.stages) and not self.lora_rank:
+            raise ValueError("a stage trains 'lora', but lora_rank is 0")

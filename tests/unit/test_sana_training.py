@@ -1,0 +1,347 @@
+"""Training SANA: cached and uncached alike, resumed to the bit, adapters, control."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared_weights
+from PIL import Image
+from published import pipeline as published_pipeline
+
+import diptych
+from diptych.cli import main
+from diptych.data.index import Index, build
+from diptych.data.picture_loader import PictureLoaderConfig
+from diptych.data.pictures import edges
+from diptych.flow import NoiseLaw
+from diptych.inference.generate import draw
+from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
+from diptych.optim.build import OptimConfig
+from diptych.surgery import add_lora, lora_weights, merge_lora, with_frames
+from diptych.systems.sana import SanaSystem
+from diptych.training.sana import SanaJob
+from diptych.training.sana_config import SanaStage, SanaTrainConfig, TextConfig
+from diptych.training.trainer import Trainer
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Forty plain coloured pictures with a darker corner, in two shapes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for n in range(40):
+        name, colour = list(COLOURS.items())[n % 4]
+        pixels = np.full(((32, 32) if n % 5 else (32, 64)) + (3,), colour, dtype=np.uint8)
+        pixels[: 8 + n % 8, :8] = rng.integers(0, 60)
+        Image.fromarray(pixels).save(folder / f"{n:02d}.png")
+        (folder / f"{n:02d}.txt").write_text(f"a {name} picture\n{name}")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space")
+    for part in ("encoder", "decoder"):
+        (folder / f"taef2_{part}.safetensors").symlink_to(shared_weights(f"taef2_{part}.safetensors"))
+    return folder
+
+
+def config(pictures, space="", **changes):
+    base = SanaTrainConfig(
+        name="toy", model=LinearDiTConfig(depth=2, width=32, cross_heads=2, caption_channels=16), text=TextConfig(vocab_size=300, depth=1, heads=2),
+        pictures=str(pictures), space=str(space), bf16=False, save_every=2, sample_every=10**6, log_every=1,
+        data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, validation=0.1),
+        stages=(SanaStage(name="one", steps=6, optim=OptimConfig(lr=1e-3, warmup=1, decay=0.0)),),
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def run(cfg, folder, start=None):
+    trainer = Trainer(SanaJob(cfg, folder, start), folder, quiet=True)
+    trainer.train()
+    return trainer
+
+
+def weights(trainer):
+    return {**{f"m.{k}": v for k, v in trainer.model.named_parameters()}, **{f"e.{k}": v for k, v in trainer.ema.shadow.items()}}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_cached_run_equals_an_uncached_one_to_the_bit(pictures, space, tmp_path):
+    arguments = ["data", "cache", str(pictures), "-o", str(tmp_path / "cache"), "--space", str(space), "--resolutions", "32", "--multiple", "8",
+                 "--batch", "4", "--validation", "0.1"]  # fmt: skip
+    assert main(arguments) == 0
+    plain = run(config(pictures, space), tmp_path / "plain")
+    cached = run(config(pictures, space, cache=str(tmp_path / "cache")), tmp_path / "cached")
+    assert_equal(weights(plain), weights(cached))
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_resumed_run_equals_the_straight_one_to_the_bit(pictures, space, tmp_path, at, monkeypatch):
+    straight = run(config(pictures, space), tmp_path / "straight")
+    step = Trainer._train_step
+
+    def breaking(self, *arguments):
+        if self.step == at:
+            raise KeyError("killed")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_train_step", breaking)
+    with pytest.raises(KeyError):
+        run(config(pictures, space), tmp_path / "broken")
+    monkeypatch.undo()
+    assert_equal(weights(straight), weights(run(config(pictures, space), tmp_path / "broken")))
+
+
+def test_recomputed_blocks_learn_the_same(pictures, space, tmp_path):
+    plain = run(config(pictures, space), tmp_path / "plain")
+    recomputed = run(config(pictures, space, checkpoint_blocks=True), tmp_path / "recomputed")
+    for (name, a), b in zip(plain.model.named_parameters(), recomputed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_curriculum_goes_through_its_resolutions(pictures, space, tmp_path):
+    stages = tuple(SanaStage(name=str(r), steps=2, resolutions=(r,), optim=OptimConfig(lr=1e-3)) for r in (16, 32))
+    cfg = config(pictures, space, stages=stages)
+    job = SanaJob(cfg, tmp_path)
+    shapes = [job.dataset(stage, 0, 1)[step].batches[0].noise.shape[-2:] for stage, step in ((stages[0], 0), (stages[1], 2))]
+    assert [a * b for a, b in shapes] == [4, 16] or [a * b for a, b in shapes] == [4, 18]
+    run(cfg, tmp_path)
+
+
+def test_training_learns_colours_from_words(pictures, space, tmp_path):
+    """Real training, real autoencoder: after it, 'red' draws more red than blue."""
+    stage = SanaStage(name="one", steps=150, optim=OptimConfig(lr=4e-3, warmup=5, decay=0.3))
+    model = LinearDiTConfig(depth=2, width=64, cross_heads=2, caption_channels=32, patch=2)
+    data = PictureLoaderConfig(pictures_per_step=16, resolutions=(32,), workers=0)
+    cfg = config(pictures, space, stages=(stage,), model=model, data=data, ema=0.9, save_every=150)
+    trainer = run(cfg, tmp_path / "run")
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "model")]) == 0
+    pipeline = diptych.load(tmp_path / "model", "cpu")
+    drawn = {}
+    for name in ("red", "green", "blue"):
+        plans = [pipeline.plan(f"a {name} picture", seed=s, width=32, height=32) for s in range(4)]
+        drawn[name] = np.stack(draw(pipeline.system, plans)).astype(float).mean((0, 1, 2))
+    assert trainer.step == 150
+    for channel, name in enumerate(("red", "green", "blue")):
+        assert int(drawn[name].argmax()) == channel, drawn
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("published")
+    published_pipeline(folder)
+    return folder
+
+
+def tiny():
+    torch.manual_seed(0)
+    model = LinearDiT(LinearDiTConfig(depth=2, width=32, cross_heads=2, caption_channels=16, channels=4))
+    model.initialise(torch.Generator().manual_seed(0))
+    return model
+
+
+def velocity(model):
+    generator = torch.Generator().manual_seed(0)
+    x, text = torch.randn(2, 1, 4, 4, 6, generator=generator), torch.randn(2, 5, 16, generator=generator)
+    with torch.no_grad():
+        return model(x, torch.tensor([0.3, 0.9]), model.condition(text))
+
+
+def test_adapters_change_nothing_at_first_and_merge_exactly():
+    model = tiny()
+    before = velocity(model)
+    add_lora(model, 4)
+    assert torch.equal(velocity(model), before)
+    for _, b in lora_weights(model).values():
+        b.normal_(std=0.1)
+    adapted = velocity(model)
+    assert float((adapted - before).abs().max()) > 1e-3
+    merged = merge_lora(model)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    torch.testing.assert_close(velocity(merged), adapted, rtol=0, atol=1e-5)
+
+
+def test_a_lora_run_trains_adapters_alone_and_exports_a_merged_model(pictures, base, tmp_path):
+    stage = SanaStage(name="adapters", steps=3, trainable="lora", optim=OptimConfig(name="adamw", lr=1e-2, warmup=1))
+    cfg = config(pictures, stages=(stage,), lora_rank=4)
+    trainer = run(cfg, tmp_path / "run", start=str(base))
+    original = SanaSystem.load(base).model.state_dict()
+    moved = 0
+    for name, parameter in trainer.model.denoiser.named_parameters():
+        if "lora_" in name:
+            moved += int("lora_B" in name and bool(parameter.abs().max() > 0))
+        else:
+            assert torch.equal(parameter, original[name.replace(".base_layer", "")]), name
+    assert moved == 2 * 7
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "model")]) == 0
+    exported = SanaSystem.load(tmp_path / "model").model.state_dict()
+    assert exported.keys() == original.keys()
+    assert not torch.equal(exported["blocks.0.attention.qkv.weight"], original["blocks.0.attention.qkv.weight"])
+    assert torch.equal(exported["head.weight"], original["head.weight"])
+
+
+def test_fine_tuning_a_published_folder_goes_on_from_its_weights(pictures, base, tmp_path):
+    stage = SanaStage(name="tune", steps=2, optim=OptimConfig(name="adamw", lr=1e-6, warmup=1))
+    trainer = run(config(pictures, stages=(stage,)), tmp_path / "run", start=str(base))
+    original = SanaSystem.load(base).model.state_dict()
+    for name, parameter in trainer.model.denoiser.named_parameters():
+        torch.testing.assert_close(parameter.detach(), original[name], rtol=0, atol=1e-4, msg=name)
+    resumed = run(config(pictures, stages=(dataclasses.replace(stage, steps=3),)), tmp_path / "run")
+    assert resumed.step == 3
+
+
+def test_cached_text_of_a_language_model_gives_the_same_run(pictures, base, tmp_path):
+    arguments = ["data", "cache", str(pictures), "-o", str(tmp_path / "cache"), "--model", str(base), "--resolutions", "32", "--multiple", "2",
+                 "--batch", "4", "--validation", "0.1"]  # fmt: skip
+    assert main(arguments) == 0
+    stage = SanaStage(name="tune", steps=3, optim=OptimConfig(name="adamw", lr=1e-4, warmup=1))
+    plain = run(config(pictures, stages=(stage,)), tmp_path / "plain", start=str(base))
+    cached = run(config(pictures, stages=(stage,), cache=str(tmp_path / "cache")), tmp_path / "cached", start=str(base))
+    assert_equal(weights(plain), weights(cached))
+
+
+def test_the_null_condition_is_the_same_in_training_and_in_sampling(pictures, base, tmp_path):
+    job = SanaJob(config(pictures, data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, drop_text=1.0)), tmp_path, str(base))
+    batch = job.dataset(job.config.stages[0], 0, 1)[0].batches[0]
+    text, mask = job.read_text(batch)
+    null, real = job.encoder.encode([""], instruct=False)
+    for row in range(len(batch)):
+        assert int(mask[row].sum()) == int(real.sum())
+        torch.testing.assert_close(text[row][mask[row]], null[0][real[0]])
+
+
+@pytest.mark.parametrize("change", ["other encoder", "cut shard", "missing shard", "other size"])
+def test_a_cache_that_does_not_belong_is_refused(pictures, space, base, tmp_path, change):
+    cache = tmp_path / "cache"
+    arguments = ["data", "cache", str(pictures), "-o", str(cache), "--space", str(space), "--resolutions", "32", "--multiple", "8", "--batch", "4"]
+    assert main(arguments) == 0
+    shard = next(cache.glob("latents-*"))
+    cfg = config(pictures, space, cache=str(cache))
+    expected = {"other encoder": "another space encoder", "cut shard": "has 100 of", "missing shard": "is missing", "other size": "no latents of"}
+    if change == "cut shard":
+        shard.write_bytes(shard.read_bytes()[:100])
+    elif change == "missing shard":
+        shard.unlink()
+    elif change == "other size":
+        cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, resolutions=(64,)))
+    with pytest.raises(ValueError, match=expected[change]):
+        run(cfg, tmp_path / "run", start=str(base) if change == "other encoder" else None)
+
+
+def test_a_cache_that_was_stopped_goes_on(pictures, space, tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych.data.cache.SHARD", 8)
+    arguments = ["data", "cache", str(pictures), "-o", str(tmp_path), "--space", str(space), "--resolutions", "32", "--multiple", "8", "--batch", "4"]
+    from diptych.spaces import LatentSpace
+
+    encode, calls = LatentSpace.encode, []
+
+    def counting(self, pixels):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return encode(self, pixels)
+
+    monkeypatch.setattr(LatentSpace, "encode", counting)
+    assert main(arguments) == 130
+    assert not (tmp_path / "cache.json").exists()
+    assert main(arguments) == 0
+    assert len(calls) == len(Index(pictures)) + 20 - 16, "two shards of eight were whole before the stop"
+
+
+# -- frames and control -------------------------------------------------------------------------------------------------------
+
+
+def test_attached_frames_change_nothing_before_training_and_something_after():
+    model = tiny()
+    framed = with_frames(model, dataclasses.replace(model.config, multi_frame=True))
+    generator = torch.Generator().manual_seed(1)
+    x, given = torch.randn(2, 2, 1, 4, 4, 6, generator=generator)
+    text = framed.condition(torch.randn(2, 3, 16, generator=generator))
+    sigma = torch.tensor([0.5, 0.8])
+    both, levels = torch.cat([x, given], 1), torch.stack([sigma, torch.zeros(2)], 1)
+    with torch.no_grad():
+        alone = model(x, sigma, text)
+        assert torch.equal(framed(x, sigma, text), alone)
+        attached = framed(both, levels, text, roles=("target", "control"))[:, :1]
+        torch.testing.assert_close(attached, alone, rtol=0, atol=1e-6)
+        for block in framed.blocks:
+            block.attention.mix.normal_(generator=generator)
+        assert float((framed(both, levels, text, roles=("target", "control"))[:, :1] - alone).abs().max()) > 1e-3
+        # one frame alone is still the picture model
+        assert torch.equal(framed(x, sigma, text), alone)
+
+
+def test_frames_of_one_role_see_each_other_in_any_order():
+    model = with_frames(tiny(), dataclasses.replace(tiny().config, multi_frame=True))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in (model.roles, *(block.attention.mix for block in model.blocks)):
+            parameter.normal_(generator=generator)
+        x, text = torch.randn(1, 3, 4, 4, 4, generator=generator), model.condition(torch.randn(1, 3, 16, generator=generator))
+        out = model(x, torch.tensor([0.5]), text, roles=("target",) * 3)
+        turned = model(x[:, [2, 0, 1]], torch.tensor([0.5]), text, roles=("target",) * 3)
+    torch.testing.assert_close(turned, out[:, [2, 0, 1]], rtol=0, atol=1e-5)
+
+
+def test_frames_need_a_model_that_has_them():
+    model = tiny()
+    with pytest.raises(ValueError, match="2 frames: its config has multi_frame off"):
+        model(torch.zeros(1, 2, 4, 4, 4), torch.tensor([0.5]), model.condition(torch.zeros(1, 1, 16)))
+
+
+def test_edges_are_where_brightness_changes():
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:, 8:] = 200
+    found = edges(pixels)
+    assert found[:, 7:9].min() == 255
+    assert found[:, :6].max() == 0
+
+
+def test_a_control_run_learns_exports_and_draws_along_a_picture(pictures, base, tmp_path):
+    stage = SanaStage(name="control", steps=3, trainable="frames", optim=OptimConfig(name="adamw", lr=1e-2, warmup=1))
+    trainer = run(config(pictures, stages=(stage,), control="edges"), tmp_path / "run", start=str(base))
+    assert float(trainer.model.denoiser.blocks[0].attention.mix.abs().max()) > 0
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "model")]) == 0
+    pipeline = diptych.load(tmp_path / "model", "cpu")
+    assert pipeline.system.control == "edges"
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    result = pipeline.run("red", images=[edges(picture)], task="text-to-image", steps=3)
+    assert result.plan.inputs == ("control",)
+    assert result.images[0].shape == (32, 32, 3)
+    other = pipeline.run("red", task="text-to-image", steps=3)
+    assert not np.array_equal(other.images[0], result.images[0])
+
+
+# -- the noise law --------------------------------------------------------------------------------------------------------------
+
+
+def test_training_levels_are_the_published_ones_without_their_grid():
+    from conftest import golden
+    from safetensors.torch import load_file
+
+    expected = load_file(golden("flow") / "training.safetensors")
+    for shift in (1, 3, 6):
+        law = NoiseLaw(shift=float(shift))
+        names = [name for name in expected if name.startswith(f"shift_{shift}.")]
+        assert names
+        torch.testing.assert_close(law.shifted(expected["u"]), expected[f"shift_{shift}.sigma_continuous"], rtol=0, atol=1e-6)
+
+
+def test_noise_levels_follow_the_logit_normal_law():
+    law = NoiseLaw(mean=0.5, std=1.5, shift=3.0)
+    sigma = law.sigma(torch.tensor([0.0, -1.0]))
+    u = torch.sigmoid(torch.tensor([0.5, -1.0]))
+    torch.testing.assert_close(sigma, 3 * u / (1 + 2 * u))
