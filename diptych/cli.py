@@ -101,15 +101,17 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a SANA model in another form: our folder, diffusers' pipeline folder, or the native checkpoint file."""
+    """Write a SANA model in another form: our folder, diffusers' pipeline folder, the native checkpoint; or a LoRA in another style."""
 
     source: Positional[Path]
     output: Positional[Path]
-    to: Literal["diptych", "diffusers", "sana"]
+    to: Literal["diptych", "diffusers", "sana", "lora-peft", "lora-diffusers", "lora-kohya"]
     base: Path | None = None
     """Folder whose text encoder and autoencoder go with a native checkpoint, which holds the denoiser alone."""
     cross_heads: int | None = None
     """Heads of a native checkpoint's cross-attention, where its width is no published one."""
+    lora: Path | None = None
+    """LoRA file, of any style, that is merged into the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,9 +253,13 @@ def export(command: Export) -> int:
 
 
 def convert(command: Convert) -> int:
-    from diptych.systems.convert import convert_model
+    from diptych.systems.convert import convert_lora, convert_model
 
-    for difference in convert_model(command.source, command.output, command.to, command.base, command.cross_heads):
+    if command.to.startswith("lora-"):
+        convert_lora(command.source, command.output, command.to.removeprefix("lora-"))
+        console.print(f"{command.output}: written")
+        return 0
+    for difference in convert_model(command.source, command.output, command.to, command.base, command.cross_heads, command.lora):
         console.print(f"[yellow]note:[/yellow] {escape(difference)}: its code will draw slightly other pictures", highlight=False)
     console.print(f"{command.output}: written")
     return 0

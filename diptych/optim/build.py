@@ -42,6 +42,11 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr * warm * max(config.final, min(1.0, left))
 
 
+def is_muon(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
+    """Whether a parameter is Muon's: a matrix of a block. The rest is AdamW's."""
+    return config.name == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"
+
+
 def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Optimisers over named parameters.
 
@@ -50,8 +55,7 @@ def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: Opt
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in parameters:
-        is_matrix = parameter.ndim == 2 and ".blocks." in f".{name}"
-        (matrices if config.name == "muon" and is_matrix else rest).append(parameter)
+        (matrices if is_muon(name, parameter, config) else rest).append(parameter)
     if any(isinstance(p, DTensor) for p in matrices):
         raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw")
     optimisers: list[torch.optim.Optimizer] = []

@@ -2,5 +2,6 @@
 
 from diptych.surgery.frames import with_frames
 from diptych.surgery.lora import add_lora, lora_weights, merge_lora
+from diptych.surgery.lora_files import merge_adapters, read_lora, write_lora
 
-__all__ = ["add_lora", "lora_weights", "merge_lora", "with_frames"]
+__all__ = ["add_lora", "lora_weights", "merge_adapters", "merge_lora", "read_lora", "with_frames", "write_lora"]

@@ -1,4 +1,4 @@
-"""LoRA adapters on the matrices of a model's blocks, through peft; adapter files in the key styles of peft, diffusers and kohya."""
+"""LoRA adapters on the matrices of a model's blocks, through peft."""
 
 from __future__ import annotations
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.flow import SamplerConfig
 from diptych.models.linear_dit import convert
 from diptych.spaces.latents import DiffusersAutoencoder
+from diptych.surgery import merge_adapters, read_lora, write_lora
 from diptych.systems.folder import ModelFolderError
 from diptych.systems.sana import SPRINT_SAMPLER, SanaSystem, denoiser
 from diptych.systems.text import GemmaEncoder
@@ -22,8 +24,19 @@ from diptych.systems.text import GemmaEncoder
 FORMS = ("diptych", "diffusers", "sana")
 
 
-def convert_model(source: Path, out: Path, to: str, base: Path | None = None, cross_heads: int | None = None) -> list[str]:
-    """Write `source` as `to`; returns what the target's own code will compute otherwise, in words.
+def convert_lora(source: Path, out: Path, style: str) -> None:
+    """Write a LoRA file in another key style. Raises ValueError for a file that is no LoRA of SANA's."""
+    if out.exists():
+        raise ValueError(f"{out} exists already: choose another name or remove it first")
+    tensors = write_lora(read_lora(read_checkpoint(source)), style)
+    aside = out.with_name(out.name + ".part")
+    save_file(tensors, aside)
+    aside.rename(out)
+
+
+def convert_model(source: Path, out: Path, to: str, base: Path | None = None, cross_heads: int | None = None, lora: Path | None = None) -> list[str]:
+    """Write `source` as `to`, with the adapters of the file `lora` merged into it; returns what the target's own code will compute
+    otherwise, in words.
 
     A native checkpoint holds the denoiser alone: text encoder, autoencoder and sampler come from `base`, a published pipeline
     folder or one of ours. `out` appears whole or not at all. Raises ModelFolderError or ValueError for what cannot be converted.
@@ -33,6 +46,9 @@ def convert_model(source: Path, out: Path, to: str, base: Path | None = None, cr
     if out.exists():
         raise ValueError(f"{out} exists already: choose another name or remove it first")
     system = SanaSystem.load(source) if source.is_dir() else from_checkpoint(source, base, cross_heads)
+    if lora is not None:
+        merge_adapters(system.model, read_lora(read_checkpoint(lora)))
+        system.card = {**system.card, "parents": [*system.card.get("parents", []), lora.name]}
     writers: dict[str, Callable[[SanaSystem, Path], None]] = {"diptych": _write_diptych, "diffusers": _write_diffusers, "sana": _write_native}
     aside = out.with_name(out.name + ".part")
     _remove(aside)
@@ -66,7 +82,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelFolderError(f"{path} is neither a model folder nor a checkpoint file")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelFolderError(f"{path} cannot be read ({error}): cut off, damaged or no safetensors file") from error
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

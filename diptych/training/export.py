@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.data.tokens import TextTokenizer
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT, by_size
+from diptych.surgery import write_lora
 from diptych.systems import System, U1System
 from diptych.training import checkpoint
 from diptych.training.config import TrainConfig, from_dict
 
+PARENT = "parent.json"
+"""Card of the model that a run started from, in the run's folder."""
 SAMPLE_PROMPTS = (
     "a cat", "a dog and a car", "three apples", "a purple heart", "a cat left of a dog", "a red circle and a blue square",
     "a fish above a house", "two stars and a tree on a mint background", "four bananas", "a crown below a yellow heart",
@@ -48,7 +52,7 @@ def export(run: Path, out: Path, command: str, hardware: str) -> System:
     about = {
         "name": values["name"], "licence": "Apache-2.0", "command": command, "hardware": hardware,
         "torch": torch.__version__.split("+")[0], "seed": values["seed"], "steps": state["step"], "seconds": round(state["seconds"]),
-        "recipe": values, "parents": [],
+        "recipe": values, "parents": [json.loads((run / PARENT).read_text())] if (run / PARENT).is_file() else [],
     }  # fmt: skip
     if "pictures" in values:
         return _export_sana(run, out, tensors["ema"], about)
@@ -74,4 +78,7 @@ def _export_sana(run: Path, out: Path, weights: dict[str, Tensor], about: dict[s
     card = {**about, "family": "sana", "pictures": pictures, "data": job.config.pictures, "weights": "EMA", "parents": start}
     system = job.system(weights, card)
     system.save(out)
+    if job.config.lora_rank:
+        # beside the merged model: the adapters alone, for use with the model that the run started from
+        save_file(write_lora(job.adapters(), "diffusers"), out.with_name(out.name + "-lora.safetensors"))
     return system

@@ -13,6 +13,7 @@ from diptych.systems import U1System
 from diptych.systems.folder import locate
 from diptych.training.config import RunConfig, TrainConfig, to_json
 from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
+from diptych.training.export import PARENT
 from diptych.training.joint import JointJob
 from diptych.training.sana_config import SanaTrainConfig
 from diptych.training.trainer import Trainer
@@ -39,7 +40,10 @@ def run(
     words = tokenizer(config, world, folder) if model_folder is None else TextTokenizer.load(model_folder / "tokenizer.json")
     trainer = Trainer(JointJob(config, sources, words), folder, quiet=quiet)
     if model_folder is not None:
-        trainer.begin_from(dict(U1System.load(model_folder).model.named_parameters()))
+        start_from = U1System.load(model_folder)
+        trainer.begin_from(dict(start_from.model.named_parameters()))
+        parent = {key: value for key, value in start_from.card.items() if key not in ("recipe", "sha256")}
+        (folder / PARENT).write_text(json.dumps(parent, indent=1) + "\n")
     trainer.log.say(resolved(config, folder))
     trainer.train()
     return trainer

@@ -242,6 +242,10 @@ class SanaJob:
         sampler = self.config.sampler if self.start is None else self.start.sampler
         return SanaSystem(denoiser, self.encoder, self.space, sampler, side, self.null, self.null_caption, self.config.control, card)
 
+    def adapters(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Matrices of the run's LoRA, if it has one."""
+        return surgery.lora_weights(self.model.denoiser)
+
     def system(self, weights: Mapping[str, Tensor], card: dict[str, Any]) -> SanaSystem:
         """A system with these weights, adapters merged."""
         self.model.load_state_dict(dict(weights))

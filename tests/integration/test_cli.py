@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diptych import cli
+from diptych import cli, data_command
 from diptych.recipes import RECIPES
+from diptych.train_command import SanaTrainCommand
 
 
 def call(*arguments: str, capsys: pytest.CaptureFixture) -> tuple[int, str]:
@@ -88,23 +89,33 @@ def test_unknown_config_keys_name_the_nearest(capsys):
     assert "--data.accumulate" in captured.out + captured.err
 
 
+COMMANDS = (
+    cli.Do, cli.ShowPlan, cli.Info, cli.Evaluate, cli.Export, cli.Convert, data_command.Index, data_command.Inspect, data_command.Cache,
+    data_command.Emoji, SanaTrainCommand,
+)  # fmt: skip
+
+
 def test_the_set_of_flags_is_frozen():
     """A flag is for ever: adding one is a decision, taken here."""
-    flags = {
-        command.__name__: [f.name for f in dataclasses.fields(command)] for command in (cli.Do, cli.ShowPlan, cli.Info, cli.Evaluate, cli.Export)
-    }
+    flags = {command.__name__: [f.name for f in dataclasses.fields(command)] for command in COMMANDS}
     assert flags == {
         "Do": ["request", "image", "output", "model", "plan"],
         "ShowPlan": ["request", "image", "model", "plan"],
         "Info": ["model"],
         "Evaluate": ["model", "output", "prompts", "seed", "split"],
         "Export": ["run", "output", "hardware"],
+        "Convert": ["source", "output", "to", "base", "cross_heads", "lora"],
+        "Index": ["folder", "output"],
+        "Inspect": ["folder", "output", "resolutions", "multiple"],
+        "Cache": ["folder", "output", "model", "space", "resolutions", "multiple", "batch", "validation", "part", "parts"],
+        "Emoji": ["folder", "size", "tones", "only"],
+        "SanaTrainCommand": ["output", "config", "start"],
     }
     assert [f.name for f in dataclasses.fields(cli.Overrides)] == [
         "task", "prompt", "inputs", "width", "height", "frames", "count", "seed", "steps", "guidance_scale", "image_guidance_scale",
         "negative_prompt",
     ]  # fmt: skip
-    assert sorted(RECIPES) == ["emoji", "emoji-full"]
+    assert sorted(RECIPES) == ["emoji", "emoji-full", "sana-control", "sana-curriculum", "sana-finetune", "sana-lora", "sana-small"]
 
 
 def test_demo_writes_a_page_and_a_contact_sheet(tmp_path, capsys):

@@ -18,7 +18,7 @@ from diptych.flow import NoiseLaw
 from diptych.inference.generate import draw
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
 from diptych.optim.build import OptimConfig
-from diptych.surgery import add_lora, lora_weights, merge_lora, with_frames
+from diptych.surgery import add_lora, lora_weights, merge_adapters, merge_lora, read_lora, with_frames, write_lora
 from diptych.systems.sana import SanaSystem
 from diptych.training.sana import SanaJob
 from diptych.training.sana_config import SanaStage, SanaTrainConfig, TextConfig
@@ -191,6 +191,63 @@ def test_a_lora_run_trains_adapters_alone_and_exports_a_merged_model(pictures, b
     assert exported.keys() == original.keys()
     assert not torch.equal(exported["blocks.0.attention.qkv.weight"], original["blocks.0.attention.qkv.weight"])
     assert torch.equal(exported["head.weight"], original["head.weight"])
+
+
+@pytest.mark.parametrize("style", ["peft", "diffusers", "kohya"])
+def test_lora_files_of_every_style_go_round_and_merge_alike(style, tmp_path):
+    model = tiny()
+    add_lora(model, 4)
+    generator = torch.Generator().manual_seed(2)
+    for _, b in lora_weights(model).values():
+        b.normal_(std=0.1, generator=generator)
+    adapted = velocity(model)
+    file = write_lora(lora_weights(model), style)
+    assert any("attn1" in key for key in file)
+    plain = tiny()
+    merge_adapters(plain, read_lora(file))
+    torch.testing.assert_close(velocity(plain), adapted, rtol=0, atol=1e-5)
+    other = write_lora(read_lora(file), "kohya")
+    again = tiny()
+    merge_adapters(again, read_lora(other))
+    torch.testing.assert_close(velocity(again), adapted, rtol=0, atol=1e-5)
+
+
+def test_a_lora_of_diffusers_does_here_what_it_does_there(base, tmp_path):
+    """peft on diffusers' own transformer, its file read here."""
+    import diffusers
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    peer = diffusers.SanaTransformer2DModel.from_pretrained(base / "transformer").eval()
+    peer.add_adapter(LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v", "conv_inverted", "to_out.0"]))
+    torch.manual_seed(0)
+    for name, parameter in peer.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    file = {f"transformer.{key}": tensor for key, tensor in get_peft_model_state_dict(peer).items()}
+    file |= {key.replace("lora_A.weight", "alpha"): torch.tensor(6.0) for key in file if "lora_A" in key}
+    model = SanaSystem.load(base).model
+    merge_adapters(model, read_lora(file))
+    x, text = torch.randn(2, 4, 6, 6), torch.randn(2, 5, 24)
+    with torch.no_grad():
+        expected = peer(x, text, torch.tensor([300.0, 900.0])).sample
+        ours = model(x[:, None], torch.tensor([0.3, 0.9]), model.condition(text))[:, 0]
+    assert float((ours - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_a_lora_for_another_size_is_refused_and_changes_nothing():
+    model = tiny()
+    add_lora(model, 2)
+    adapters = lora_weights(model)
+    wide = LinearDiT(LinearDiTConfig(depth=2, width=64, cross_heads=2, caption_channels=16, channels=4))
+    before = {name: p.clone() for name, p in wide.named_parameters()}
+    with pytest.raises(ValueError, match=r"for a matrix of \(96, 32\), here it is \(192, 64\)"):
+        merge_adapters(wide, adapters)
+    shallow = LinearDiT(LinearDiTConfig(depth=1, width=32, cross_heads=2, caption_channels=16, channels=4))
+    with pytest.raises(ValueError, match="for a deeper model"):
+        merge_adapters(shallow, adapters)
+    assert all(torch.equal(before[name], p) for name, p in wide.named_parameters())
+    with pytest.raises(ValueError, match="is no key of a LoRA for SANA"):
+        read_lora({"transformer.single_blocks.0.proj.lora_A.weight": torch.zeros(1)})
 
 
 def test_fine_tuning_a_published_folder_goes_on_from_its_weights(pictures, base, tmp_path):
