@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import statistics
+import time
 
 import torch
 from torch import Tensor, nn
+
+from diptych.models.linear_dit import LinearDiT
 
 
 class PackedLinear(nn.Module):
@@ -22,23 +25,36 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def prepare(model: nn.Module, compile_blocks: bool = False) -> Any:
-    """A copy of a linear DiT for drawing: packed weights in float32 on a CPU, blocks compiled if asked.
-
-    Weights are shared with the original where they stay as they are.
+def prepare(model: LinearDiT, compile_blocks: bool = False) -> LinearDiT:
+    """A copy of a linear DiT for drawing: packed weights in float32 on a CPU where that is measured to be faster, blocks compiled if
+    asked. Weights are shared with the original where they stay as they are.
     """
     fast = copy.copy(model)
     fast._modules = dict(model._modules)
-    shared = {id(parameter): parameter for parameter in model.parameters()}
-    fast.blocks = copy.deepcopy(model.blocks, dict(shared))
+    fast.blocks = copy.deepcopy(model.blocks, {id(parameter): parameter for parameter in model.parameters()})
+    blocks = list(fast.blocks)
     weight = next(model.parameters())
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        for block in fast.blocks:
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and _packing_pays(model.modulation):
+        for block in blocks:
             _pack(block)
     if compile_blocks:
-        for block in fast.blocks:
+        for block in blocks:
             block.compile()
     return fast
+
+
+@torch.inference_mode()
+def _packing_pays(linear: nn.Linear) -> bool:
+    """Whether a packed layer is at least a tenth faster on this machine: it doubles the speed on AMD, and costs some on Intel."""
+    x = torch.randn(256, linear.in_features)
+    seconds: dict[str, list[float]] = {"plain": [], "packed": []}
+    layers = {"plain": linear, "packed": PackedLinear(linear)}
+    for _ in range(6):
+        for name, layer in layers.items():
+            began = time.perf_counter()
+            layer(x)
+            seconds[name].append(time.perf_counter() - began)
+    return statistics.median(seconds["packed"]) < 0.9 * statistics.median(seconds["plain"])
 
 
 def _pack(module: nn.Module) -> None:

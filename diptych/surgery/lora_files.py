@@ -118,4 +118,4 @@ def merge_adapters(model: nn.Module, adapters: Adapters, strength: float = 1.0) 
             )
     for name, (down, up) in adapters.items():
         weight = weights[f"{name}.weight"]
-        weight += (strength * up @ down).to(weight)
+        weight.add_((strength * up @ down).to(weight))

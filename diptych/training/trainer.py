@@ -17,6 +17,7 @@ from diptych.data.loader import StepData, StepDataset
 from diptych.optim.build import build_optimisers, learning_rate
 from diptych.training import checkpoint, distributed
 from diptych.training.config import StageConfig, to_json
+from diptych.training.curves import draw_curves
 from diptych.training.ema import EMA
 from diptych.training.job import Job, Losses
 from diptych.training.log import RunLog, StepReport
@@ -65,6 +66,8 @@ class Trainer:
             while self.step < self.config.steps:
                 self._train_stage()
             self._save()
+            if self.ranks.first:
+                draw_curves(self.folder)
         except KeyboardInterrupt:
             self.log.say("interrupted: saving")
             self._save()
@@ -213,6 +216,7 @@ class Trainer:
         if losses:
             self.log.record(self.step, stage.name, self.seconds, losses)
         self.job.sample(self.ema.shadow, self.folder / "samples" / f"step-{self.step:08d}.png")
+        draw_curves(self.folder)
 
 
 def _lock(folder: Path) -> IO[str]:

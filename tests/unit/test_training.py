@@ -318,3 +318,14 @@ def test_learning_rate_warms_up_and_falls():
 def test_unknown_sources_are_found_before_the_run(tokenizer):
     with pytest.raises(ValueError, match="mixture names mixed"):
         JointJob(config(), {"other": Mixed()}, tokenizer)
+
+
+def test_curves_are_drawn_from_a_log_that_a_kill_cut_short(tmp_path):
+    from diptych.training.curves import draw_curves
+
+    assert draw_curves(tmp_path) is None
+    rows = [{"step": n, "flow": 1 / n, "sigma/0.0-0.2": 0.1, "validation": 0.5} for n in range(1, 40)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "fl')
+    path = draw_curves(tmp_path)
+    assert path is not None
+    assert path.stat().st_size > 10_000
