@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from diptych.request import Plan, RequestError, Role, Task
+
+if TYPE_CHECKING:
+    from diptych.training.sana_config import SanaTrainConfig
 
 Positional = tyro.conf.Positional
 Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
@@ -72,7 +75,7 @@ class ShowPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Parts, parameters, memory, origin and licence of a model."""
+    """Parts, parameters, memory, origin and licence of a model; `info --train RECIPE [overrides]`: memory that a run will take."""
 
     model: Positional[str] = "default"
 
@@ -128,6 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["train"]:
             return train(arguments[1:])
+        if arguments[:2] == ["info", "--train"]:
+            return train(arguments[2:], estimate=True)
         if arguments[:1] == ["data"]:
             from diptych import data_command
 
@@ -273,7 +278,7 @@ def demo(command: Demo) -> int:
     return 0
 
 
-def train(arguments: list[str]) -> int:
+def train(arguments: list[str], estimate: bool = False) -> int:
     """diptych train RECIPE [-o FOLDER] [--jsonl FILE] [overrides of the recipe's config]"""
     from diptych.recipes import RECIPES
 
@@ -294,15 +299,36 @@ def train(arguments: list[str]) -> int:
     if isinstance(recipe, SanaTrainConfig):
         sana = SanaTrainCommand(output=Path("runs") / name, config=recipe)
         sana = tyro.cli(SanaTrainCommand, args=arguments[1:], prog=f"diptych train {name}", default=sana)
+        if estimate:
+            return _print_memory(sana.config)
         run_sana(sana.config, sana.output, sana.start)
         return 0
     assert isinstance(recipe, TrainConfig)
+    if estimate:
+        raise RequestError(f"memory is estimated for SANA's recipes ({', '.join(n for n in RECIPES if n.startswith('sana'))}), not for {name!r}")
     default = TrainCommand(output=Path("runs") / name, config=recipe)
     command = tyro.cli(TrainCommand, args=arguments[1:], prog=f"diptych train {name}", default=default)
     config = command.config
     if command.mixture:
         config = dataclasses.replace(config, stages=tuple(dataclasses.replace(s, mixture=command.mixture) for s in config.stages))
     run(config, command.output, command.jsonl, command.text, command.start)
+    return 0
+
+
+def _print_memory(config: SanaTrainConfig) -> int:
+    from diptych.spaces import load_space
+    from diptych.training.memory import estimate
+
+    factor = load_space(Path(config.space)).factor if config.space else 32
+    memory = estimate(config, factor)
+    table = Table("memory of one process", "MiB", title=f"{config.name}, {config.data.pictures_per_step // config.data.accumulate} pictures at once")
+    for name in ("weights", "optimiser", "ema", "activations", "working", "gradients"):
+        table.add_row(name, f"{getattr(memory, name) / 2**20:,.0f}")
+    table.add_row("peak", f"{memory.total / 2**20:,.0f}", style="bold")
+    console.print(table)
+    console.print(
+        f"Latents {factor} times smaller; text encoder and autoencoder come on top. Gradients replace activations as the backward pass goes."
+    )
     return 0
 
 
