@@ -24,7 +24,8 @@ def sana_curriculum() -> SanaTrainConfig:
     """SANA-1.5's 1.6B at 512 and then 1024 px, bf16, for a cluster; start from a published folder for text and autoencoder."""
     steady = OptimConfig(name="adamw", lr=1e-4, warmup=2000, decay=0.0, clip=0.1)
     return SanaTrainConfig(
-        name="sana-curriculum", model=PRESETS["sana1.5_1.6b"], data=PictureLoaderConfig(pictures_per_step=1024, accumulate=32, resolutions=(512,), workers=8),
+        name="sana-curriculum", model=PRESETS["sana1.5_1.6b"],
+        data=PictureLoaderConfig(pictures_per_step=1024, accumulate=32, resolutions=(512,), workers=8),
         stages=(
             SanaStage(name="512 px", steps=100_000, optim=steady, resolutions=(512,)),
             SanaStage(name="1024 px", steps=20_000, optim=steady, resolutions=(1024,)),
