@@ -19,9 +19,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
 
 from diptych.flow import dpm, sigmas
-from diptych.inference.fast import prepare
 from diptych.models.linear_dit import LinearDiT, trim_text
 from diptych.models.linear_dit.convert import config_from_diffusers, from_diffusers
+from diptych.surgery import prepare
 
 TEXT, REAL, STEPS, GUIDANCE = 300, 40, 20, 4.5
 

@@ -23,4 +23,6 @@ def load(name: str | Path | None = None, device: str | None = None) -> Pipeline:
     from diptych.systems import load_system
     from diptych.systems.folder import locate
 
-    return Pipeline(load_system(locate(name), device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    system = load_system(locate(name), device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    system.accelerate()
+    return Pipeline(system)

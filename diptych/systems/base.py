@@ -57,6 +57,10 @@ class System(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def accelerate(self) -> None:
+        """Make drawing faster, for a system that will not be trained or saved soon."""
+        ...
+
     def parts(self) -> dict[str, nn.Module]:
         """Modules by name, for parameter counts."""
         ...

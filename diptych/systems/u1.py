@@ -62,6 +62,9 @@ class U1System:
     def device(self) -> torch.device:
         return self.model.embedding.weight.device
 
+    def accelerate(self) -> None:
+        """Nothing to do: its prefix cache is all that pays at its size."""
+
     def parts(self) -> dict[str, torch.nn.Module]:
         return dict(self.model.named_children())
 

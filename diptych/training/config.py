@@ -15,6 +15,7 @@ from diptych.flow import FlowConfig
 from diptych.optim.build import OptimConfig
 from diptych.worlds.emoji import WorldConfig
 
+PARALLEL = ("auto", "replicated", "sharded")
 TRAINABLE = ("all", "understanding", "generation")
 
 
@@ -39,6 +40,8 @@ class RunConfig:
     seed: int = 0
     stages: tuple[StageConfig, ...] = ()
     ema: float = 0.998
+    parallel: str = "auto"
+    """Several ranks: 'replicated' (the whole model on each), 'sharded' (FSDP2), 'auto': replicated where that fits, printed."""
     bf16: bool = True
     """bfloat16 autocast; weights, optimiser and EMA stay float32."""
     save_every: int = 100
@@ -50,6 +53,10 @@ class RunConfig:
     """The run stops after this many steps in a row whose gradient was not finite."""
     max_bad_samples: int = 100
     """The run stops when more samples than this could not be used."""
+
+    def __post_init__(self) -> None:
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"parallel must be one of {', '.join(PARALLEL)}, got {self.parallel!r}")
 
     @property
     def steps(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+STATE_BYTES = 20
+"""A parameter with its gradient, two optimiser states and EMA, float32."""
+SHARE = 0.4
+"""Of a device's memory that these may take before the model is sharded; the rest is for activations."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -20,6 +25,9 @@ class Ranks:
     count: int
     device: torch.device
     mesh: DeviceMesh | None
+    """Of several ranks."""
+    sharded: bool = False
+    """Whether each rank holds a part of every block, or the whole model."""
 
     @property
     def first(self) -> bool:
@@ -53,17 +61,44 @@ def stop(ranks: Ranks) -> None:
         dist.destroy_process_group()
 
 
-def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks) -> None:
-    """Place the task's model and shard it: every block a group, the rest one more."""
+def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, parallel: str) -> tuple[Ranks, str]:
+    """Place the task's model, and shard it where `parallel` or its size says so: every block a group, the rest one more.
+
+    Returns the ranks as they now are, and what was chosen, in words.
+    """
     task.to(ranks.device)
     if ranks.mesh is None:
-        return
+        return ranks, ""
+    needed = STATE_BYTES * sum(p.numel() for p in task.parameters())
+    room = _memory(ranks)
+    if parallel == "replicated" or (parallel == "auto" and needed <= room * SHARE):
+        return ranks, f"{ranks.count} ranks, the whole model on each: weights and states take {needed / 2**30:.1f} of {room / 2**30:.1f} GiB"
     for block in blocks:
         fully_shard(block, mesh=ranks.mesh)
         if hasattr(block, "read"):
             # called apart from forward: its weights are gathered for it as well
             register_fsdp_forward_method(block, "read")
     fully_shard(task, mesh=ranks.mesh)
+    return replace(ranks, sharded=True), f"{ranks.count} ranks, the model sharded over them (FSDP2): {needed / 2**30:.1f} GiB in all"
+
+
+def _memory(ranks: Ranks) -> float:
+    """Bytes that one rank's device has for itself."""
+    if ranks.device.type == "cuda":
+        return float(torch.cuda.get_device_properties(ranks.device).total_memory)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks.count)))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / local
+
+
+def reduce_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """Sum gradients over the ranks, where each holds the whole model; all ranks get the same bits."""
+    if ranks.mesh is None or ranks.sharded:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class SanaTrainConfig(RunConfig):
     """torch.compile of each block; pays on a GPU, not on a CPU."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.control not in CONTROLS:
             raise ValueError(f"control must be '' or 'edges', got {self.control!r}")
         if self.lora_rank < 0:

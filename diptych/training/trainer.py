@@ -37,7 +37,7 @@ class Trainer:
         self.job, self.config, self.folder = job, config, folder
         self.model, self.task = job.model, job.task
         self.ranks = distributed.start()
-        distributed.prepare(self.task, job.blocks, self.ranks)
+        self.ranks, placed = distributed.prepare(self.task, job.blocks, self.ranks, config.parallel)
         self.ema = EMA(self.model, config.ema)
         self.step = 0
         self.stage = -1
@@ -45,6 +45,8 @@ class Trainer:
         self.skipped = 0
         self.bad_samples = 0
         self.log = RunLog(folder, config, quiet=quiet or not self.ranks.first)
+        if placed:
+            self.log.say(placed)
         self.optimisers: list[torch.optim.Optimizer] = []
         self.learning: list[nn.Parameter] = []
         self.lock: IO[str] | None = None
@@ -105,14 +107,15 @@ class Trainer:
         shares = {name: weights[name] / max(totals[name], 1.0) for name in names}
         parts: list[Losses] = []
         for number, batch in enumerate(data.batches):
-            if self.ranks.mesh is not None:
+            if self.ranks.sharded:
                 self.task.set_requires_gradient_sync(number == len(data.batches) - 1)  # type: ignore[operator]
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bf16):
                 losses = self.task(batch.to(self.ranks.device))
             loss = torch.stack([shares[name] * losses.sums[name] for name in names]).sum()
             # sharded gradients are averaged over the ranks; the loss is a sum over them
-            (loss * self.ranks.count).backward()
+            (loss * (self.ranks.count if self.ranks.sharded else 1)).backward()
             parts.append(losses)
+        distributed.reduce_gradients(self.learning, self.ranks)
         parameters = [p for p in self.learning if p.grad is not None]
         norm = float(distributed.full(torch.nn.utils.clip_grad_norm_(parameters, stage.optim.clip)))
         if math.isfinite(norm):
@@ -152,7 +155,7 @@ class Trainer:
         self.stage = index
         named = dict(self.model.named_parameters())
         chosen = {name for name in named if self.job.learns(name, stage)}
-        if self.ranks.mesh is None:
+        if not self.ranks.sharded:
             # sharded parameters cannot change this later; there the others' gradients are made and dropped
             for name, parameter in named.items():
                 parameter.requires_grad_(name in chosen)
@@ -210,7 +213,7 @@ class Trainer:
         self._load("starting", weights, self.ema.shadow)
 
     def _sample(self, stage: StageConfig) -> None:
-        if self.ranks.count > 1:
+        if self.ranks.sharded or not self.ranks.first:
             return
         losses = self.job.validate(self.ema.shadow, self.ranks.device)
         if losses:

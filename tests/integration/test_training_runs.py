@@ -74,7 +74,7 @@ def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    adamw = [part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw")]
+    adamw = ["--parallel", "sharded", *(part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw"))]
     one = command(tmp_path / "one", 14, *adamw)
     subprocess.run(one, env=ENVIRONMENT, check=True, capture_output=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), "-m", "diptych.cli"]

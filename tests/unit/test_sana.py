@@ -241,3 +241,18 @@ def test_native_models_use_the_null_caption_through_the_captions_mask(published)
     expected = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(null[: text.shape[1]].expand(2, -1, -1), real))[:, 0]
     conditional = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(text, real))[:, 0]
     torch.testing.assert_close(native.velocity(x, 0.5, native.condition(plans)), expected + 4.5 * (conditional - expected), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_packed_denoiser_draws_the_same(published, monkeypatch):
+    from diptych.surgery import fast
+
+    monkeypatch.setattr(fast, "_packing_pays", lambda linear: True)
+    plain, packed = SanaSystem.load(published[0]), SanaSystem.load(published[0])
+    packed.accelerate()
+    assert any(isinstance(module, fast.PackedLinear) for module in packed._drawing.modules())
+    plans = [diptych.inference.Pipeline(plain).plan("a cat", width=SIDE, height=SIDE)]
+    x = torch.randn(1, 4, 16, 16)
+    expected = plain.velocity(x, 0.5, plain.condition(plans))
+    torch.testing.assert_close(packed.velocity(x, 0.5, packed.condition(plans)), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert packed.model.state_dict().keys() == plain.model.state_dict().keys()
