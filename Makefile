@@ -37,8 +37,10 @@ train-default: $(VENV)/ready font
 test-kills: $(VENV)/ready-dev font
 	DIPTYCH_KILLS=30 $(BIN)/python -m pytest tests/integration/test_training_runs.py -k killed
 
-benchmark: $(VENV)/ready
+benchmark: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/prefix_cache.py
+	for run in draw "draw --side 32 --pairs 2" "draw --dtype bfloat16 --compile" "draw --dtype bfloat16 --side 32" error train; do \
+	$(BIN)/python benchmarks/linear_dit.py $$run || exit 1; done
 
 evaluate: $(VENV)/ready font
 	$(BIN)/diptych evaluate default -o evaluation
