@@ -2,6 +2,7 @@
 
 python benchmarks/linear_dit.py draw [--dtype float32|bfloat16] [--side 16|32] [--layers 2] [--compile] [--pairs 5]
 python benchmarks/linear_dit.py train [--pairs 5]
+python benchmarks/linear_dit.py memory | error [--dtype ...] [--side ...]
 
 Runs alternate in one process; ratios are the peer's median over ours, with the smallest and largest ratio of a pair beside it. The
 peer makes its own pipeline's calls: 300 text tokens with a mask, both halves of the guidance in one batch, every step anew.
@@ -10,7 +11,10 @@ peer makes its own pipeline's calls: 300 text tokens with a mask, both halves of
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -121,13 +125,12 @@ def error(options: argparse.Namespace) -> None:
         print(f"bfloat16 rms error against float32: {name:<10} {float((found - exact).square().mean().sqrt()):.5f}")
 
 
-def train(options: argparse.Namespace) -> None:
-    """Forward, backward, AdamW at 12 layers x 384, batch 2, 16x16, bfloat16 autocast."""
-    peer, ours = models(12, 384, 12, 256, torch.float32)
+def train_runs(peer: SanaTransformer2DModel | None, ours: LinearDiT | None) -> dict[str, Callable[[], None]]:
+    """Forward, backward, AdamW at 12 layers x 384, batch 2, 16x16, bfloat16 autocast, of each model given."""
     x, target, text = torch.randn(2, 32, 16, 16), torch.randn(2, 32, 16, 16), torch.randn(2, TEXT, 256)
     mask = (torch.arange(TEXT) < REAL).expand(2, -1)
     level = torch.tensor([0.3, 0.8])
-    optimisers = {name: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for name, m in (("peer", peer), ("ours", ours))}
+    optimisers = {name: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for name, m in (("peer", peer), ("ours", ours)) if m}
 
     def step(name: str, forward: Callable[[], torch.Tensor]) -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -137,20 +140,64 @@ def train(options: argparse.Namespace) -> None:
         optimisers[name].zero_grad(set_to_none=True)
 
     def ours_forward() -> torch.Tensor:
+        assert ours is not None
         trimmed, real = trim_text(text, mask)
         return ours(x[:, None], level, ours.condition(trimmed, real))[:, 0]
 
-    runs = {
-        "diffusers": lambda: step("peer", lambda: peer(x, text, level * 1000, encoder_attention_mask=mask.float()).sample),
-        "ours": lambda: step("ours", ours_forward),
-    }
+    def peer_forward() -> torch.Tensor:
+        assert peer is not None
+        return peer(x, text, level * 1000, encoder_attention_mask=mask.float()).sample
+
+    return {"diffusers": lambda: step("peer", peer_forward), "ours": lambda: step("ours", ours_forward)}
+
+
+def train(options: argparse.Namespace) -> None:
+    """The training step of both, in turn."""
+    runs = train_runs(*models(12, 384, 12, 256, torch.float32))
     for name, row in told(alternate(runs, options.pairs), "ours").items():
         print(f"training step  {name:<20}{row}")
 
 
+def _peak(which: str, dtype_name: str, side: int, layers: int, train_step: bool) -> int:
+    """KiB that one process with only one of the two models took at most, above what its imports took."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    dtype, size = getattr(torch, dtype_name), (12, 384, 12, 256) if train_step else (layers, 2240, 20, 2304)
+    with torch.device("meta"):
+        peer, ours = models(*size, dtype)
+    ours = LinearDiT(ours.config).to(dtype) if which == "ours" else None
+    peer = SanaTransformer2DModel.from_config(peer.config).to(dtype) if which == "diffusers" else None
+    if train_step:
+        run = train_runs(peer, ours)[which]
+        for _ in range(3):
+            run()
+    else:
+        noise, text = torch.randn(1, 32, side, side), torch.randn(2, TEXT, 2304)
+        mask = torch.zeros(2, TEXT, dtype=torch.long)
+        mask[0, 0], mask[1, :REAL] = 1, 1
+        with torch.inference_mode():
+            if peer is not None:
+                draw_peer(peer.eval(), noise, text, mask, dtype)
+            else:
+                draw_ours(ours.eval(), noise, text, mask, dtype)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak resident memory, each model in a process of its own."""
+    for train_step in (False, True):
+        peaks = {}
+        for which in ("diffusers", "ours"):
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                peaks[which] = (
+                    pool.submit(_peak, which, "float32" if train_step else options.dtype, options.side, options.layers, train_step).result() / 1024
+                )
+        what = "training step" if train_step else f"guided picture, {options.dtype} {options.side}x{options.side}"
+        print(f"peak memory, {what}: diffusers {peaks['diffusers']:,.0f} MiB, ours {peaks['ours']:,.0f} MiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["draw", "train", "error"])
+    parser.add_argument("what", choices=["draw", "train", "error", "memory"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--layers", type=int, default=2)
@@ -158,7 +205,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     print(json.dumps({**vars(options), "torch": torch.__version__, "threads": torch.get_num_threads()}))
-    {"draw": draw, "train": train, "error": error}[options.what](options)
+    {"draw": draw, "train": train, "error": error, "memory": memory}[options.what](options)
 
 
 if __name__ == "__main__":
