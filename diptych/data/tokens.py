@@ -47,7 +47,10 @@ class TextTokenizer:
         return cls(Tokenizer.from_file(str(path)))
 
     def save(self, path: Path) -> None:
-        self.inner.save(str(path))
+        """Write the file whole or not at all: other ranks of a run may look for it at this moment."""
+        aside = path.with_name(path.name + ".part")
+        self.inner.save(str(aside))
+        aside.replace(path)
 
     @property
     def vocab_size(self) -> int:

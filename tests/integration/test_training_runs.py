@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -71,13 +70,10 @@ def losses(folder: Path) -> list[tuple[float, float]]:
 
 
 def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     adamw = ["--parallel", "sharded", *(part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw"))]
     one = command(tmp_path / "one", 14, *adamw)
     subprocess.run(one, env=ENVIRONMENT, check=True, capture_output=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), "-m", "diptych.cli"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych.cli"]
     two = torchrun + command(tmp_path / "two", 14, *adamw)[3:]
     subprocess.run(two, env=ENVIRONMENT, check=True, capture_output=True)
     assert len(losses(tmp_path / "one")) == 20
