@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -53,6 +53,8 @@ class Cache:
     batch: int = 32
     """Pictures a step of the run that will use it."""
     validation: float = 0.02
+    control: Literal["", "edges"] = ""
+    """What a control run draws along, cached too."""
     part: int = 0
     parts: int = 1
     """Several processes share the work: this one does share `part` of `parts`."""
@@ -118,7 +120,7 @@ def cache(command: Cache, console: Console) -> int:
     with _progress("caching", console) as advance:
         precompute(
             Opened(command.folder), space, encoder, command.output, command.resolutions, command.multiple, command.batch, command.validation,
-            command.part, command.parts, advance,
+            command.control, command.part, command.parts, advance,
         )  # fmt: skip
     console.print(f"{command.output}: written")
     return 0

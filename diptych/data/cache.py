@@ -33,7 +33,7 @@ def write_shards(
     folder: Path, kind: str, keys: Sequence[str], make: Callable[[str], Tensor], on_entry: Callable[[int], Any] | None = None,
     part: int = 0, parts: int = 1,
 ) -> None:  # fmt: skip
-    """Shards of `kind` ('latents' or 'text') for keys, in order; shards that are there already are kept.
+    """Shards of `kind` ('latents', 'text', or the name of a control) for keys, in order; shards that are there already are kept.
 
     Process `part` of `parts` writes every `parts`-th shard, so several work side by side. A shard's name holds the checksum of
     its keys: other keys make other shards.
@@ -75,10 +75,11 @@ def write_manifest(folder: Path, space: str, text: str, keys: Mapping[str, Seque
 class LatentCache:
     """A closed cache, opened for training.
 
-    Raises ValueError for one that is not closed, was made by other encoders, or has a shard that is missing or cut short.
+    Raises ValueError for one that is not closed, was made by other encoders, lacks the control that is asked for, or has a shard
+    that is missing or cut short.
     """
 
-    def __init__(self, folder: Path, space: str, text: str) -> None:
+    def __init__(self, folder: Path, space: str, text: str, control: str = "") -> None:
         path = folder / MANIFEST
         if not path.is_file():
             raise ValueError(f"{folder} is no finished cache: make it or go on with `diptych data cache`")
@@ -94,6 +95,9 @@ class LatentCache:
         self.folder = folder
         self.places: dict[str, str] = manifest["places"]
         self.has_text = any(place.startswith("text/") for place in self.places)
+        self.control_name = control
+        if control and not any(place.startswith(f"{control}/") for place in self.places):
+            raise ValueError(f"{folder} holds no {control}: go on with `diptych data cache ... --control {control}`, what is there is kept")
         self._open = lru_cache(maxsize=64)(self._open_shard)
 
     def _open_shard(self, name: str) -> Any:
@@ -111,6 +115,10 @@ class LatentCache:
     def latents(self, id: str, bucket: Bucket) -> Tensor:
         return self._get("latents", latent_key(id, bucket), f"{id} at {bucket.width}x{bucket.height}")
 
+    def control(self, id: str, bucket: Bucket) -> Tensor:
+        """Latents of what was computed from a picture to draw along it."""
+        return self._get(self.control_name, latent_key(id, bucket), f"{id} at {bucket.width}x{bucket.height}")
+
     def text(self, caption: str) -> Tensor:
         """Hidden states (T, channels); empty where the encoder learns and is not cached."""
         if not self.has_text:
@@ -119,7 +127,7 @@ class LatentCache:
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay in this process; a worker opens its own."""
-        return {"folder": self.folder, "places": self.places, "has_text": self.has_text}
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -37,7 +37,7 @@ class PictureBatch:
     level: Tensor
     """(P,): standard normal draw behind each noise level."""
     control: Tensor
-    """uint8 (P, 3, height, width) of what is given beside the text, else empty."""
+    """What is given beside the text: uint8 (P, 3, height, width), or latents where they came from a cache; else empty."""
     weight: Tensor
     """(P,): 1, or 0 for a blank that stands where a rank's only picture could not be read, so that all ranks compute alike."""
 
@@ -75,6 +75,8 @@ class Cache(Protocol):
     """Latents and text that were computed before."""
 
     def latents(self, id: str, bucket: Bucket) -> Tensor: ...
+
+    def control(self, id: str, bucket: Bucket) -> Tensor: ...
 
     def text(self, caption: str) -> Tensor:
         """Hidden states (T, channels); empty where a text encoder learns."""
@@ -131,7 +133,7 @@ class PictureDataset(StepDataset[PictureBatch]):
         text = none if self.cache is None else _batch_of_one(self.cache.text(caption))
         mask = torch.ones(text.shape[:2], dtype=torch.bool) if text.numel() else none.bool()
         latents = none if self.cache is None else torch.zeros((1, *shape))
-        control = none.byte() if self.control is None else pixels
+        control = none.byte() if self.control is None else pixels if self.cache is None else latents
         blank = pixels if self.cache is None else none.byte()
         return PictureBatch(
             blank, latents, (caption,), torch.tensor([False]), text, mask, torch.zeros((1, *shape)), torch.zeros(1), control, torch.zeros(1)
@@ -145,14 +147,15 @@ class PictureDataset(StepDataset[PictureBatch]):
         caption, dropped = row.captions[chosen], torch.tensor([draw.random() < self.config.drop_text])
         pixels = control = torch.empty(0, dtype=torch.uint8)
         latents, text = torch.empty(0), torch.empty(0)
-        if self.cache is None or self.control is not None:
+        if self.cache is None:
             picture = fit(self.index.picture(number), bucket)
             pixels = as_tensor(picture)
             if self.control is not None:
                 control = as_tensor(self.control(picture))
-        if self.cache is not None:
-            pixels = torch.empty(0, dtype=torch.uint8)
+        else:
             latents, text = self.cache.latents(row.id, bucket)[None], _batch_of_one(self.cache.text(caption))
+            if self.control is not None:
+                control = self.cache.control(row.id, bucket)[None]
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, 3, key]).integers(2**63)))
         level = torch.randn(1, generator=generator)
         noise = torch.randn((1, *self.latent_shape(bucket.width, bucket.height)), generator=generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,7 @@ def edges(pixels: np.ndarray) -> np.ndarray:
     strength = np.hypot(horizontal, vertical)
     scaled = strength / max(float(strength.max()), 1e-6) * 255
     return np.repeat(scaled[..., None], 3, axis=2).round().astype(np.uint8)
+
+
+CONTROLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"edges": edges}
+"""What can be computed from a picture (uint8, height, width, 3) to draw along, by name."""

@@ -51,5 +51,5 @@ def sana_control() -> SanaTrainConfig:
     """A model learns to draw along edges, computed from its training pictures; needs --start and --pictures."""
     return replace(
         sana_small(), name="sana-control", control="edges",
-        stages=(SanaStage(name="control", steps=1500, optim=OptimConfig(lr=1e-3, decay=0.5), trainable="frames"),),
+        stages=(SanaStage(name="control", steps=1500, optim=OptimConfig(lr=1e-3, decay=0.5)),),
     )  # fmt: skip

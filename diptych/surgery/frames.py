@@ -16,7 +16,7 @@ def with_frames(model: LinearDiT, config: LinearDiTConfig) -> LinearDiT:
         grown = LinearDiT(config)
     weights = dict(model.state_dict())
     new = {name: torch.zeros(tensor.shape) for name, tensor in grown.state_dict().items() if name not in weights}
-    if any(not name.endswith(("roles", ".mix")) for name in new) or set(weights) - set(grown.state_dict()):
+    if any(not name.endswith(("roles", ".mix", ".beside")) for name in new) or set(weights) - set(grown.state_dict()):
         raise ValueError("only multi_frame can be added to a model")
     grown.load_state_dict({**weights, **new}, assign=True)
     return grown

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,15 +14,16 @@ from diptych.data.buckets import Bucket, BucketPlan, fit
 from diptych.data.cache import latent_key, text_key, write_manifest, write_shards
 from diptych.data.index import Index
 from diptych.data.picture_loader import as_tensor, is_validation
+from diptych.data.pictures import CONTROLS
 from diptych.spaces import LatentSpace
 from diptych.systems.text import LEARNED, GemmaEncoder
 
 
 def precompute(
     index: Index, space: LatentSpace, encoder: GemmaEncoder | None, out: Path, resolutions: tuple[int, ...], multiple: int, batch: int,
-    validation: float, part: int = 0, parts: int = 1, progress: Callable[[int, int], Any] | None = None,
+    validation: float, control: str = "", part: int = 0, parts: int = 1, progress: Callable[[int, int], Any] | None = None,
 ) -> None:  # fmt: skip
-    """Write a cache for runs over `index` at `resolutions` with `batch` pictures a step.
+    """Write a cache for runs over `index` at `resolutions` with `batch` pictures a step; with `control`, what it names too.
 
     Goes on where a run was stopped. With `parts` above 1, this process does its share; the cache is closed by the process that
     finds all shards written. Raises BadSample for a picture that changed since it was indexed.
@@ -36,7 +38,7 @@ def precompute(
             plan = BucketPlan(sizes[numbers], resolutions, multiple, together, 0)
             wanted |= {latent_key(index.rows[n].id, plan.bucket_of[i]): (n, plan.bucket_of[i]) for i, n in enumerate(numbers)}
     captions = {text_key(caption): caption for row in index.rows for caption in row.captions} if encoder is not None else {}
-    total, done = len(wanted) + len(captions), 0
+    total, done = len(wanted) * (2 if control else 1) + len(captions), 0
 
     def advance(count: int) -> None:
         nonlocal done
@@ -44,20 +46,29 @@ def precompute(
         if progress is not None:
             progress(done, total)
 
-    def latents(key: str) -> Tensor:
+    def picture(key: str) -> np.ndarray:
         number, bucket = wanted[key]
-        return space.encode(as_tensor(fit(index.picture(number), bucket)))[0].cpu()
+        return fit(index.picture(number), bucket)
+
+    def encode(pixels: np.ndarray) -> Tensor:
+        return space.encode(as_tensor(pixels))[0].cpu()
 
     def text(key: str) -> Tensor:
         assert encoder is not None
         return encoder.encode([captions[key]])[0][0].cpu()
 
-    keys = {"latents": sorted(wanted), "text": sorted(captions)}
+    makers: dict[str, tuple[list[str], Callable[[str], Tensor]]] = {
+        "latents": (sorted(wanted), lambda key: encode(picture(key))),
+        "text": (sorted(captions), text),
+    }
+    if control:
+        makers[control] = (sorted(wanted), lambda key: encode(CONTROLS[control](picture(key))))
     with torch.no_grad():
-        write_shards(out, "latents", keys["latents"], latents, advance, part, parts)
-        write_shards(out, "text", keys["text"], text, advance, part, parts)
+        for kind, (keys, make) in makers.items():
+            write_shards(out, kind, keys, make, advance, part, parts)
+    wholes = {kind: keys for kind, (keys, _) in makers.items()}
     try:
-        write_manifest(out, space.identity(), encoder.identity() if encoder is not None else LEARNED, keys)
+        write_manifest(out, space.identity(), encoder.identity() if encoder is not None else LEARNED, wholes)
     except ValueError:
         if parts == 1:
             raise

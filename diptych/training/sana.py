@@ -20,7 +20,7 @@ from diptych.data.buckets import BucketPlan
 from diptych.data.cache import LatentCache
 from diptych.data.index import Index
 from diptych.data.picture_loader import PictureBatch, PictureDataset, collate, is_validation
-from diptych.data.pictures import edges
+from diptych.data.pictures import CONTROLS
 from diptych.data.tokens import TextTokenizer
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
@@ -72,7 +72,8 @@ class SanaJob:
         self.task = SanaTask(self.model, self.read_text, self._encode, config.law)
         self.blocks: Iterable[nn.Module] = cast(Iterable[nn.Module], denoiser.blocks)
         self._prepare_blocks()
-        self.cache = LatentCache(Path(config.cache), self.space.identity(), self.encoder.identity()) if config.cache else None
+        self.control = CONTROLS[config.control] if config.control else None
+        self.cache = LatentCache(Path(config.cache), self.space.identity(), self.encoder.identity(), config.control) if config.cache else None
 
     def _from_scratch(self, config: SanaTrainConfig, folder: Path) -> LinearDiT:
         if not config.space:
@@ -143,7 +144,7 @@ class SanaJob:
         first = sum(s.steps for s in self.config.stages[: self.config.stages.index(stage)])
         return PictureDataset(
             self.index, config, multiple=self.multiple, latent_shape=self._latent_shape, seed=self.config.seed, rank=rank, ranks=ranks,
-            cache=self.cache, control=edges if self.config.control else None, first_step=first,
+            cache=self.cache, control=self.control, first_step=first,
         )  # fmt: skip
 
     @property
@@ -196,7 +197,7 @@ class SanaJob:
         config = replace(config, pictures_per_step=1, accumulate=1)
         data = PictureDataset(
             self.index, config, multiple=self.multiple, latent_shape=self._latent_shape, seed=self.config.seed,
-            cache=self.cache, control=edges if self.config.control else None,
+            cache=self.cache, control=self.control,
         )  # fmt: skip
         plan = BucketPlan(self.index.sizes()[kept], self.config.data.resolutions, self.multiple, 1, self.config.seed)
         by_size: dict[Any, list[PictureBatch]] = {}
@@ -229,9 +230,9 @@ class SanaJob:
             pipeline = Pipeline(system)
             plans = [pipeline.plan(row.captions[0], task="text-to-image", seed=1) for row in chosen]
             media = []
-            if self.config.control:
+            if self.control is not None:
                 numbers = [self.index.rows.index(row) for row in chosen]
-                media = [[Pipeline.open(edges(system.fit(self.index.picture(n))))] for n in numbers]
+                media = [[Pipeline.open(self.control(system.fit(self.index.picture(n))))] for n in numbers]
                 plans = [pipeline.plan(row.captions[0], 1, task="text-to-image", seed=1) for row in chosen]
             pictures = draw(system, plans, media or None)
             self.model.train()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diptych.data.picture_loader import PictureLoaderConfig
+from diptych.data.pictures import CONTROLS
 from diptych.flow import NoiseLaw, SamplerConfig
 from diptych.models.linear_dit import LinearDiTConfig
 from diptych.training.config import RunConfig, StageConfig
 
-TRAINABLE = ("all", "lora", "frames")
-CONTROLS = ("", "edges")
+TRAINABLE = ("all", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class SanaStage(StageConfig):
     """A stage of a SANA run; a curriculum of resolutions is a list of stages."""
 
     trainable: str = "all"
-    """'all'; 'lora': the adapters alone; 'frames': all, the role table and mixing weights included (what a control run learns)."""
+    """'all', or 'lora': the adapters alone."""
     resolutions: tuple[int, ...] | None = None
     """Instead of the run's own."""
 
@@ -67,8 +67,8 @@ class SanaTrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.control not in CONTROLS:
-            raise ValueError(f"control must be '' or 'edges', got {self.control!r}")
+        if self.control and self.control not in CONTROLS:
+            raise ValueError(f"control must be '' or one of {', '.join(CONTROLS)}, got {self.control!r}")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must not be negative, got {self.lora_rank}")
         if any(stage.trainable == "lora" for stage in self.stages) and not self.lora_rank:

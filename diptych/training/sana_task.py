@@ -58,9 +58,9 @@ class SanaTask(nn.Module):
         noisy = interpolate(clean, batch.noise, sigma, 1.0)[:, None]
         condition = denoiser.condition(text, mask)
         if batch.control.numel():
-            given = self._encode(batch.control)[:, None]
+            given = batch.control if batch.control.is_floating_point() else self._encode(batch.control)
             levels = torch.stack([sigma, torch.zeros_like(sigma)], 1)
-            velocity = denoiser(torch.cat([noisy, given], 1), levels, condition, roles=("target", "control"))[:, 0]
+            velocity = denoiser(torch.cat([noisy, given[:, None]], 1), levels, condition, roles=("target", "control"))[:, 0]
         else:
             velocity = denoiser(noisy, sigma, condition)[:, 0]
         return (velocity.float() - (batch.noise - clean)).square().mean((1, 2, 3))

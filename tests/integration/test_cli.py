@@ -107,7 +107,7 @@ def test_the_set_of_flags_is_frozen():
         "Convert": ["source", "output", "to", "base", "cross_heads", "lora"],
         "Index": ["folder", "output"],
         "Inspect": ["folder", "output", "resolutions", "multiple"],
-        "Cache": ["folder", "output", "model", "space", "resolutions", "multiple", "batch", "validation", "part", "parts"],
+        "Cache": ["folder", "output", "model", "space", "resolutions", "multiple", "batch", "validation", "control", "part", "parts"],
         "Emoji": ["folder", "size", "tones", "only"],
         "SanaTrainCommand": ["output", "config", "start"],
     }

@@ -268,6 +268,13 @@ def test_cached_text_of_a_language_model_gives_the_same_run(pictures, base, tmp_
     plain = run(config(pictures, stages=(stage,)), tmp_path / "plain", start=str(base))
     cached = run(config(pictures, stages=(stage,), cache=str(tmp_path / "cache")), tmp_path / "cached", start=str(base))
     assert_equal(weights(plain), weights(cached))
+    control = config(pictures, stages=(stage,), control="edges")
+    with pytest.raises(ValueError, match="holds no edges: go on with"):
+        SanaJob(dataclasses.replace(control, cache=str(tmp_path / "cache")), tmp_path / "refused", str(base))
+    assert main([*arguments, "--control", "edges"]) == 0
+    plain = run(control, tmp_path / "plain control", start=str(base))
+    cached = run(dataclasses.replace(control, cache=str(tmp_path / "cache")), tmp_path / "cached control", start=str(base))
+    assert_equal(weights(plain), weights(cached))
 
 
 def test_the_null_condition_is_the_same_in_training_and_in_sampling(pictures, base, tmp_path):
@@ -337,6 +344,16 @@ def test_attached_frames_change_nothing_before_training_and_something_after():
         for block in framed.blocks:
             block.attention.mix.normal_(generator=generator)
         assert float((framed(both, levels, text, roles=("target", "control"))[:, :1] - alone).abs().max()) > 1e-3
+        for block in framed.blocks:
+            block.attention.mix.zero_()
+            block.attention.beside.normal_(generator=generator)
+        # what lies at one place of the given frame changes that place most
+        given = given.clone()
+        before = framed(both, levels, text, roles=("target", "control"))[:, 0]
+        given[..., 0, 0] += 5
+        after = framed(torch.cat([x, given], 1), levels, text, roles=("target", "control"))[:, 0]
+        moved = (after - before).abs().amax((0, 1))
+        assert float(moved[0, 0]) > 3 * float(moved[-1, -1])
         # one frame alone is still the picture model
         assert torch.equal(framed(x, sigma, text), alone)
 
@@ -368,9 +385,11 @@ def test_edges_are_where_brightness_changes():
 
 
 def test_a_control_run_learns_exports_and_draws_along_a_picture(pictures, base, tmp_path):
-    stage = SanaStage(name="control", steps=3, trainable="frames", optim=OptimConfig(name="adamw", lr=1e-2, warmup=1))
+    stage = SanaStage(name="control", steps=3, optim=OptimConfig(name="adamw", lr=1e-2, warmup=1))
     trainer = run(config(pictures, stages=(stage,), control="edges"), tmp_path / "run", start=str(base))
-    assert float(trainer.model.denoiser.blocks[0].attention.mix.abs().max()) > 0
+    attention = trainer.model.denoiser.blocks[0].attention
+    assert float(attention.mix.detach().abs().max()) > 0
+    assert float(attention.beside.detach().abs().max()) > 0
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "model")]) == 0
     pipeline = diptych.load(tmp_path / "model", "cpu")
     assert pipeline.system.control == "edges"

@@ -71,8 +71,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class LinearAttention(nn.Module):
     """ReLU linear attention (SANA section 2.3): out_i = sum_j v_j (k_j . q_i) / (sum_j k_j . q_i + eps), O(N D^2) a head.
 
-    Frames attend to themselves. What the frames of other roles, or further frames of the same role, hold is added through
-    `mix` (roles, heads), which starts at zero: a checkpoint of single pictures draws as before whatever is attached.
+    Frames attend to themselves. What the frames of other roles, or further frames of the same role, hold is added in two ways,
+    both zero at first, so that a checkpoint of single pictures draws as before whatever is attached: what the query finds in
+    their states, times `mix` (roles, heads), says what is in them; the value at the same place, times `beside` (roles, width),
+    says where, which the states cannot, as queries and keys know no position.
     """
 
     def __init__(self, config: LinearDiTConfig) -> None:
@@ -83,6 +85,7 @@ class LinearAttention(nn.Module):
         self.query_norm = nn.Parameter(torch.ones(config.width)) if config.qk_norm else None
         self.key_norm = nn.Parameter(torch.ones(config.width)) if config.qk_norm else None
         self.mix = nn.Parameter(torch.zeros(len(ROLES), config.heads)) if config.multi_frame else None
+        self.beside = nn.Parameter(torch.zeros(len(ROLES), config.width)) if config.multi_frame else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """x (B, F, N, C)."""
@@ -95,8 +98,8 @@ class LinearAttention(nn.Module):
         # the column of ones gives the divisor from the same two products
         state = key.transpose(-1, -2) @ F.pad(value, (0, 1), value=1.0)
         mixed = self._read(query, state)
-        if self.mix is not None and grid.frames > 1:
-            mixed = mixed + self._others(query, state, grid, self.mix)
+        if self.mix is not None and self.beside is not None and grid.frames > 1:
+            mixed = mixed + self._others(query, state, value, grid, self.mix, self.beside)
         return self.out(mixed.to(x.dtype).transpose(2, 3).flatten(-2))
 
     def _read(self, query: Tensor, state: Tensor) -> Tensor:
@@ -104,16 +107,17 @@ class LinearAttention(nn.Module):
         found = query @ state
         return found[..., :HEAD] / (found[..., HEAD:] + self.eps)
 
-    def _others(self, query: Tensor, state: Tensor, grid: Grid, mix: Tensor) -> Tensor:
+    def _others(self, query: Tensor, state: Tensor, value: Tensor, grid: Grid, mix: Tensor, beside: Tensor) -> Tensor:
         """Per role, what the frames of that role hold together; a role whose only frame is the asking one adds nothing."""
         roles = torch.tensor(grid.roles)
         added = torch.zeros_like(query)
         for role in roles.unique().tolist():
             members = roles == role
             asking = [f for f in range(grid.frames) if not members[f] or int(members.sum()) > 1]
-            together = state[:, members.nonzero().flatten().tolist()].sum(1, keepdim=True)
-            weight = mix[role].to(query.dtype).view(-1, 1, 1)
-            added[:, asking] = added[:, asking] + weight * self._read(query[:, asking], together)
+            held = members.nonzero().flatten().tolist()
+            content = mix[role].to(query.dtype).view(-1, 1, 1) * self._read(query[:, asking], state[:, held].sum(1, keepdim=True))
+            place = beside[role].to(query.dtype).view(self.heads, 1, HEAD) * value[:, held].mean(1, keepdim=True)
+            added[:, asking] = added[:, asking] + content + place
         return added
 
 
