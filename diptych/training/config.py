@@ -94,6 +94,8 @@ class TrainConfig(RunConfig):
     world: WorldConfig = field(default_factory=WorldConfig)
     size: int = 6
     """The model's one dial: layers; width and all else follow."""
+    depth: int | None = None
+    """Layers where they are not `size`; a run that starts from a grown or pruned model takes them from it."""
     patch: int = 8
     """Side of a patch, px; a token is 2x2 patches."""
     vocab_size: int = 768

@@ -58,7 +58,7 @@ def export(run: Path, out: Path, command: str, hardware: str) -> System:
         return _export_sana(run, out, tensors["ema"], about)
     config: TrainConfig = from_dict(TrainConfig, values, str(run / "config.json"))
     tokenizer = TextTokenizer.load(run / "tokenizer.json")
-    model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch))
+    model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch, config.depth))
     model.load_state_dict(tensors["ema"])
     card = {
         **about, "family": "u1", "documents": state["step"] * config.data.documents_per_step, "weights": "EMA, stored as float16",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,20 @@ def sigma_bin(sigma: float) -> str:
     """Name of the noise-level bin that `sigma` falls in."""
     low = min(int(sigma * SIGMA_BINS), SIGMA_BINS - 1)
     return f"sigma/{low / SIGMA_BINS:.1f}-{(low + 1) / SIGMA_BINS:.1f}"
+
+
+@contextmanager
+def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with other weights, such as the averaged ones, for a while."""
+    named = dict(model.named_parameters())
+    kept = {name: parameter.data for name, parameter in named.items()}
+    for name, parameter in named.items():
+        parameter.data = weights[name].to(parameter.device)
+    try:
+        yield
+    finally:
+        for name, parameter in named.items():
+            parameter.data = kept[name]
 
 
 class Losses(Protocol):

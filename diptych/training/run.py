@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diptych.data.mixture import Source
@@ -11,10 +12,11 @@ from diptych.data.readers import JsonlSource, TextSource
 from diptych.data.tokens import TextTokenizer
 from diptych.systems import U1System
 from diptych.systems.folder import locate
+from diptych.training import checkpoint
 from diptych.training.config import RunConfig, TrainConfig, to_json
 from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
 from diptych.training.export import PARENT
-from diptych.training.joint import JointJob
+from diptych.training.joint import VALIDATION_SEED, JointJob
 from diptych.training.sana_config import SanaTrainConfig
 from diptych.training.trainer import Trainer
 from diptych.worlds.emoji import EmojiWorld
@@ -29,21 +31,23 @@ def run(
 
     A new run takes weights and tokenizer from the model `start`, if given, and else starts from fresh ones.
     """
-    model_folder = None if start is None or (folder / "tokenizer.json").is_file() else locate(start)
+    fresh = checkpoint.latest_step(folder / "checkpoints") is None
+    begin = U1System.load(locate(start)) if start is not None and fresh else None
+    config = replace(config, depth=begin.model.config.depth if begin else _depth_in(folder, config.depth))
     world = EmojiWorld(config.world)
     sources: dict[str, Source] = {task: EmojiSource(world, task, config.seed) for task in TASKS}
+    validation: dict[str, Source] = {task: EmojiSource(world, task, VALIDATION_SEED) for task in TASKS}
     token = 2 * config.patch
     for path in jsonl:
         sources[path.stem] = JsonlSource(path, seed=config.seed, multiple=token, max_side=config.world.size)
     for path in text:
         sources[path.stem] = TextSource(path, seed=config.seed)
-    words = tokenizer(config, world, folder) if model_folder is None else TextTokenizer.load(model_folder / "tokenizer.json")
-    trainer = Trainer(JointJob(config, sources, words), folder, quiet=quiet)
-    if model_folder is not None:
-        start_from = U1System.load(model_folder)
-        trainer.begin_from(dict(start_from.model.named_parameters()))
-        parent = {key: value for key, value in start_from.card.items() if key not in ("recipe", "sha256")}
+    words = begin.tokenizer if begin else tokenizer(config, world, folder)
+    trainer = Trainer(JointJob(config, sources, words, validation), folder, quiet=quiet)
+    if begin:
+        parent = {key: value for key, value in begin.card.items() if key not in ("recipe", "sha256")}
         (folder / PARENT).write_text(json.dumps(parent, indent=1) + "\n")
+        trainer.begin_from(dict(begin.model.named_parameters()))
     trainer.log.say(resolved(config, folder))
     trainer.train()
     return trainer
@@ -60,6 +64,12 @@ def run_sana(config: SanaTrainConfig, folder: Path, start: str | None = None, qu
     trainer.log.say(resolved(trainer.config, folder))
     trainer.train()
     return trainer
+
+
+def _depth_in(folder: Path, default: int | None) -> int | None:
+    """Layers of a run that goes on: what it started from is not at hand any more."""
+    path = folder / "config.json"
+    return json.loads(path.read_text()).get("depth") if path.is_file() else default
 
 
 def tokenizer(config: TrainConfig, world: EmojiWorld, folder: Path) -> TextTokenizer:

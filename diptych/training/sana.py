@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +29,7 @@ from diptych.spaces import load_space
 from diptych.systems.folder import locate
 from diptych.systems.sana import SanaSystem
 from diptych.systems.text import GemmaEncoder, LearnedEncoder
+from diptych.training.job import exchanged
 from diptych.training.sana_config import SanaStage, SanaTrainConfig
 from diptych.training.sana_task import SanaTask
 
@@ -174,19 +174,6 @@ class SanaJob:
 
     # -- looking at it ----------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _with(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """The model with other weights for a while."""
-        named = dict(self.model.named_parameters())
-        kept = {name: parameter.data for name, parameter in named.items()}
-        for name, parameter in named.items():
-            parameter.data = weights[name].to(parameter.device)
-        try:
-            yield
-        finally:
-            for name, parameter in named.items():
-                parameter.data = kept[name]
-
     @functools.cached_property
     def _validation(self) -> list[PictureBatch]:
         """Kept pictures, each with fixed noise and its caption, in batches of one size."""
@@ -210,7 +197,7 @@ class SanaJob:
     def validate(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:
         """Velocity error on kept pictures at evenly spaced levels (before the shift) and fixed noise, so that values compare."""
         totals: dict[str, list[float]] = {}
-        with self._with(weights):
+        with exchanged(self.model, weights):
             for batch in self._validation:
                 batch = batch.to(device)
                 clean = self.task.latents(batch)
@@ -225,7 +212,7 @@ class SanaJob:
         """Pictures of the first captions, beside what they are of."""
         chosen = [row for row in self.index.rows if not is_validation(row.sha256, self.config.data.validation)]
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).astype(int)]
-        with self._with(weights):
+        with exchanged(self.model, weights):
             system = self._system(self.model.denoiser)
             pipeline = Pipeline(system)
             plans = [pipeline.plan(row.captions[0], task="text-to-image", seed=1) for row in chosen]

@@ -208,9 +208,13 @@ class Trainer:
             targets[name].copy_(distributed.shard(tensor, targets[name]))
 
     def begin_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights before the first step. Raises CheckpointError where they are of another architecture."""
+        """Take other weights before the first step, and save them, so that the run can go on without where they came from.
+
+        Raises CheckpointError where they are of another architecture.
+        """
         self._load("starting", weights, dict(self.model.named_parameters()))
         self._load("starting", weights, self.ema.shadow)
+        self._save()
 
     def _sample(self, stage: StageConfig) -> None:
         if self.ranks.sharded or not self.ranks.first:

@@ -295,6 +295,27 @@ def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
         other.train()
 
 
+def test_validation_loss_compares_weights_on_the_same_noise_and_keeps_them(tokenizer, tmp_path):
+    job = JointJob(config(), {"mixed": Mixed()}, tokenizer, {"mixed": Mixed()})
+    before = {name: p.detach().clone() for name, p in job.model.named_parameters()}
+    other = {name: p + 0.1 * torch.randn_like(p) for name, p in before.items()}
+    first, second, again = (job.validate(weights, torch.device("cpu")) for weights in (before, other, before))
+    assert first == again != second
+    assert set(first) == {"validation", "validation/text", "validation/flow"}
+    assert all(torch.equal(p, before[name]) for name, p in job.model.named_parameters())
+    assert trainer(tokenizer, tmp_path).job.validate(before, torch.device("cpu")) == {}
+
+
+def test_a_run_from_other_weights_goes_on_without_them(tokenizer, tmp_path):
+    start = trainer(tokenizer, tmp_path / "start", config(depth=3))
+    begun = trainer(tokenizer, tmp_path / "begun", config(depth=3))
+    begun.begin_from(dict(start.model.named_parameters()))
+    again = trainer(tokenizer, tmp_path / "begun", config(depth=3, seed=5))
+    again._resume()
+    assert len(again.model.blocks) == 3
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), start.model.parameters(), strict=True))
+
+
 # -- configs ---------------------------------------------------------------------------------------------------------------
 
 

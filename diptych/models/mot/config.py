@@ -73,13 +73,13 @@ class MoTConfig:
         return 3 * self.token**2
 
 
-def by_size(size: int, vocab_size: int, patch: int) -> MoTConfig:
-    """The dial: `size` layers set everything else (width 32 a layer, heads of 48, feed-forward 8/3 wide)."""
+def by_size(size: int, vocab_size: int, patch: int, depth: int | None = None) -> MoTConfig:
+    """The dial: `size` layers set everything else (width 32 a layer, heads of 48, feed-forward 8/3 wide); `depth`: other layers."""
     if size < 1:
         raise ValueError(f"size must be at least 1 layer, got {size}")
     width = 32 * size
     return MoTConfig(
-        vocab_size=vocab_size, width=width, depth=size, heads=max(1, round(width / 48)), kv_heads=max(1, round(width / 48)), head_dim=48,
+        vocab_size=vocab_size, width=width, depth=depth or size, heads=max(1, round(width / 48)), kv_heads=max(1, round(width / 48)), head_dim=48,
         ffn_width=-(-width * 8 // 3 // 32) * 32, patch=patch, vision_width=64, head="conv", head_width=max(32, width // 2),
         rope_theta=1e4, rope_theta_hw=100.0, rope_theta_vision=100.0, noise_scale_max=4.0, scalar_features=128,
     )  # fmt: skip
