@@ -29,8 +29,8 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
             optim=steady, text_weight=0.2,
         ),
         Stage(
-            name="instruction tuning", steps=tuning, mixture={"generate": 0.72, "understand": 0.13, "edit": 0.13, "interleave": 0.02},
-            optim=replace(steady, decay=1.0, warmup=20), text_weight=0.2,
+            name="instruction tuning", steps=tuning, optim=replace(steady, decay=1.0, warmup=20),
+            mixture={"generate": 0.58, "understand": 0.12, "verify": 0.16, "edit": 0.12, "interleave": 0.02}, text_weight=0.2,
         ),
     )  # fmt: skip
 

@@ -7,13 +7,15 @@ import zlib
 import numpy as np
 
 from diptych.data.schema import Picture, Sample, Turn
+from diptych.inference.verifiers import QUESTION
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, EmojiWorld, Scene, Wanted
-from diptych.worlds.emoji.captions import prompt, sample_scene_facts, sample_wanted
+from diptych.worlds.emoji.captions import caption, prompt, sample_scene_facts, sample_wanted
+from diptych.worlds.emoji.claims import shows, spoiled
 from diptych.worlds.emoji.edits import Edit, sample_edit
 from diptych.worlds.emoji.names import BACKGROUNDS, gender_partner, tone_base
 from diptych.worlds.emoji.questions import Question, ask
 
-TASKS = ("understand", "generate", "edit", "interleave", "text")
+TASKS = ("understand", "verify", "generate", "edit", "interleave", "text")
 _CATEGORY_SHARES = dict(zip(CATEGORIES, (0.1, 0.2, 0.25, 0.05, 0.28, 0.12), strict=True))
 """Shares follow what a trained model still gets wrong: positions and counts most, colours least."""
 _EDIT_SHARES = dict(zip(EDIT_TYPES, (0.16, 0.14, 0.16, 0.14, 0.16, 0.1, 0.14), strict=True))
@@ -35,14 +37,17 @@ class EmojiSource:
     def _picture(self, scene: Scene, drawn: bool = False) -> Picture:
         return Picture(self.world.render(scene), drawn)
 
-    def _request(self, rng: np.random.Generator) -> tuple[str, Scene]:
+    def _wanted(self, rng: np.random.Generator) -> Wanted:
         if rng.random() < 0.65:
             category = str(rng.choice(CATEGORIES, p=list(_CATEGORY_SHARES.values())))
             wanted = sample_wanted(self.world, category, rng)
             if rng.random() < 0.15:
                 wanted = Wanted(wanted.counts, wanted.relation, str(rng.choice(list(BACKGROUNDS))))
-        else:
-            wanted = sample_scene_facts(self.world, rng)
+            return wanted
+        return sample_scene_facts(self.world, rng)
+
+    def _request(self, rng: np.random.Generator) -> tuple[str, Scene]:
+        wanted = self._wanted(rng)
         language = "en" if rng.random() < 0.92 else str(rng.choice(self.world.config.languages))
         return prompt(self.world, wanted, rng, language), self.world.scene_for(wanted, rng)
 
@@ -56,6 +61,19 @@ class EmojiSource:
         for question in several_questions(self.world, scene, rng, 5):
             media: tuple[str | Picture, ...] = () if turns else (self._picture(scene),)
             turns += [Turn("user", (*media, question.text)), Turn("assistant", (question.answer,))]
+        return tuple(turns)
+
+    def _verify(self, rng: np.random.Generator) -> tuple[Turn, ...]:
+        """Does the picture show what was asked for? Half the claims are true, the others miss by one mistake."""
+        wanted = self._wanted(rng)
+        scene = self.world.scene_for(wanted, rng)
+        turns: list[Turn] = []
+        for _ in range(3):
+            claim = wanted if rng.random() < 0.5 else spoiled(self.world, wanted, rng)
+            media: tuple[str | Picture, ...] = () if turns else (self._picture(scene),)
+            words = caption(self.world, claim) if rng.random() < 0.5 else prompt(self.world, claim, rng)
+            question = QUESTION.format(words)
+            turns += [Turn("user", (*media, question)), Turn("assistant", ("yes" if shows(self.world, scene, claim) else "no",))]
         return tuple(turns)
 
     def _edit(self, rng: np.random.Generator) -> tuple[Turn, ...]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from diptych.training.emoji_sources import EmojiSource, random_edit
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld, FontNotFoundError, Wanted, WorldConfig
 from diptych.worlds.emoji.captions import caption, parse_caption, prompt, sample_scene_facts, sample_wanted, swapped_binding
+from diptych.worlds.emoji.claims import shows, spoiled
 from diptych.worlds.emoji.font import find_font
 from diptych.worlds.emoji.names import full_kinds, pluralise
 from diptych.worlds.emoji.questions import ask, judge_answer, scene_facts
@@ -162,10 +163,33 @@ def test_edits_are_judged_by_what_they_change_and_what_they_leave(world, type):
             assert not checker.edited(checker.detect(world.render(lost)), edit)
 
 
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_claims_are_true_exactly_where_the_checker_says_so(world, category):
+    checker, generator = Checker(world), rng(1)
+    said = []
+    for _ in range(40):
+        wanted = sample_wanted(world, category, generator)
+        scene = world.scene_for(wanted, generator)
+        found = checker.detect(world.render(scene))
+        claim = spoiled(world, wanted, generator)
+        assert shows(world, scene, wanted)
+        assert not world.is_held_out(claim)
+        said.append(shows(world, scene, claim))
+        assert said[-1] == checker.satisfies(found, claim), (wanted, claim)
+    # "above" and "left of" can both be true of two things, so that a few changed claims still hold
+    assert sum(said) <= 8
+
+
+def test_half_of_what_verification_asks_is_true(world):
+    answers = [part for n in range(150) for turn in EmojiSource(world, "verify", 0).draw(n).turns if turn.role == "assistant" for part in turn.parts]
+    assert set(answers) == {"yes", "no"}
+    assert 0.42 < answers.count("yes") / len(answers) < 0.62
+
+
 def test_held_out_combinations_never_reach_training(world):
     assert held_out("pair", "a", "b") == held_out("pair", "b", "a")
     facts = []
-    for task in ("generate", "edit", "understand"):
+    for task in ("generate", "edit", "understand", "verify"):
         source = EmojiSource(world, task, seed=0)
         facts += [t.parts for n in range(60) for t in source.draw(n).turns]
     checker = Checker(world)
