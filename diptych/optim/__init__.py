@@ -1,1 +1,5 @@
-"""Optimisers, parameter groups and learning-rate schedules."""
+"""Optimisers, what they keep, and which parameters they get."""
+
+from diptych.optim.came import CAME
+
+__all__ = ["CAME"]

@@ -10,13 +10,18 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from diptych.optim.came import CAME
+
+NAMES = ("muon", "adamw", "came", "came8bit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     name: str = "muon"
-    """'muon': Muon for the matrices of the blocks, AdamW for the rest; 'adamw': AdamW for all."""
+    """'muon': Muon for the matrices of the blocks, AdamW for the rest; 'adamw', 'came', 'came8bit' (momentum in 8 bits): that for all."""
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's; CAME has 0.9, 0.999, 0.9999, as published."""
     weight_decay: float = 0.0
     warmup: int = 100
     """Steps of linear warm-up."""
@@ -28,8 +33,8 @@ class OptimConfig:
     """Largest gradient norm."""
 
     def __post_init__(self) -> None:
-        if self.name not in ("muon", "adamw"):
-            raise ValueError(f"optimiser must be 'muon' or 'adamw', got {self.name!r}")
+        if self.name not in NAMES:
+            raise ValueError(f"optimiser must be one of {', '.join(NAMES)}, got {self.name!r}")
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.decay <= 1:
             raise ValueError(f"lr and clip must be above 0 and decay a share, got {self.lr}, {self.clip}, {self.decay}")
 
@@ -57,7 +62,9 @@ def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: Opt
     for name, parameter in parameters:
         (matrices if is_muon(name, parameter, config) else rest).append(parameter)
     if any(isinstance(p, DTensor) for p in matrices):
-        raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw")
+        raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw or came8bit")
+    if config.name in ("came", "came8bit"):
+        return [CAME(rest, lr=config.lr, weight_decay=config.weight_decay, bits=8 if config.name == "came8bit" else 32)]
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
         optimisers.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))

@@ -115,17 +115,27 @@ def optimiser_tensors(optimisers: list[torch.optim.Optimizer], names: dict[Any, 
     """Optimiser state as flat names: 'optimiser|parameter|entry'. `full` gathers a sharded tensor."""
     out = {}
     for index, optimiser in enumerate(optimisers):
-        for parameter, entries in optimiser.state.items():
+        state, parameters = optimiser.state_dict()["state"], _parameters(optimiser)
+        for number, entries in state.items():
             for key, value in entries.items():
-                out[f"{index}|{names[parameter]}|{key}"] = full(value) if isinstance(value, Tensor) else torch.tensor(value)
+                out[f"{index}|{names[parameters[number]]}|{key}"] = full(value) if isinstance(value, Tensor) else torch.tensor(value)
     return out
 
 
 def restore_optimisers(optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: dict[str, Tensor], shard: Any) -> None:
     """Inverse of `optimiser_tensors`; `shard(tensor, like)` gives a tensor the layout of the parameter `like`."""
-    by_name = {name: parameter for parameter, name in names.items()}
-    for flat, tensor in tensors.items():
-        index, name, key = flat.split("|")
-        parameter = by_name[name]
-        value = shard(tensor, parameter) if tensor.shape == parameter.shape and tensor.ndim else tensor
-        optimisers[int(index)].state[parameter][key] = value
+    for index, optimiser in enumerate(optimisers):
+        parameters = _parameters(optimiser)
+        numbers = {names[parameter]: number for number, parameter in enumerate(parameters)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for flat, tensor in tensors.items():
+            owner, name, key = flat.split("|")
+            if int(owner) == index:
+                like = parameters[numbers[name]]
+                value = shard(tensor, like) if tensor.shape == like.shape and tensor.ndim else tensor
+                state.setdefault(numbers[name], {})[key] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diptych.data.buckets import buckets
 from diptych.models.linear_dit import LinearDiT
 from diptych.optim.build import OptimConfig, is_muon
+from diptych.optim.came import MIN_EIGHT_BIT
 from diptych.training.sana_config import SanaTrainConfig
 
 CAPTION_TOKENS = 40
@@ -52,13 +53,16 @@ def estimate(config: SanaTrainConfig, factor: int, text_tokens: int = CAPTION_TO
     kept, casts, block = _activations(config, factor, text_tokens)
     lora = config.lora_rank > 0
     return Memory(
-        weights=4 * count, gradients=0 if lora else 4 * count, optimiser=0 if lora else 4 * state, ema=4 * count, activations=kept + casts,
+        weights=4 * count, gradients=0 if lora else 4 * count, optimiser=0 if lora else round(4 * state), ema=4 * count, activations=kept + casts,
         working=block // 4,
     )  # fmt: skip
 
 
-def _state_words(name: str, parameter: nn.Parameter, optim: OptimConfig) -> int:
-    """Float32 numbers of optimiser state per weight: one for Muon's momentum, two for AdamW."""
+def _state_words(name: str, parameter: nn.Parameter, optim: OptimConfig) -> float:
+    """Float32 numbers of optimiser state per weight: one for Muon's momentum, two for AdamW; CAME's averages of a matrix are few."""
+    if optim.name.startswith("came") and parameter.ndim == 2:
+        few = (2 * sum(parameter.shape)) / parameter.numel()
+        return few + (0.25 if optim.name == "came8bit" and parameter.numel() > MIN_EIGHT_BIT else 1)
     return 1 if is_muon(name, parameter, optim) else 2
 
 

@@ -16,6 +16,7 @@ from diptych.data.mixture import Mixture
 from diptych.data.schema import Picture, Sample, Turn
 from diptych.flow import FlowConfig
 from diptych.models.mot import MoT
+from diptych.optim import came
 from diptych.optim.build import OptimConfig, build_optimisers, learning_rate
 from diptych.training import checkpoint
 from diptych.training.config import Stage, TrainConfig, from_dict, to_json
@@ -64,11 +65,14 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [2, 3, 4, 6, 7])
-def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, at, monkeypatch):
-    straight = trainer(tokenizer, tmp_path / "straight")
+@pytest.mark.parametrize(("at", "optimiser"), [(2, "muon"), (3, "muon"), (4, "came8bit"), (6, "muon"), (7, "came8bit"), (7, "adamw")])
+def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, at, optimiser, monkeypatch):
+    monkeypatch.setattr(came, "MIN_EIGHT_BIT", 1024)  # so that the toy's matrices are in 8 bits
+    optim = OptimConfig(name=optimiser, lr=1e-2 if optimiser == "muon" else 1e-3, warmup=2)
+    chosen = config(stages=tuple(dataclasses.replace(stage, optim=optim) for stage in config().stages))
+    straight = trainer(tokenizer, tmp_path / "straight", chosen)
     straight.train()
-    broken = trainer(tokenizer, tmp_path / "broken")
+    broken = trainer(tokenizer, tmp_path / "broken", chosen)
     step = Trainer._train_step
 
     def breaking(self, *arguments):
@@ -79,7 +83,7 @@ def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, a
     monkeypatch.setattr(Trainer, "_train_step", breaking)
     with pytest.raises(Interrupted):
         broken.train()
-    resumed = trainer(tokenizer, tmp_path / "broken")
+    resumed = trainer(tokenizer, tmp_path / "broken", chosen)
     resumed.train()
     expected, actual = state(straight), state(resumed)
     assert expected.keys() == actual.keys()
