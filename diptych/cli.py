@@ -137,6 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
             from diptych import data_command
 
             return data_command.main(arguments[1:], console)
+        from diptych import surgery_command
+
         commands = {
             "do": Do,
             "plan": ShowPlan,
@@ -144,11 +146,16 @@ def main(arguments: list[str] | None = None) -> int:
             "evaluate": Evaluate,
             "export": Export,
             "convert": Convert,
+            "grow": surgery_command.Grow,
+            "prune": surgery_command.Prune,
             "demo": Demo,
             "data": _DataHelp,
             "train": _TrainHelp,
         }
         chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych", description="Models that both see and draw.")  # type: ignore[call-overload]
+        surgery = {surgery_command.Grow: surgery_command.grow, surgery_command.Prune: surgery_command.prune}
+        if type(chosen) in surgery:
+            return surgery[type(chosen)](chosen, console)
         return int(_RUN[type(chosen)](chosen))
     except KeyboardInterrupt:
         return 130
@@ -211,6 +218,7 @@ def show_plan(command: ShowPlan) -> int:
 
 def info(command: Info) -> int:
     import diptych
+    from diptych.systems.lineage import lines
 
     system = diptych.load(command.model).system
     table = Table("part", "parameters", "MiB in float32", title=f"{system.card.get('name', command.model)} (family {system.family})")
@@ -221,9 +229,13 @@ def info(command: Info) -> int:
         table.add_row(name, f"{count:,}", f"{count * 4 / 2**20:.1f}")
     table.add_row("all", f"{total:,}", f"{total * 4 / 2**20:.1f}", style="bold")
     console.print(table)
-    for key in ("licence", "data", "command", "hardware", "torch", "seed", "steps", "seconds", "documents", "weights", "parents"):
+    for key in ("licence", "data", "made", "command", "hardware", "torch", "seed", "steps", "seconds", "documents", "weights"):
         if key in system.card:
             console.print(f"  [dim]{key:<12}[/dim]{escape(str(system.card[key]))}", highlight=False, soft_wrap=True)
+    for generation, line in lines(system.card or {"name": command.model, "made": "no card: where it comes from is not known"}):
+        console.print(
+            f"  [dim]{'family tree' if generation == 0 else '':<12}[/dim]{'   ' * generation}{escape(line)}", highlight=False, soft_wrap=True
+        )
     sampler = system.sampler
     console.print(f"  [dim]{'draws':<12}[/dim]{system.native} px, {sampler.num_steps} steps, guidance {sampler.guidance_scale}", highlight=False)
     return 0

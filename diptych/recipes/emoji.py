@@ -56,3 +56,34 @@ def emoji_full() -> TrainConfig:
         data=replace(base.data, documents_per_step=1024, row_tokens=2048, workers=12),
         stages=stages(3000, 2000, 60_000, 15_000, lr=1e-3), ema=0.9995, save_every=1000, sample_every=2000,
     )  # fmt: skip
+
+
+def emoji_small() -> TrainConfig:
+    """A model of a tenth of the size for comparisons: a few minutes on two cores, steady rate, validation loss all along."""
+    base = emoji()
+    stage = Stage(
+        name="joint mix", steps=1200, mixture={"generate": 0.7, "understand": 0.3}, optim=OptimConfig(lr=3e-3, decay=0.0, warmup=50),
+        text_weight=0.2,
+    )  # fmt: skip
+    return replace(
+        base, name="emoji-small", size=4, data=replace(base.data, documents_per_step=32, workers=0), stages=(stage,), ema=0.98, sample_every=50,
+    )  # fmt: skip
+
+
+def emoji_recover() -> TrainConfig:
+    """Some steps for a model that was pruned or grown: `diptych train emoji-recover --start MODEL`."""
+    base = emoji()
+    tuning = base.stages[-1]
+    stage = replace(tuning, name="recovery", steps=450, optim=replace(tuning.optim, lr=2e-3))
+    return replace(base, name="emoji-recover", stages=(stage,))
+
+
+def emoji_verifier() -> TrainConfig:
+    """A verifier from pictures that a model drew and the checker labelled:
+    `diptych data drawn drawn`, then `diptych train emoji-verifier --start default --jsonl drawn/drawn.jsonl`."""
+    base = emoji()
+    stage = Stage(
+        name="verification", steps=800, mixture={"drawn": 0.6, "verify": 0.4}, optim=OptimConfig(lr=1e-3, decay=1.0, warmup=20),
+        trainable="understanding", text_weight=1.0, flow_weight=0.0,
+    )  # fmt: skip
+    return replace(base, name="emoji-verifier", stages=(stage,), sample_every=10**6)

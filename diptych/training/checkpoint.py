@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diptych.optim import CAME
+
 _SUMS = "checksums.json"
 _PREFIX = "step-"
+_AVERAGES = {f"exp_avg_{what}_{axis}" for what in ("sq", "res") for axis in ("row", "col")}
+_ENTRIES: dict[type, set[str]] = {
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.Muon: {"momentum_buffer"},
+    CAME: {"exp_avg", "exp_avg_sq", *_AVERAGES},
+}
+"""What each optimiser keeps of a parameter."""
 
 
 class CheckpointError(RuntimeError):
@@ -135,6 +145,18 @@ def restore_optimisers(optimisers: list[torch.optim.Optimizer], names: dict[Any,
                 value = shard(tensor, like) if tensor.shape == like.shape and tensor.ndim else tensor
                 state.setdefault(numbers[name], {})[key] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def is_state_of(optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether state as `optimiser_tensors` gives it belongs to optimisers of these kinds over these parameters."""
+    for flat in tensors:
+        owner, name, key = flat.split("|")
+        if int(owner) >= len(optimisers):
+            return False
+        optimiser = optimisers[int(owner)]
+        if key not in _ENTRIES[type(optimiser)] or name not in {names[parameter] for parameter in _parameters(optimiser)}:
+            return False
+    return True
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,9 +16,17 @@ from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT, by_size
 from diptych.surgery import write_lora
 from diptych.systems import System, U1System
+from diptych.systems.lineage import as_parent
 from diptych.training import checkpoint
 from diptych.training.config import TrainConfig, from_dict
 
+if TYPE_CHECKING:
+    # diffusers and transformers come with it, which the default model does not need
+    from diptych.systems.sana import SanaSystem
+    from diptych.training.sana import SanaJob
+
+OPTIMISER = "optimiser.safetensors"
+"""In a model folder: optimiser state that a run which starts from the model takes over."""
 PARENT = "parent.json"
 """Card of the model that a run started from, in the run's folder."""
 SAMPLE_PROMPTS = (
@@ -44,6 +52,31 @@ def export(run: Path, out: Path, command: str, hardware: str) -> System:
 
     Raises checkpoint.CheckpointError where the run has no whole checkpoint.
     """
+    tensors, about = _newest(run, command, hardware)
+    if "pictures" in about["recipe"]:
+        return _export_sana(run, out, tensors["ema"], about)
+    system = _u1(run, tensors["ema"], about)
+    system.save(out, torch.float16)
+    return system
+
+
+def exported(run: Path) -> System:
+    """The system that a run has trained so far, from the EMA weights; raises as `export`."""
+    values = json.loads((run / "config.json").read_text())
+    tensors, about = _newest(run, f"diptych train {values['name']}", "not recorded")
+    if "pictures" in values:
+        from diptych.training.sana import load_job
+
+        return _sana(load_job(run), tensors["ema"], about)
+    return _u1(run, tensors["ema"], about)
+
+
+def optimiser_state(run: Path) -> dict[str, Tensor]:
+    """Optimiser state of the newest good checkpoint, as `checkpoint.optimiser_tensors` names it."""
+    return _newest(run, "", "")[0]["optimiser"]
+
+
+def _newest(run: Path, command: str, hardware: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     loaded = checkpoint.load_latest(run / "checkpoints")
     if loaded is None:
         raise checkpoint.CheckpointError(f"{run} has no checkpoint yet")
@@ -54,29 +87,33 @@ def export(run: Path, out: Path, command: str, hardware: str) -> System:
         "torch": torch.__version__.split("+")[0], "seed": values["seed"], "steps": state["step"], "seconds": round(state["seconds"]),
         "recipe": values, "parents": [json.loads((run / PARENT).read_text())] if (run / PARENT).is_file() else [],
     }  # fmt: skip
-    if "pictures" in values:
-        return _export_sana(run, out, tensors["ema"], about)
-    config: TrainConfig = from_dict(TrainConfig, values, str(run / "config.json"))
+    return tensors, about
+
+
+def _u1(run: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> U1System:
+    config: TrainConfig = from_dict(TrainConfig, about["recipe"], str(run / "config.json"))
     tokenizer = TextTokenizer.load(run / "tokenizer.json")
     model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch, config.depth))
-    model.load_state_dict(tensors["ema"])
+    model.load_state_dict(weights)
     card = {
-        **about, "family": "u1", "documents": state["step"] * config.data.documents_per_step, "weights": "EMA, stored as float16",
+        **about, "family": "u1", "documents": about["steps"] * config.data.documents_per_step, "weights": "EMA, stored as float16",
         "data": "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode",
     }  # fmt: skip
-    system = system_of(model, tokenizer, config, card)
-    system.save(out, torch.float16)
-    return system
+    return system_of(model, tokenizer, config, card)
+
+
+def _sana(job: SanaJob, weights: dict[str, Tensor], about: dict[str, Any]) -> SanaSystem:
+    pictures = about["steps"] * job.config.data.pictures_per_step
+    parents = [] if job.start is None else [as_parent(job.start.card, "start")]
+    card = {**about, "family": "sana", "pictures": pictures, "data": job.config.pictures, "weights": "EMA", "parents": parents}
+    return job.system(weights, card)
 
 
 def _export_sana(run: Path, out: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> System:
     from diptych.training.sana import load_job
 
     job = load_job(run)
-    start = [] if job.start is None else [job.start.card.get("name", "start")]
-    pictures = about["steps"] * job.config.data.pictures_per_step
-    card = {**about, "family": "sana", "pictures": pictures, "data": job.config.pictures, "weights": "EMA", "parents": start}
-    system = job.system(weights, card)
+    system = _sana(job, weights, about)
     system.save(out)
     if job.config.lora_rank:
         # beside the merged model: the adapters alone, for use with the model that the run started from

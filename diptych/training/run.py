@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from diptych.data.mixture import Source
 from diptych.data.readers import JsonlSource, TextSource
 from diptych.data.tokens import TextTokenizer
 from diptych.systems import U1System
 from diptych.systems.folder import locate
+from diptych.systems.lineage import as_parent
 from diptych.training import checkpoint
 from diptych.training.config import RunConfig, TrainConfig, to_json
 from diptych.training.emoji_sources import TASKS, EmojiSource, world_texts
-from diptych.training.export import PARENT
+from diptych.training.export import OPTIMISER, PARENT
 from diptych.training.joint import VALIDATION_SEED, JointJob
 from diptych.training.sana_config import SanaTrainConfig
 from diptych.training.trainer import Trainer
@@ -45,9 +49,8 @@ def run(
     words = begin.tokenizer if begin else tokenizer(config, world, folder)
     trainer = Trainer(JointJob(config, sources, words, validation), folder, quiet=quiet)
     if begin:
-        parent = {key: value for key, value in begin.card.items() if key not in ("recipe", "sha256")}
-        (folder / PARENT).write_text(json.dumps(parent, indent=1) + "\n")
-        trainer.begin_from(dict(begin.model.named_parameters()))
+        (folder / PARENT).write_text(json.dumps(as_parent(begin.card, str(start)), indent=1) + "\n")
+        trainer.begin_from(dict(begin.model.named_parameters()), _optimiser_state(start))
     trainer.log.say(resolved(config, folder))
     trainer.train()
     return trainer
@@ -61,9 +64,17 @@ def run_sana(config: SanaTrainConfig, folder: Path, start: str | None = None, qu
     if not config.pictures:
         raise ValueError("this recipe needs --pictures, a folder that `diptych data index` was run on")
     trainer = Trainer(SanaJob(config, folder, start), folder, quiet=quiet)
+    if start is not None and checkpoint.latest_step(folder / "checkpoints") is None:
+        trainer.begin_from(dict(trainer.model.named_parameters()), _optimiser_state(start))
     trainer.log.say(resolved(trainer.config, folder))
     trainer.train()
     return trainer
+
+
+def _optimiser_state(start: str | None) -> dict[str, Tensor]:
+    """What a grown model brings along, or nothing."""
+    path = locate(start) / OPTIMISER
+    return load_file(path) if path.is_file() else {}
 
 
 def _depth_in(folder: Path, default: int | None) -> int | None:

@@ -207,13 +207,20 @@ class Trainer:
         for name, tensor in saved.items():
             targets[name].copy_(distributed.shard(tensor, targets[name]))
 
-    def begin_from(self, weights: Mapping[str, Tensor]) -> None:
+    def begin_from(self, weights: Mapping[str, Tensor], optimiser: Mapping[str, Tensor] | None = None) -> None:
         """Take other weights before the first step, and save them, so that the run can go on without where they came from.
 
-        Raises CheckpointError where they are of another architecture.
+        With them optimiser state, named as `checkpoint.optimiser_tensors` does, where it is of the first stage's optimiser; parameters
+        that it does not name begin anew. Raises CheckpointError for weights of another architecture.
         """
         self._load("starting", weights, dict(self.model.named_parameters()))
         self._load("starting", weights, self.ema.shadow)
+        if optimiser:
+            self._enter(0)
+            if checkpoint.is_state_of(self.optimisers, self._names(), optimiser):
+                checkpoint.restore_optimisers(self.optimisers, self._names(), dict(optimiser), distributed.shard)
+            else:
+                self.log.say("the optimiser state of the starting model is another optimiser's and is left out")
         self._save()
 
     def _sample(self, stage: StageConfig) -> None:

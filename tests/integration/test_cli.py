@@ -115,7 +115,8 @@ def test_the_set_of_flags_is_frozen():
         "task", "prompt", "inputs", "width", "height", "frames", "count", "seed", "steps", "guidance_scale", "image_guidance_scale",
         "negative_prompt",
     ]  # fmt: skip
-    assert sorted(RECIPES) == ["emoji", "emoji-full", "sana-control", "sana-curriculum", "sana-finetune", "sana-lora", "sana-small"]
+    emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
+    assert sorted(RECIPES) == [*emoji, "sana-control", "sana-curriculum", "sana-finetune", "sana-lora", "sana-small"]
 
 
 def test_demo_writes_a_page_and_a_contact_sheet(tmp_path, capsys):

@@ -1,0 +1,150 @@
+"""What `diptych grow` and `diptych prune` take and do."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from diptych.request import RequestError
+
+Positional = tyro.conf.Positional
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grow:
+    """Make a model deeper: it computes what its kept blocks computed, and learns on from there."""
+
+    source: Positional[str]
+    """'default', a model folder, or the folder of a run, whose optimiser state comes along."""
+    depth: int
+    """Blocks of the grown model."""
+    output: Output
+    keep: int | None = None
+    """First blocks that are kept, for the strategy 'partial': all but the last two unless given."""
+    strategy: Literal["partial", "cyclic", "replicate"] = "partial"
+    """'partial': new blocks change nothing yet; 'cyclic': all blocks over and over; 'replicate': each several times in a row."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Leave out the blocks that change their input least, as measured while the model draws calibration prompts."""
+
+    source: Positional[str]
+    """'default' or a model folder."""
+    depth: int
+    """Blocks that stay."""
+    calibrate: Path
+    """Prompts: .txt (one a line), .jsonl (prompt, caption or text), or an indexed folder of pictures."""
+    output: Output
+    prompts: int = 100
+
+
+def grow(command: Grow, console: Console) -> int:
+    import diptych
+    from diptych.surgery import grow as run
+    from diptych.surgery import growth_plan
+    from diptych.systems.lineage import child
+
+    _new(command.output)
+    source = Path(command.source)
+    optimiser: dict[str, Any] = {}
+    if (source / "checkpoints").is_dir():
+        from diptych.training.export import exported, optimiser_state
+
+        system = exported(source)
+        optimiser = optimiser_state(source)
+    else:
+        system = diptych.load(command.source).system
+    blocks = len(system.model.blocks)  # type: ignore[attr-defined]
+    plan = growth_plan(blocks, command.depth, command.keep, command.strategy)
+    system.model = run(system.model, command.depth, command.keep, command.strategy, command.seed)  # type: ignore[attr-defined]
+    new = sum(block is None for block in plan)
+    how = f"{command.depth - new} kept, {new} new" if command.strategy == "partial" else command.strategy
+    kept = "" if command.keep is None else f" --keep {command.keep}"
+    told = f"diptych grow {shlex.quote(command.source)} --depth {command.depth}{kept} --strategy {command.strategy} --seed {command.seed}"
+    made = f"grown from {blocks} to {command.depth} blocks ({how})"
+    system.card = child(system.card, command.source, command.output.name, made, told)
+    _write(system, command.output, optimiser, plan)
+    console.print(f"{command.output}: {made}" + (", optimiser state with it" if optimiser else ""), highlight=False)
+    return 0
+
+
+def prune(command: Prune, console: Console) -> int:
+    import diptych
+    from diptych.data.prompts import read_prompts
+    from diptych.inference.calibrate import calibrate, draw_importance
+    from diptych.surgery import kept_blocks
+    from diptych.surgery import prune as run
+    from diptych.systems.lineage import child
+
+    pipeline = diptych.load(command.source)
+    system: Any = pipeline.system
+    blocks = len(system.model.blocks)
+    kept_blocks([0.0] * blocks, command.depth)  # a depth that cannot be is found now, not after the calibration
+    _new(command.output)
+    if command.prompts < 1:
+        raise RequestError(f"prompts must be at least 1, got {command.prompts}")
+    prompts = read_prompts(command.calibrate, command.prompts)
+    plans = [pipeline.plan(prompt, task="text-to-image", count=1, seed=number) for number, prompt in enumerate(prompts)]
+    command.output.mkdir(parents=True, exist_ok=True)
+    with Progress(console=console) as bar:
+        task = bar.add_task("calibrating", total=len(plans))
+        importance = calibrate(system, system.model, plans, command.output / CALIBRATION, lambda done: bar.update(task, completed=done))
+    scores = importance.scores()
+    kept = kept_blocks(scores, command.depth)
+    table = Table("block", "importance", "", title=f"1 - cosine similarity of input and output, {len(plans)} prompts")
+    for block, score in enumerate(scores):
+        table.add_row(str(block), f"{score:.4f}", "" if block in kept else "goes", style=None if block in kept else "red")
+    console.print(table)
+    draw_importance(importance, kept, command.output / "importance.png")
+    system.model = run(system.model, kept)
+    gone = ", ".join(str(block) for block in range(blocks) if block not in kept)
+    made = f"pruned from {blocks} to {command.depth} blocks (without {gone})"
+    told = f"diptych prune {shlex.quote(command.source)} --depth {command.depth} --calibrate {shlex.quote(str(command.calibrate))} --prompts {command.prompts}"
+    system.card = {**child(system.card, command.source, command.output.name, made, told), "importance": [round(score, 6) for score in scores]}
+    _write(system, command.output)
+    console.print(
+        f"{command.output}: {made}; importance.png shows why. Train it on for a while: recipe emoji-recover, or sana-finetune", highlight=False
+    )
+    return 0
+
+
+def _new(output: Path) -> None:
+    if (output / "config.json").exists():
+        raise RequestError(f"{output} is a model already; choose another folder with -o")
+
+
+def _write(system: Any, output: Path, optimiser: dict[str, Any] | None = None, plan: list[int | None] | None = None) -> None:
+    """The whole model folder or none of it: written aside, then moved into place beside what a calibration left there."""
+    from safetensors.torch import save_file
+
+    from diptych.surgery.blocks import renamed
+    from diptych.training.export import OPTIMISER
+
+    aside = output.with_name(f".{output.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    if output.is_dir():
+        shutil.copytree(output, aside)
+    else:
+        aside.mkdir(parents=True)
+    if optimiser:
+        assert plan is not None
+        flat = {}
+        for key, tensor in optimiser.items():
+            owner, name, entry = key.split("|")
+            flat |= {f"{owner}|{now}|{entry}": tensor.clone() for now in renamed(name, plan)}
+        save_file(flat, aside / OPTIMISER)
+    system.save(aside)
+    shutil.rmtree(output, ignore_errors=True)
+    aside.rename(output)

@@ -1,0 +1,221 @@
+"""Growing and pruning: what is kept to the bit, what is refused, what is measured."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TINY, golden
+from safetensors.torch import load_file
+
+from diptych.models.linear_dit import LinearDiT, LinearDiTConfig, trim_text
+from diptych.models.linear_dit.convert import config_from_native, from_native
+from diptych.models.mot import Experts, MoT
+from diptych.surgery import Importance, add_lora, grow, growth_plan, kept_blocks, prune
+from diptych.surgery.blocks import renamed
+from diptych.surgery.fast import PackedLinear
+
+LINEAR = LinearDiTConfig(depth=4, width=96, cross_heads=4, channels=8, caption_channels=40, mlp_ratio=1.125, qk_norm=True, multi_frame=True)
+MIXED = replace(TINY, depth=4, gen_experts=Experts(count=4, per_token=2, width=32))
+
+
+def randomised(model, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model.eval()
+
+
+def outputs(model) -> tuple[torch.Tensor, ...]:
+    """What a model computes for fixed input: both streams of a mixture of transformers, the velocity of a linear DiT."""
+    generator = torch.Generator().manual_seed(1)
+    dtype = next(model.parameters()).dtype
+    if isinstance(model, LinearDiT):
+        text = torch.randn(2, 7, 40, generator=generator).to(dtype)
+        return (model(torch.randn(2, 2, 8, 6, 4, generator=generator).to(dtype), torch.tensor([[0.3, 0.0], [0.9, 0.0]]), model.condition(text),
+                      roles=("target", "control")),)  # fmt: skip
+    positions = torch.arange(9)[None, :, None].expand(2, 9, 3).contiguous()
+    und = torch.randn(2, 9, model.config.width, generator=generator).to(dtype)
+    hidden, cache = model.prefix(und, positions, torch.tensor([9, 5]), torch.ones(2, 1, 9, 9, dtype=torch.bool).tril())
+    noisy = torch.randn(2, 3, 16, 8, generator=generator).to(dtype)
+    return hidden, model.denoise(noisy, torch.tensor([0.3, 0.9]), torch.ones(2), cache)
+
+
+def models():
+    return {"linear_dit": randomised(LinearDiT(LINEAR)), "mot": randomised(MoT(replace(TINY, depth=4))), "experts": randomised(MoT(MIXED))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["linear_dit", "mot", "experts"])
+@torch.no_grad()
+def test_a_grown_model_is_its_prefix_to_the_bit_and_then_learns(name, dtype):
+    model = models()[name].to(dtype)
+    prefix, grown = prune(model, [0, 1]), grow(model, 7)
+    assert len(grown.blocks) == grown.config.depth == 7
+    for a, b in zip(outputs(prefix), outputs(grown), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(outputs(model)[0], outputs(grown)[0])
+    whole = grow(model, 6, keep=4)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(whole), strict=True))
+    grown = grown.float().requires_grad_()
+    with torch.enable_grad():
+        sum(out.square().sum() for out in outputs(grown)).backward()
+    for block in grown.blocks[2:]:
+        learning = {n for n, p in block.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        if name == "linear_dit":
+            silent = {"attention.out.weight", "attention.out.bias", "cross_attention.out.weight", "cross_attention.out.bias"}
+            assert learning == silent | {"feed_forward.narrow.weight"}
+        else:
+            assert all(n.endswith(("o.weight", "down.weight")) for n in learning)
+            # a stream's last block has nothing to tell the other any more
+            assert {n.split(".")[0] for n in learning} == {"und", "gen"}
+
+
+def test_growing_twice_from_one_seed_gives_one_model():
+    model = models()["mot"]
+    a, b, c = grow(model, 6, seed=3), grow(model, 6, seed=3), grow(model, 6, seed=4)
+    name = "blocks.5.gen.q.weight"
+    assert torch.equal(a.state_dict()[name], b.state_dict()[name])
+    assert not torch.equal(a.state_dict()[name], c.state_dict()[name])
+
+
+@torch.no_grad()
+def test_growth_follows_the_public_implementation():
+    folder = golden("growth")
+    source = {name: tensor.float() for name, tensor in load_file(folder / "source.safetensors").items()}
+    new, case = load_file(folder / "new_blocks.safetensors"), load_file(folder / "case.safetensors")
+    rules = json.loads((folder / "index.json").read_text())["new_block_parameters"]
+
+    def model_of(weights):
+        model = LinearDiT(config_from_native(weights, cross_heads=4))
+        model.load_state_dict(from_native(weights))
+        return model.eval()
+
+    def velocity(model):
+        text, real = trim_text(case["text"], case["text_mask"])
+        return model(case["latents"][:, None], case["timesteps"].floor() / 1000, model.condition(text, real))[:, 0]
+
+    model = model_of(source)
+    torch.testing.assert_close(velocity(model), case["source_velocity"], rtol=0, atol=1e-5)
+    grown = grow(model, 8, keep=3)
+    torch.testing.assert_close(velocity(grown), case["grown_velocity"], rtol=0, atol=1e-5)
+    assert torch.equal(velocity(grown), velocity(prune(model, [0, 1, 2])))
+    kept = {name: tensor for name, tensor in source.items() if not name.startswith("blocks.3.")}
+    theirs = model_of({**kept, **new})
+    torch.testing.assert_close(velocity(theirs), case["grown_velocity"], rtol=0, atol=1e-5)
+    # ours are drawn by the same rules
+    assert rules
+    for index in range(3, 8):
+        for name, tensor in theirs.blocks[index].state_dict().items():
+            ours = grown.blocks[index].state_dict()[name]
+            assert ours.shape == tensor.shape
+            assert ours.std().item() == pytest.approx(tensor.std().item(), rel=0.35, abs=1e-9), name
+            assert ours.mean().item() == pytest.approx(tensor.mean().item(), abs=0.05), name
+
+
+@torch.no_grad()
+def test_other_strategies_repeat_blocks_and_share_nothing():
+    model = models()["linear_dit"]
+    cyclic, replicated = grow(model, 6, strategy="cyclic"), grow(model, 6, strategy="replicate")
+    assert growth_plan(4, 6, strategy="cyclic") == [0, 1, 2, 3, 0, 1]
+    assert growth_plan(4, 6, strategy="replicate") == [0, 0, 1, 2, 2, 3]
+    for grown, again, first in ((cyclic, 4, 0), (replicated, 1, 0)):
+        a, b = grown.blocks[again].table, grown.blocks[first].table
+        assert torch.equal(a, b)
+        assert a.data_ptr() != b.data_ptr()
+    assert renamed("denoiser.blocks.0.attention.qkv.weight", [0, 0, 1]) == [f"denoiser.blocks.{n}.attention.qkv.weight" for n in (0, 1)]
+    assert renamed("blocks.3.table", [0, None]) == []
+    assert renamed("head.weight", [0]) == ["head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"depth": 4}, "has 4 blocks already; to grow it, depth must be more than that, got 4"),
+        ({"depth": 2}, "got 2"),
+        ({"depth": 8, "keep": 5}, "keep must be 1 to 4"),
+        ({"depth": 8, "keep": 0}, "keep must be 1 to 4"),
+        ({"depth": 8, "strategy": "magic"}, "strategy must be one of partial, cyclic, replicate"),
+        ({"depth": 8, "keep": 2, "strategy": "cyclic"}, "keep belongs to the strategy 'partial'"),
+    ],
+)
+def test_growth_that_cannot_be_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        grow(models()["mot"], **wrong)
+
+
+def test_models_that_are_not_plain_are_refused():
+    wrapped = models()["linear_dit"]
+    add_lora(wrapped, 2)
+    for operation in (lambda: grow(wrapped, 6), lambda: prune(wrapped, [0])):
+        with pytest.raises(ValueError, match=r"LoRA adapters .* merge them first"):
+            operation()
+    packed = models()["linear_dit"]
+    packed.blocks[0].attention.out = PackedLinear(packed.blocks[0].attention.out)
+    with pytest.raises(ValueError, match=r"no plain weight blocks\.0\.attention\.out"):
+        grow(packed, 6)
+    quantised = models()["mot"]
+    layer = quantised.blocks[0].gen.ffn.down
+    del layer.weight
+    layer.register_buffer("weight", torch.zeros(48, 64, dtype=torch.int8))
+    with pytest.raises(ValueError, match=r"ffn\.down\.weight is quantised \(int8\)"):
+        prune(quantised, [0, 1])
+
+
+# -- pruning --------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_importance_is_one_minus_the_cosine_of_input_and_output():
+    model = models()["linear_dit"]
+    grown = grow(model, 6, keep=4)  # the last two blocks change nothing
+    importance = Importance(6)
+    seen = []
+    hooks = [b.register_forward_hook(lambda m, i, o: seen.append((i[0], o))) for b in grown.blocks]
+    with importance.watch(grown) as watch:
+        watch.level = "0.5000"
+        outputs(grown)
+        outputs(grown)
+    for hook in hooks:
+        hook.remove()
+    expected = [float((1 - torch.cosine_similarity(a.double(), b.double(), dim=-1)).mean()) for a, b in seen[:6]]
+    assert importance.scores() == pytest.approx(expected, abs=1e-6)
+    assert importance.scores()[4:] == pytest.approx([0, 0], abs=1e-6)
+    assert importance.tokens == {"0.5000": 2 * 2 * 2 * 24}
+    assert kept_blocks(importance.scores(), 4) == [0, 1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(outputs(prune(grown, [0, 1, 2, 3])), outputs(model), strict=True))
+    again = Importance.from_dict(json.loads(json.dumps(importance.as_dict())))
+    assert again.scores() == importance.scores()
+
+
+@torch.no_grad()
+def test_both_streams_of_a_mixture_count():
+    model = models()["mot"]
+    importance = Importance(4)
+    with importance.watch(model) as watch:
+        hidden, cache = model.prefix(torch.randn(1, 5, 48), torch.zeros(1, 5, 3).long(), torch.tensor([5]), torch.ones(1, 1, 5, 5).bool())
+        watch.level = "0.7000"
+        model.denoise(torch.randn(1, 3, 8, 8), torch.tensor([0.7]), torch.ones(1), cache)
+    table = importance.table()
+    assert set(table) == {"reading", "0.7000"}
+    assert importance.scores() == pytest.approx([(a + b) / 2 for a, b in zip(*table.values(), strict=True)])
+
+
+def test_pruning_that_cannot_be_is_refused():
+    model = models()["mot"]
+    assert kept_blocks([0.3, 0.1, 0.1, 0.2], 3) == [0, 1, 3]
+    for depth in (0, 4, 9):
+        with pytest.raises(ValueError, match=f"depth must be 1 to 3.*got {depth}"):
+            kept_blocks([0.3, 0.1, 0.1, 0.2], depth)
+    with pytest.raises(ValueError, match="at least one block"):
+        prune(model, [])
+    for wrong in ([1, 0], [0, 0], [0, 4], [-1, 2]):
+        with pytest.raises(ValueError, match="kept blocks must rise from 0 to 3"):
+            prune(model, wrong)
+    with pytest.raises(ValueError, match="nothing was measured"):
+        Importance(4).scores()
+    broken = models()["linear_dit"]
+    broken.blocks[1].table.data.fill_(float("nan"))
+    importance = Importance(4)
+    with pytest.raises(ValueError, match="block 1 gave values that are not finite"), importance.watch(broken), torch.no_grad():
+        outputs(broken)
