@@ -15,10 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diptych.request import Plan, RequestError, Role, Task
+from diptych.request import Media, Plan, RequestError, Role, Task
 
 if TYPE_CHECKING:
+    from diptych.evaluation import EvaluationConfig
+    from diptych.inference import Pipeline
     from diptych.training.sana_config import SanaTrainConfig
+    from diptych.worlds.emoji import EmojiWorld
 
 Positional = tyro.conf.Positional
 Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
@@ -60,6 +63,14 @@ class Do:
     output: Output = Path("out.png")
     model: str = "default"
     """'default', a model folder or a hub id."""
+    best_of: int = 1
+    """Draw so many and keep the best by the verifier."""
+    keep: int = 1
+    """Best ones that are kept."""
+    verifier: str = "self"
+    """'self' (the model asks itself), 'clip', 'clip:MODEL' or 'vlm:MODEL'."""
+    candidates: Path | None = None
+    """Folder where all candidates and scores are saved; a selection that was stopped goes on from there."""
     plan: Annotated[Overrides, tyro.conf.arg(name="")] = field(default_factory=Overrides)
 
 
@@ -91,6 +102,10 @@ class Evaluate:
     seed: int = 1_000_003
     split: str = "all"
     """all, drawing, questions or edits."""
+    best_of: int = 1
+    """Instead: the score of drawing against N = 1, 2, 4 ... candidates, chosen by each verifier."""
+    verifier: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """For that: 'self' (unless given), 'clip', 'clip:MODEL' or 'vlm:MODEL'; several may be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +219,29 @@ def do(command: Do) -> int:
             print(piece, end="", flush=True)
         print()
         return 0
+    if (command.best_of, command.keep) != (1, 1):
+        return _best_of(command, pipeline, plan, media)
     for path in pipeline.carry_out(plan, media).save(command.output):
         print(path)
+    return 0
+
+
+def _best_of(command: Do, pipeline: Pipeline, plan: Plan, media: list[Media]) -> int:
+    from rich.progress import Progress
+
+    from diptych.inference import Result, best_of, load_verifier
+
+    if plan.task is not Task.TEXT_TO_IMAGE or plan.count != 1:
+        raise RequestError("best of N chooses among drawings of one prompt: ask for one picture, and for no edit")
+    verifier = load_verifier(command.verifier, pipeline.system)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("drawing and judging", total=command.best_of)
+        found = best_of(
+            pipeline.system, plan, verifier, command.best_of, command.keep, media, command.candidates, lambda done: bar.update(task, completed=done)
+        )  # fmt: skip
+    paths = Result(plan, images=tuple(candidate.pixels for candidate in found)).save(command.output)
+    for path, candidate in zip(paths, found, strict=True):
+        console.print(f"{path}  [dim]score {candidate.score:.3f}, seed {candidate.seed}[/dim]", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -252,10 +288,41 @@ def evaluate(command: Evaluate) -> int:
     config = EvaluationConfig(prompts=command.prompts, seed=command.seed, split=command.split)
     pipeline = diptych.load(command.model)
     world = EmojiWorld(from_dict(WorldConfig, pipeline.system.card.get("recipe", {}).get("world", {}), "card.json"))
+    if command.best_of != 1:
+        return _evaluate_best_of(command, pipeline, world, config)
     with console.status("evaluating") as status:
         result = run(pipeline, world, config, lambda part, done, total: status.update(f"{part} ({done + 1} of {total})"))
     print_table(result, console)
     for path in write(result, command.output, command.model, config):
+        console.print(str(path), highlight=False)
+    return 0
+
+
+def _evaluate_best_of(command: Evaluate, pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig) -> int:
+    from rich.progress import Progress
+
+    from diptych.evaluation import best_of
+    from diptych.inference import load_verifier
+    from diptych.inference.select import MAX_CANDIDATES
+
+    if not 1 < command.best_of <= MAX_CANDIDATES:
+        raise RequestError(f"best of N takes 1 to {MAX_CANDIDATES} candidates, got {command.best_of}")
+    verifiers = {name: load_verifier(name, pipeline.system) for name in command.verifier or ("self",)}
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("drawing and judging", total=None)
+        rows = best_of.candidates(
+            pipeline, world, verifiers, config, command.best_of, command.output, lambda done, total: bar.update(task, completed=done, total=total)
+        )  # fmt: skip
+    result = best_of.curve(rows)
+    table = Table("verifier", *(f"N = {n}" for n in result.counts), title="right pictures, mean of six categories")
+    for name, means in result.means.items():
+        table.add_row(name, *(f"{mean:.3f} ± {half:.3f}" for mean, half in zip(means, result.halves[name], strict=True)))
+    console.print(table)
+    notes = [f"{name}: learnt from labels of the checker's own rule, which is the metric too" for name, verifier in verifiers.items()
+             if best_of.shares_labels(getattr(getattr(verifier, "system", None), "card", {}))]  # fmt: skip
+    for note in notes:
+        console.print(note, highlight=False)
+    for path in best_of.write(result, command.output, notes):
         console.print(str(path), highlight=False)
     return 0
 

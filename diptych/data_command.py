@@ -72,11 +72,21 @@ class Emoji:
     """Only emoji whose name holds this, e.g. 'flag'."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Let a model draw emoji prompts and label them with the exact checker: samples for the recipe emoji-verifier."""
+
+    folder: Positional[Path]
+    model: str = "default"
+    count: int = 3000
+    seed: int = 7
+
+
 def main(arguments: list[str], console: Console) -> int:
     """diptych data COMMAND ..."""
-    commands = {"index": Index, "inspect": Inspect, "cache": Cache, "emoji": Emoji}
+    commands = {"index": Index, "inspect": Inspect, "cache": Cache, "emoji": Emoji, "drawn": Drawn}
     chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych data", description="Pictures with captions.")  # type: ignore[call-overload]
-    run: dict[type, Callable[[Any, Console], int]] = {Index: index, Inspect: inspect, Cache: cache, Emoji: emoji}
+    run: dict[type, Callable[[Any, Console], int]] = {Index: index, Inspect: inspect, Cache: cache, Emoji: emoji, Drawn: drawn}
     return run[type(chosen)](chosen, console)
 
 
@@ -132,6 +142,18 @@ def emoji(command: Emoji, console: Console) -> int:
     with _progress("drawing", console) as advance:
         count = write_collection(command.folder, command.size, command.tones, command.only, advance)
     console.print(f"{command.folder}: {count} pictures; index them with: diptych data index {command.folder}")
+    return 0
+
+
+def drawn(command: Drawn, console: Console) -> int:
+    import diptych
+    from diptych.evaluation.drawn import FILE, write_drawn
+    from diptych.worlds.emoji import EmojiWorld
+
+    with _progress("drawing", console) as advance:
+        answers = write_drawn(diptych.load(command.model), EmojiWorld(), command.folder, command.count, command.seed, advance)
+    said = ", ".join(f"{number} {word}" for word, number in answers.items())
+    console.print(f"{command.folder / FILE}: {command.count} pictures, answers {said}", highlight=False)
     return 0
 
 

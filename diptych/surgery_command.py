@@ -51,24 +51,26 @@ class Prune:
 
 
 def grow(command: Grow, console: Console) -> int:
-    import diptych
     from diptych.surgery import grow as run
     from diptych.surgery import growth_plan
+    from diptych.systems import load_system
+    from diptych.systems.folder import locate
     from diptych.systems.lineage import child
 
     _new(command.output)
     source = Path(command.source)
     optimiser: dict[str, Any] = {}
+    system: Any
     if (source / "checkpoints").is_dir():
         from diptych.training.export import exported, optimiser_state
 
         system = exported(source)
         optimiser = optimiser_state(source)
     else:
-        system = diptych.load(command.source).system
-    blocks = len(system.model.blocks)  # type: ignore[attr-defined]
+        system = load_system(locate(command.source))
+    blocks = len(system.model.blocks)
     plan = growth_plan(blocks, command.depth, command.keep, command.strategy)
-    system.model = run(system.model, command.depth, command.keep, command.strategy, command.seed)  # type: ignore[attr-defined]
+    system.model = run(system.model, command.depth, command.keep, command.strategy, command.seed)
     new = sum(block is None for block in plan)
     how = f"{command.depth - new} kept, {new} new" if command.strategy == "partial" else command.strategy
     kept = "" if command.keep is None else f" --keep {command.keep}"
@@ -81,15 +83,17 @@ def grow(command: Grow, console: Console) -> int:
 
 
 def prune(command: Prune, console: Console) -> int:
-    import diptych
     from diptych.data.prompts import read_prompts
+    from diptych.inference import Pipeline
     from diptych.inference.calibrate import calibrate, draw_importance
     from diptych.surgery import kept_blocks
     from diptych.surgery import prune as run
+    from diptych.systems import load_system
+    from diptych.systems.folder import locate
     from diptych.systems.lineage import child
 
-    pipeline = diptych.load(command.source)
-    system: Any = pipeline.system
+    system: Any = load_system(locate(command.source))
+    pipeline = Pipeline(system)
     blocks = len(system.model.blocks)
     kept_blocks([0.0] * blocks, command.depth)  # a depth that cannot be is found now, not after the calibration
     _new(command.output)
@@ -111,7 +115,8 @@ def prune(command: Prune, console: Console) -> int:
     system.model = run(system.model, kept)
     gone = ", ".join(str(block) for block in range(blocks) if block not in kept)
     made = f"pruned from {blocks} to {command.depth} blocks (without {gone})"
-    told = f"diptych prune {shlex.quote(command.source)} --depth {command.depth} --calibrate {shlex.quote(str(command.calibrate))} --prompts {command.prompts}"
+    data = f"--calibrate {shlex.quote(str(command.calibrate))} --prompts {command.prompts}"
+    told = f"diptych prune {shlex.quote(command.source)} --depth {command.depth} {data}"
     system.card = {**child(system.card, command.source, command.output.name, made, told), "importance": [round(score, 6) for score in scores]}
     _write(system, command.output)
     console.print(

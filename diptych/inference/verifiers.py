@@ -2,5 +2,162 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from diptych.request import Media, Message, RequestError, Task
+
 QUESTION = "does this picture show {}?"
 """What a model is asked, with the prompt in it. Models that verify are trained on these words."""
+KINDS = "self, clip, clip:MODEL or vlm:MODEL"
+CLIP = "openai/clip-vit-base-patch32"
+BATCH = 16
+"""Pictures judged together."""
+
+
+class Verifier(Protocol):
+    """Scores pictures of one prompt."""
+
+    name: str
+
+    def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+        """One score for each uint8 picture (height, width, 3)."""
+        ...
+
+
+class YesNo:
+    """A model of the house asked in words: log-odds of yes."""
+
+    def __init__(self, system: Any, name: str) -> None:
+        """Raises RequestError for a model that cannot read pictures."""
+        if Task.ANSWER not in system.capabilities:
+            raise RequestError(f"verifier {name!r}: this model draws only, it cannot read pictures; use clip or vlm:MODEL")
+        self.system, self.name = system, name
+
+    def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+        question = QUESTION.format(prompt)
+        return list(self.system.log_odds([[Message("user", question, (Media(pixels),))] for pixels in pictures]))
+
+
+class Similarity:
+    """Cosine similarity of picture and prompt in the space of a CLIP or SigLIP model, through transformers."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoModel, AutoProcessor
+
+        self.name = f"clip:{folder}"
+        self.model: Any = _load(AutoModel, folder).eval()
+        if not hasattr(self.model, "get_image_features"):
+            raise RequestError(f"verifier {self.name!r}: {type(self.model).__name__} gives no features of pictures and texts to compare")
+        self.processor: Any = _load(AutoProcessor, folder)
+
+    @torch.inference_mode()
+    def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+        # SigLIP was trained on texts padded to one length, CLIP on texts of their own
+        padding = "max_length" if "siglip" in self.model.config.model_type else True
+        given = self.processor(text=[prompt], images=_pil(pictures), return_tensors="pt", padding=padding, truncation=True)
+        text = _features(self.model.get_text_features(**{k: v for k, v in given.items() if k in ("input_ids", "attention_mask")}))
+        image = _features(self.model.get_image_features(pixel_values=given["pixel_values"]))
+        return torch.nn.functional.cosine_similarity(image, text).tolist()
+
+
+class VisionLanguageModel:
+    """Any picture-and-text model of transformers, asked in words: log-odds of yes as the first word of its answer."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.name = f"vlm:{folder}"
+        self.model: Any = _load(AutoModelForImageTextToText, folder).eval()
+        self.processor: Any = _load(AutoProcessor, folder)
+        if not getattr(self.processor, "image_processor", None) or not getattr(self.processor, "chat_template", None):
+            raise RequestError(f"verifier {self.name!r} cannot read pictures in a conversation: it has no image processor or no chat template")
+        self.yes, self.no = self._words("yes"), self._words("no")
+        if self.yes & self.no:
+            raise RequestError(f"verifier {self.name!r}: yes and no begin with the same token")
+
+    def _words(self, word: str) -> set[int]:
+        """First tokens of the ways in which a model writes a word."""
+        tokenizer = self.processor.tokenizer
+        return {tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in (word, word.capitalize())}
+
+    @torch.inference_mode()
+    def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+        content = [{"type": "image"}, {"type": "text", "text": QUESTION.format(prompt) + " Answer yes or no."}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        given = self.processor(text=[text] * len(pictures), images=[[p] for p in _pil(pictures)], return_tensors="pt", padding=True)
+        logits = self.model(**given).logits
+        last = given["attention_mask"].shape[1] - 1 - given["attention_mask"].flip(1).argmax(1)
+        chances = logits[torch.arange(len(pictures)), last].float().log_softmax(-1)
+        yes, no = (chances[:, sorted(words)].logsumexp(-1) for words in (self.yes, self.no))
+        return (yes - no).tolist()
+
+
+def load_verifier(name: str, system: Any) -> Verifier:
+    """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder or hub id, of transformers or of ours.
+
+    Raises RequestError for another name, and for a model that cannot judge pictures.
+    """
+    if name == "self":
+        return YesNo(system, name)
+    kind, _, model = name.partition(":")
+    if kind == "clip":
+        return Similarity(model or CLIP)
+    if kind == "vlm" and model:
+        if _is_ours(model):
+            from diptych.systems import load_system
+            from diptych.systems.folder import locate
+
+            return YesNo(load_system(locate(model)), name)
+        return VisionLanguageModel(model)
+    raise RequestError(f"there is no verifier {name!r}; choose {KINDS}")
+
+
+def scores(verifier: Verifier, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+    """Scores of any number of pictures, judged in batches.
+
+    Raises RequestError where a verifier gives no number: a score that compares with nothing must not choose.
+    """
+    found: list[float] = []
+    for start in range(0, len(pictures), BATCH):
+        found += verifier.score(prompt, pictures[start : start + BATCH])
+    if len(found) != len(pictures):
+        raise RequestError(f"verifier {verifier.name!r} gave {len(found)} scores for {len(pictures)} pictures")
+    for number, score in enumerate(found):
+        if score != score:
+            raise RequestError(f"verifier {verifier.name!r} gave NaN for picture {number} of {prompt!r}; it cannot choose")
+    return found
+
+
+def _is_ours(model: str) -> bool:
+    config = Path(model) / "config.json"
+    if model == "default":
+        return True
+    try:
+        return config.is_file() and "family" in json.loads(config.read_text())
+    except ValueError as error:
+        raise RequestError(f"{config} is not JSON ({error})") from error
+
+
+def _load(kind: Any, folder: str) -> Any:
+    try:
+        # pickled weights and code from the hub are never run
+        return kind.from_pretrained(folder, trust_remote_code=False, **({} if "Processor" in kind.__name__ else {"use_safetensors": True}))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise RequestError(f"the verifier {folder} could not be loaded ({str(error).splitlines()[0]})") from error
+
+
+def _features(output: Any) -> torch.Tensor:
+    """transformers gave the tensor itself before version 5, and an output that holds it since."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def _pil(pictures: Sequence[np.ndarray]) -> list[Any]:
+    from PIL import Image
+
+    return [Image.fromarray(pixels) for pixels in pictures]

@@ -140,14 +140,9 @@ class U1System:
     @torch.inference_mode()
     def answers(self, conversations: Sequence[Sequence[Message]], max_tokens: int = MAX_ANSWER) -> list[str]:
         """Answers to many conversations at once (greedy)."""
-        documents = []
-        for messages in conversations:
-            turns = tuple(Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages)
-            documents.append(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token))
-        hidden, cache = self._prefix(documents)
+        logits, cache = self._first_logits(conversations)
         end = self.tokenizer.ids["<|end|>"]
-        lengths = torch.tensor([len(d) for d in documents], device=self.device)
-        tokens = self.model.text_head(hidden[torch.arange(len(documents)), lengths - 1]).argmax(-1)
+        tokens = logits.argmax(-1)
         written = [tokens]
         for _ in range(max_tokens - 1):
             if bool((torch.stack(written) == end).any(0).all()):
@@ -156,6 +151,25 @@ class U1System:
             written.append(self.model.text_head(state).argmax(-1))
         table = torch.stack(written, 1).tolist()
         return [self.tokenizer.decode(row[: row.index(end)] if end in row else row) for row in table]
+
+    @torch.inference_mode()
+    def log_odds(self, conversations: Sequence[Sequence[Message]], yes: str = "yes", no: str = "no") -> list[float]:
+        """log p(yes) - log p(no) of the first token of each answer. Raises ValueError where both begin with the same token."""
+        first, second = (self.tokenizer.encode(word)[0] for word in (yes, no))
+        if first == second:
+            raise ValueError(f"{yes!r} and {no!r} begin with the same token in this model's vocabulary")
+        logits, _ = self._first_logits(conversations)
+        return (logits[:, first] - logits[:, second]).float().tolist()
+
+    def _first_logits(self, conversations: Sequence[Sequence[Message]]) -> tuple[Tensor, Cache]:
+        """Logits (B, vocabulary) of the first token of each answer, and the cache to go on with."""
+        documents = []
+        for messages in conversations:
+            turns = tuple(Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages)
+            documents.append(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token))
+        hidden, cache = self._prefix(documents)
+        lengths = torch.tensor([len(d) for d in documents], device=self.device)
+        return self.model.text_head(hidden[torch.arange(len(documents), device=self.device), lengths - 1]), cache
 
     def _greedy(self, document: Document, max_tokens: int) -> Iterator[int]:
         hidden, cache = self._prefix([document])

@@ -193,7 +193,7 @@ def test_both_streams_of_a_mixture_count():
     model = models()["mot"]
     importance = Importance(4)
     with importance.watch(model) as watch:
-        hidden, cache = model.prefix(torch.randn(1, 5, 48), torch.zeros(1, 5, 3).long(), torch.tensor([5]), torch.ones(1, 1, 5, 5).bool())
+        _, cache = model.prefix(torch.randn(1, 5, 48), torch.zeros(1, 5, 3).long(), torch.tensor([5]), torch.ones(1, 1, 5, 5).bool())
         watch.level = "0.7000"
         model.denoise(torch.randn(1, 3, 8, 8), torch.tensor([0.7]), torch.ones(1), cache)
     table = importance.table()

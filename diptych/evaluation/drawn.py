@@ -1,0 +1,76 @@
+"""Pictures that a model drew, labelled by the exact checker: questions and answers that a verifier is trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diptych.inference import Pipeline, draw
+from diptych.inference.verifiers import QUESTION
+from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
+from diptych.worlds.emoji.captions import caption, sample_wanted
+from diptych.worlds.emoji.claims import spoiled
+
+FILE = "drawn.jsonl"
+BATCH = 32
+"""Prompts drawn and labelled together; after each batch the file is whole."""
+
+
+def write_drawn(
+    pipeline: Pipeline, world: EmojiWorld, folder: Path, count: int, seed: int, progress: Callable[[int, int], Any] | None = None
+) -> dict[str, int]:  # fmt: skip
+    """Draw `count` prompts of the benchmark's six categories, and ask of each picture whether it shows its prompt, and whether it shows
+    the prompt changed by one mistake; answers are the checker's. Returns how many answers are yes and no.
+
+    Samples go to drawn.jsonl as `data.readers` takes them, in batches; a run that was stopped goes on from the last whole one. Raises
+    ValueError where the file holds something else.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    folder.mkdir(parents=True, exist_ok=True)
+    checker, path = Checker(world), folder / FILE
+    rows = _resume(path)
+    for start in range(len(rows), count, BATCH):
+        numbers = range(start, min(count, start + BATCH))
+        rng = np.random.default_rng([seed, start])
+        wanted = [sample_wanted(world, CATEGORIES[n % len(CATEGORIES)], rng) for n in numbers]
+        plans = [pipeline.plan(caption(world, w), seed=seed + n, task="text-to-image", count=1) for w, n in zip(wanted, numbers, strict=True)]
+        fresh = []
+        for number, request, pixels in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
+            name = f"{number:06d}.png"
+            Image.fromarray(pixels).save(folder / name)
+            found = checker.detect(pixels)
+            turns: list[tuple[str, str]] = []
+            for claim in (request, spoiled(world, request, rng)):
+                question = ("" if turns else "<image> ") + QUESTION.format(caption(world, claim))
+                turns += [("human", question), ("gpt", "yes" if checker.satisfies(found, claim) else "no")]
+            fresh.append({"conversations": [{"from": who, "value": text} for who, text in turns], "image": name})
+        with path.open("a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in fresh))
+            file.flush()
+            os.fsync(file.fileno())
+        rows += fresh
+        if progress:
+            progress(len(rows), count)
+    answers = [turn["value"] for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
+    return {word: answers.count(word) for word in ("yes", "no")}
+
+
+def _resume(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = lines[: len(lines) // BATCH * BATCH]
+    part = path.with_suffix(".part")
+    part.write_text("".join(lines))
+    part.rename(path)
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSONL ({error}); choose another folder") from error

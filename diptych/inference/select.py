@@ -1,0 +1,101 @@
+"""Best of N: draw many, let a verifier score each once, keep the best (SANA-1.5, arXiv 2501.18427 section 3.4)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diptych.data.pictures import open_picture
+from diptych.inference.generate import BATCH, draw
+from diptych.inference.verifiers import Verifier, scores
+from diptych.request import Media, Plan, RequestError
+from diptych.systems import System
+
+MAX_CANDIDATES = 4096
+_SCORES, _REQUEST = "scores.jsonl", "request.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    seed: int
+    score: float
+    pixels: np.ndarray
+
+
+def best_of(
+    system: System, plan: Plan, verifier: Verifier, count: int, keep: int = 1, media: Sequence[Media] = (), folder: Path | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> list[Candidate]:  # fmt: skip
+    """The `keep` best of `count` pictures with the seeds plan.seed, plan.seed + 1 ..., best first; of equal scores the earlier seed.
+
+    Each is scored once, in batches; no more than a batch and the kept ones are in memory. With `folder`, every candidate and its score
+    is saved there, and a selection that was stopped goes on from there with the same result. Raises RequestError for counts that
+    cannot be, and where the folder holds another selection.
+    """
+    if not 1 <= count <= MAX_CANDIDATES:
+        raise RequestError(f"best of N takes 1 to {MAX_CANDIDATES} candidates, got {count}")
+    if not 1 <= keep <= count:
+        raise RequestError(f"keep must be 1 to {count}, the number of candidates, got {keep}")
+    done = _resume(folder, system, plan, verifier) if folder else {}
+    best: list[Candidate] = []
+    for start in range(0, count, BATCH):
+        seeds = [plan.seed + n for n in range(start, min(count, start + BATCH))]
+        # whole batches, so that a resumed one is drawn as it would have been
+        if folder and all(seed in done for seed in seeds):
+            found = [Candidate(seed, done[seed], open_picture(_picture(folder, seed))) for seed in seeds]
+        else:
+            pictures = draw(system, [replace(plan, seed=seed, count=1) for seed in seeds], [media] * len(seeds))
+            found = [Candidate(*row) for row in zip(seeds, scores(verifier, plan.prompt, pictures), pictures, strict=True)]
+            if folder:
+                _save(folder, found)
+        best = sorted([*best, *found], key=lambda candidate: (-candidate.score, candidate.seed))[:keep]
+        if progress:
+            progress(start + len(seeds))
+    return best
+
+
+def _picture(folder: Path, seed: int) -> Path:
+    return folder / f"{seed}.png"
+
+
+def _save(folder: Path, found: Sequence[Candidate]) -> None:
+    """Pictures first: a score stands only for a picture that is there."""
+    for candidate in found:
+        part = folder / f".{candidate.seed}.part"
+        Image.fromarray(candidate.pixels).save(part, format="png")
+        part.rename(_picture(folder, candidate.seed))
+    with (folder / _SCORES).open("a") as file:
+        file.write("".join(json.dumps({"seed": c.seed, "score": c.score}) + "\n" for c in found))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dict[int, float]:
+    """Scores that lie in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    request = {"plan": json.loads(plan.to_json()), "verifier": verifier.name, "model": system.card.get("sha256", {}), "batch": BATCH}
+    path = folder / _REQUEST
+    if not path.is_file():
+        path.with_suffix(".part").write_text(json.dumps(request, indent=1))
+        path.with_suffix(".part").rename(path)
+    elif json.loads(path.read_text()) != request:
+        raise RequestError(f"{folder} holds candidates of another request, model or verifier; choose another folder")
+    found: dict[int, float] = {}
+    lines = folder / _SCORES
+    if lines.is_file():
+        whole = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        # a kill can leave half a line, to which nothing must be added
+        part = lines.with_suffix(".part")
+        part.write_text("".join(whole))
+        part.rename(lines)
+        for line in whole:
+            row = json.loads(line)
+            found[row["seed"]] = row["score"]
+    return found
