@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OPTIMISER = "optimiser.safetensors"
 """In a model folder: optimiser state that a run which starts from the model takes over."""
 PARENT = "parent.json"
-"""Card of the model that a run started from, in the run's folder."""
+"""In the run's folder: what the run started from, as it was named and with its card."""
 SAMPLE_PROMPTS = (
     "a cat", "a dog and a car", "three apples", "a purple heart", "a cat left of a dog", "a red circle and a blue square",
     "a fish above a house", "two stars and a tree on a mint background", "four bananas", "a crown below a yellow heart",
@@ -82,10 +82,11 @@ def _newest(run: Path, command: str, hardware: str) -> tuple[dict[str, dict[str,
         raise checkpoint.CheckpointError(f"{run} has no checkpoint yet")
     tensors, state = loaded
     values = json.loads((run / "config.json").read_text())
+    parent = json.loads((run / PARENT).read_text()) if (run / PARENT).is_file() else None
     about = {
-        "name": values["name"], "licence": "Apache-2.0", "command": command, "hardware": hardware,
+        "name": values["name"], "licence": "Apache-2.0", "command": command + (f" --start {parent['start']}" if parent else ""), "hardware": hardware,
         "torch": torch.__version__.split("+")[0], "seed": values["seed"], "steps": state["step"], "seconds": round(state["seconds"]),
-        "recipe": values, "parents": [json.loads((run / PARENT).read_text())] if (run / PARENT).is_file() else [],
+        "recipe": values, "parents": [parent["card"]] if parent else [],
     }  # fmt: skip
     return tensors, about
 

@@ -49,7 +49,7 @@ def run(
     words = begin.tokenizer if begin else tokenizer(config, world, folder)
     trainer = Trainer(JointJob(config, sources, words, validation), folder, quiet=quiet)
     if begin:
-        (folder / PARENT).write_text(json.dumps(as_parent(begin.card, str(start)), indent=1) + "\n")
+        (folder / PARENT).write_text(json.dumps({"start": start, "card": as_parent(begin.card, str(start))}, indent=1) + "\n")
         trainer.begin_from(dict(begin.model.named_parameters()), _optimiser_state(start))
     trainer.log.say(resolved(config, folder))
     trainer.train()
