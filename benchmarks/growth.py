@@ -47,14 +47,15 @@ def reached(rows: list[dict[str, Any]], loss: float) -> tuple[float, float] | No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--source-steps", type=int, default=800, help="of the shallow model that is grown")
+    parser.add_argument("--steps", type=int, default=500, help="of each deep model")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     curves: dict[str, list[list[dict[str, Any]]]] = {"source": [], "scratch": [], "grown": [], "grown, all blocks kept": []}
     found = []
     for seed in range(options.seeds):
         folder = options.folder / str(seed)
-        source = train(folder / "source", options.steps, seed)
+        source = train(folder / "source", options.source_steps, seed)
         model = folder / "source-model"
         if not (model / "config.json").is_file():
             run("export", str(folder / "source"), "-o", str(model))

@@ -214,13 +214,13 @@ def do(command: Do) -> int:
     media = [pipeline.open(path) for path in command.image]
     plan = pipeline.plan(command.request, len(media), **command.plan.given())
     _print_plan(plan)
+    if (command.best_of, command.keep) != (1, 1):
+        return _best_of(command, pipeline, plan, media)
     if plan.task is Task.ANSWER:
         for piece in pipeline.stream(plan, media):
             print(piece, end="", flush=True)
         print()
         return 0
-    if (command.best_of, command.keep) != (1, 1):
-        return _best_of(command, pipeline, plan, media)
     for path in pipeline.carry_out(plan, media).save(command.output):
         print(path)
     return 0

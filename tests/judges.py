@@ -19,9 +19,12 @@ def words():
     learner.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    learner.train_from_iterator(TEXTS * 9, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    learner.train_from_iterator(
+        TEXTS * 9, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=learner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens={"image_token": "<image>"}
+        tokenizer_object=learner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
     )  # fmt: skip
 
 
@@ -55,7 +58,8 @@ def vlm(folder: Path, template: bool = True) -> Path:
     vision = CLIPVisionConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
     text = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, image_seq_length=16
+        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1,
+        image_seq_length=16,
     )  # fmt: skip
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     chat = (

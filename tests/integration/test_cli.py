@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diptych import cli, data_command
+from diptych import cli, data_command, surgery_command
 from diptych.recipes import RECIPES
 from diptych.train_command import SanaTrainCommand
 
@@ -91,7 +91,7 @@ def test_unknown_config_keys_name_the_nearest(capsys):
 
 COMMANDS = (
     cli.Do, cli.ShowPlan, cli.Info, cli.Evaluate, cli.Export, cli.Convert, data_command.Index, data_command.Inspect, data_command.Cache,
-    data_command.Emoji, SanaTrainCommand,
+    data_command.Emoji, data_command.Drawn, surgery_command.Grow, surgery_command.Prune, SanaTrainCommand,
 )  # fmt: skip
 
 
@@ -99,16 +99,19 @@ def test_the_set_of_flags_is_frozen():
     """A flag is for ever: adding one is a decision, taken here."""
     flags = {command.__name__: [f.name for f in dataclasses.fields(command)] for command in COMMANDS}
     assert flags == {
-        "Do": ["request", "image", "output", "model", "plan"],
+        "Do": ["request", "image", "output", "model", "best_of", "keep", "verifier", "candidates", "plan"],
         "ShowPlan": ["request", "image", "model", "plan"],
         "Info": ["model"],
-        "Evaluate": ["model", "output", "prompts", "seed", "split"],
+        "Evaluate": ["model", "output", "prompts", "seed", "split", "best_of", "verifier"],
         "Export": ["run", "output", "hardware"],
         "Convert": ["source", "output", "to", "base", "cross_heads", "lora"],
         "Index": ["folder", "output"],
         "Inspect": ["folder", "output", "resolutions", "multiple"],
         "Cache": ["folder", "output", "model", "space", "resolutions", "multiple", "batch", "validation", "control", "part", "parts"],
         "Emoji": ["folder", "size", "tones", "only"],
+        "Drawn": ["folder", "model", "count", "seed"],
+        "Grow": ["source", "depth", "output", "keep", "strategy", "seed"],
+        "Prune": ["source", "depth", "calibrate", "output", "prompts"],
         "SanaTrainCommand": ["output", "config", "start"],
     }
     assert [f.name for f in dataclasses.fields(cli.Overrides)] == [

@@ -6,18 +6,19 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import judges
 import numpy as np
 import pytest
 import torch
+from published import pipeline as published_pipeline
 
 import diptych
 from diptych.inference import best_of, load_verifier
 from diptych.inference import select as selecting
 from diptych.inference.verifiers import QUESTION, scores
 from diptych.request import Media, Message, RequestError
+from diptych.systems.sana import SanaSystem
 
 RED = np.full((96, 96, 3), (200, 30, 30), dtype=np.uint8)
 BLUE = np.full((96, 96, 3), (30, 30, 200), dtype=np.uint8)
@@ -198,11 +199,8 @@ def test_verifiers_that_cannot_judge_are_refused(tmp_path, pipeline):
         load_verifier(f"clip:{tmp_path}", None)
     with pytest.raises(RequestError, match="no chat template"):
         load_verifier(f"vlm:{judges.vlm(tmp_path / 'plain', template=False)}", None)
-    import published
-    from diptych.systems.sana import SanaSystem
-
-    published.pipeline(tmp_path / "sana")
-    blind = SanaSystem.load(Path(tmp_path / "sana"))
+    published_pipeline(tmp_path / "sana")
+    blind = SanaSystem.load(tmp_path / "sana")
     with pytest.raises(RequestError, match="it cannot read pictures"):
         load_verifier("self", blind)
     assert load_verifier("vlm:default", blind).score("a cat", [RED])
