@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from validation_curves import draw_curves
+
 SOURCE_DEPTH, DEPTH = 4, 8
 
 
@@ -80,23 +82,7 @@ def main() -> None:
             )  # fmt: skip
             print(json.dumps(found[-1]), flush=True)
     (options.folder / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(curves, options.folder / "growth.png")
-
-
-def draw(curves: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for (name, runs), colour in zip(curves.items(), ("#888888", "#c8443c", "#2e6fb0", "#2e8b57"), strict=True):
-        for number, rows in enumerate(runs):
-            axes.plot([r["step"] for r in rows], [r["validation"] for r in rows], color=colour, alpha=0.8, label=name if number == 0 else None)
-    axes.set_xlabel("steps")
-    axes.set_ylabel("validation loss (flow)")
-    axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=110)
+    draw_curves(curves, options.folder / "growth.png")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ MIN_EIGHT_BIT = 16_384
 """Matrices of at most this many elements keep their momentum in float32, as published."""
 TOGETHER = {"cpu": 2**19}
 """Elements that are computed together: small parameters of equal shape, or some rows of a large one. A CPU's cache holds no more."""
-TOGETHER_DEFAULT = 2**26
+TOGETHER_DEFAULT = 2**24
 
 Reduction = Generator[list[Tensor], list[Tensor], None]
 """Advances a batch; yields tensors to be summed over the ranks of a sharded parameter and is sent the sums."""
@@ -209,8 +209,8 @@ class _Batch:
 
     def begin(self) -> None:
         """Look at the gradients of a new step."""
-        self._view("gradient", [_local(p.grad) for p in self.members])  # type: ignore[arg-type]
         self.loaded.clear()
+        self._view("gradient", [_local(p.grad) for p in self.members])  # type: ignore[arg-type]
 
     @property
     def undisturbed(self) -> bool:
@@ -246,14 +246,18 @@ class _Batch:
         return state
 
     def load(self, name: str) -> Tensor:
-        """A small state of all members, (B, ...): a copy that `store` writes back."""
+        """A small state of all members, (B, ...): a copy that `finish` writes back."""
         if name not in self.loaded:
             self.loaded[name] = torch.stack([entry[name] for entry in self.entries])
         return self.loaded[name]
 
-    def store(self) -> None:
+    def finish(self) -> None:
+        """Write the small states back, and let the gradients go."""
         for name, values in self.loaded.items():
             torch._foreach_copy_([entry[name] for entry in self.entries], list(values.unbind(0)))
+        self.loaded.clear()
+        for piece in self.pieces:
+            del piece.views["gradient"]
 
     def work(self, piece: _Piece) -> Tensor:
         return self.room("work", piece.shape, self.kind.device)
@@ -323,7 +327,7 @@ def _advance(batches: list[_Batch], group: dict[str, Any], sharded: Tensor | Non
                 asked.append(generator.send(answer))
                 further.append((batch, generator))
             except StopIteration:
-                batch.store()
+                batch.finish()
         running = further
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,16 @@ def test_weights_that_moved_elsewhere_are_followed():
     kept = weights[1].detach().clone()
     optimiser.step()
     assert torch.equal(kept, weights[1])
+
+
+def test_gradients_are_let_go_after_the_step():
+    weights = parameters()
+    optimiser = CAME(weights)
+    take_steps(optimiser, weights, range(1))
+    kept = [weakref.ref(weight.grad) for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    assert all(gradient() is None for gradient in kept)
 
 
 # -- 8 bits ---------------------------------------------------------------------------------------------------------------------
