@@ -119,9 +119,8 @@ def prune(command: Prune, console: Console) -> int:
     told = f"diptych prune {shlex.quote(command.source)} --depth {command.depth} {data}"
     system.card = {**child(system.card, command.source, command.output.name, made, told), "importance": [round(score, 6) for score in scores]}
     _write(system, command.output)
-    console.print(
-        f"{command.output}: {made}; importance.png shows why. Train it on for a while: recipe emoji-recover, or sana-finetune", highlight=False
-    )
+    console.print(f"{command.output}: {made}; importance.png shows why", highlight=False, soft_wrap=True)
+    console.print("Train it on for a while now: --start with the recipe emoji-recover, or sana-finetune", highlight=False, soft_wrap=True)
     return 0
 
 
