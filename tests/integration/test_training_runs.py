@@ -46,16 +46,16 @@ def test_killed_at_random_moments_a_run_always_resumes_and_loses_nothing_saved(w
 
 def wait_for_step(folder: Path, after: int, process: subprocess.Popen) -> None:
     """Until a checkpoint newer than `after` is there."""
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + 300
     while (checkpoint.latest_step(folder / "checkpoints") or -1) <= after:
         assert process.poll() is None, "the run ended by itself"
-        assert time.monotonic() < limit, "no new checkpoint within 90 s"
+        assert time.monotonic() < limit, "no new checkpoint within 300 s"
         time.sleep(0.05)
 
 
 def test_ctrl_c_saves(world, tmp_path):
     process = subprocess.Popen(command(tmp_path, 100_000, "--save-every", "1000000"), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + 300
     while not (tmp_path / "log.jsonl").exists():
         assert time.monotonic() < limit
         time.sleep(0.1)
