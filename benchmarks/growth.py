@@ -50,7 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--source-steps", type=int, default=800, help="of the shallow model that is grown")
-    parser.add_argument("--steps", type=int, default=500, help="of each deep model")
+    parser.add_argument("--steps", type=int, default=500, help="of the deep model from scratch")
+    parser.add_argument("--grown-steps", type=int, default=200, help="of each grown model, which needs far fewer")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     curves: dict[str, list[list[dict[str, Any]]]] = {"source": [], "scratch": [], "grown": [], "grown, all blocks kept": []}
@@ -69,7 +70,7 @@ def main() -> None:
             start = grown.with_name(grown.name + "-start")
             if not (start / "config.json").is_file():
                 run("grow", str(model), "--depth", str(DEPTH), "-o", str(start), *more)
-            curves[name].append(train(grown, options.steps, 100 + seed, "--start", str(start)))
+            curves[name].append(train(grown, options.grown_steps, 100 + seed, "--start", str(start)))
             last = curves["scratch"][-1][-1]
             at = reached(curves[name][-1], last["validation"])
             found.append(

@@ -55,7 +55,8 @@ def is_muon(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
 def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Optimisers over named parameters.
 
-    Raises ValueError for Muon on sharded parameters: its orthogonalisation needs the whole matrix.
+    Raises ValueError for Muon on sharded parameters, as its orthogonalisation needs the whole matrix, and for bfloat16 weights without
+    CAME: others lose every step that is smaller than a weight's last digit.
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -64,7 +65,10 @@ def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: Opt
     if any(isinstance(p, DTensor) for p in matrices):
         raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw or came8bit")
     if config.name in ("came", "came8bit"):
-        return [CAME(rest, lr=config.lr, weight_decay=config.weight_decay, bits=8 if config.name == "came8bit" else 32)]
+        bits = 8 if config.name == "came8bit" else 32
+        return [CAME(rest, lr=config.lr, weight_decay=config.weight_decay, bits=bits, stochastic_rounding=True)]
+    if any(p.dtype == torch.bfloat16 for p in [*matrices, *rest]):
+        raise ValueError(f"{config.name} has no stochastic rounding, so weights in bfloat16 need --stages.N.optim.name came8bit, or came")
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
         optimisers.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))

@@ -16,6 +16,7 @@ from diptych.optim.build import OptimConfig
 from diptych.worlds.emoji import WorldConfig
 
 PARALLEL = ("auto", "replicated", "sharded")
+WEIGHTS = ("float32", "bfloat16")
 TRAINABLE = ("all", "understanding", "generation")
 
 
@@ -40,10 +41,13 @@ class RunConfig:
     seed: int = 0
     stages: tuple[StageConfig, ...] = ()
     ema: float = 0.998
+    """Decay of the averaged weights that are sampled, validated and exported; 0: none, the weights themselves."""
     parallel: str = "auto"
     """Several ranks: 'replicated' (the whole model on each), 'sharded' (FSDP2), 'auto': replicated where that fits, printed."""
     bf16: bool = True
-    """bfloat16 autocast; weights, optimiser and EMA stay float32."""
+    """bfloat16 autocast; optimiser and EMA stay float32, and so do weights unless `weights` says otherwise."""
+    weights: str = "float32"
+    """'bfloat16': no float32 copy anywhere, for large models; needs CAME, which rounds its steps at random, and no EMA."""
     save_every: int = 100
     keep: int = 2
     """Checkpoints kept; the last good one is never deleted."""
@@ -57,6 +61,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.parallel not in PARALLEL:
             raise ValueError(f"parallel must be one of {', '.join(PARALLEL)}, got {self.parallel!r}")
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
+        if self.weights == "bfloat16" and self.ema:
+            raise ValueError("an EMA is a float32 copy, which weights in bfloat16 are meant to save; set --ema 0")
 
     @property
     def steps(self) -> int:

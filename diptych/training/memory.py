@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +53,10 @@ def estimate(config: SanaTrainConfig, factor: int, text_tokens: int = CAPTION_TO
     optim = config.stages[0].optim
     state = sum(p.numel() * _state_words(name, p, optim) for name, p in model.named_parameters())
     kept, casts, block = _activations(config, factor, text_tokens)
-    lora = config.lora_rank > 0
+    lora, size = config.lora_rank > 0, 2 if config.weights == "bfloat16" else 4
     return Memory(
-        weights=4 * count, gradients=0 if lora else 4 * count, optimiser=0 if lora else round(4 * state), ema=4 * count, activations=kept + casts,
-        working=block // 4,
+        weights=size * count, gradients=0 if lora else size * count, optimiser=0 if lora else round(4 * state), ema=4 * count if config.ema else 0,
+        activations=kept + casts, working=block // 4,
     )  # fmt: skip
 
 
@@ -74,7 +76,8 @@ def _activations(config: SanaTrainConfig, factor: int, text_tokens: int) -> tupl
     kept: dict[Any, int] = {}
     casts: dict[Any, int] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = LinearDiT(config.model)
+        with _default_dtype(getattr(torch, config.weights)):
+            model = LinearDiT(config.model)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         weights = {tuple(p.shape) for p in model.parameters() if p.ndim > 1}
 
@@ -103,3 +106,14 @@ def _activations(config: SanaTrainConfig, factor: int, text_tokens: int) -> tupl
             entry = tokens * config.model.width * (2 if config.bf16 else 4)
             return before + config.model.depth * entry + inside, sum(casts.values()), inside
         return sum(kept.values()), sum(casts.values()), inside
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Modules made in this type: fake ones cannot be cast afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

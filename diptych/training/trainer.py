@@ -36,6 +36,8 @@ class Trainer:
             raise ValueError("a run needs at least one stage with at least one step")
         self.job, self.config, self.folder = job, config, folder
         self.model, self.task = job.model, job.task
+        if config.weights == "bfloat16":
+            self.model.to(torch.bfloat16)
         self.ranks = distributed.start()
         self.ranks, placed = distributed.prepare(self.task, job.blocks, self.ranks, config.parallel)
         self.ema = EMA(self.model, config.ema)
@@ -129,6 +131,9 @@ class Trainer:
         return StepReport({n: m / max(totals[n], 1.0) for n, m in zip(names, means, strict=True)}, norm, lr, parts, data.batches)
 
     def _apply(self, lr: float) -> None:
+        if self.config.weights == "bfloat16":
+            # steps are rounded at random: the same way on every rank and in a run that goes on
+            torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = lr

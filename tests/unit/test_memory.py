@@ -23,7 +23,9 @@ def measured(config, side: int, trace) -> int:
     with torch.profiler.profile(profile_memory=True) as profile:
         model = LinearDiT(config.model)
         model.initialise(torch.Generator())
-        ema = EMA(model, 0.9)
+        if config.weights == "bfloat16":
+            model.to(torch.bfloat16)
+        ema = EMA(model, config.ema)
         optimisers = build_optimisers(model.named_parameters(), config.stages[0].optim)
         if config.checkpoint_blocks:
             for block in model.blocks:
@@ -45,12 +47,18 @@ def measured(config, side: int, trace) -> int:
     return max(e["args"]["Total Allocated"] for e in memory) - before
 
 
-@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
-@pytest.mark.parametrize(("bf16", "recompute"), [(True, False), (False, False), (True, True)])
-def test_the_estimate_is_within_fifteen_percent(tmp_path, bf16, recompute, optimiser):
+@pytest.mark.parametrize(
+    ("optimiser", "weights", "bf16", "recompute"),
+    [
+        *((optimiser, "float32", *how) for optimiser in ("muon", "adamw") for how in ((True, False), (False, False), (True, True))),
+        ("came8bit", "float32", True, False), ("came8bit", "bfloat16", True, True),
+    ],
+)  # fmt: skip
+def test_the_estimate_is_within_fifteen_percent(tmp_path, bf16, recompute, optimiser, weights):
     base = sana_small()
     config = dataclasses.replace(
-        base, bf16=bf16, checkpoint_blocks=recompute, model=dataclasses.replace(base.model, depth=6, width=256, cross_heads=4, patch=1),
+        base, bf16=bf16, weights=weights, ema=0.9 if weights == "float32" else 0.0, checkpoint_blocks=recompute,
+        model=dataclasses.replace(base.model, depth=6, width=256, cross_heads=4, patch=1),
         data=dataclasses.replace(base.data, pictures_per_step=6, resolutions=(128,)),
         stages=(dataclasses.replace(base.stages[0], optim=OptimConfig(name=optimiser)),),
     )  # fmt: skip

@@ -65,11 +65,15 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize(("at", "optimiser"), [(2, "muon"), (3, "muon"), (4, "came8bit"), (6, "muon"), (7, "came8bit"), (7, "adamw")])
+@pytest.mark.parametrize(
+    ("at", "optimiser"), [(2, "muon"), (3, "muon"), (4, "came8bit"), (6, "muon"), (7, "came8bit"), (7, "adamw"), (3, "bfloat16")]
+)
 def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, at, optimiser, monkeypatch):
     monkeypatch.setattr(came, "MIN_EIGHT_BIT", 1024)  # so that the toy's matrices are in 8 bits
-    optim = OptimConfig(name=optimiser, lr=1e-2 if optimiser == "muon" else 1e-3, warmup=2)
-    chosen = config(stages=tuple(dataclasses.replace(stage, optim=optim) for stage in config().stages))
+    bfloat16 = {"weights": "bfloat16", "ema": 0.0, "bf16": True} if optimiser == "bfloat16" else {}
+    name = "came8bit" if bfloat16 else optimiser
+    optim = OptimConfig(name=name, lr=1e-2 if optimiser == "muon" else 1e-3, warmup=2)
+    chosen = config(stages=tuple(dataclasses.replace(stage, optim=optim) for stage in config().stages), **bfloat16)
     straight = trainer(tokenizer, tmp_path / "straight", chosen)
     straight.train()
     broken = trainer(tokenizer, tmp_path / "broken", chosen)
@@ -146,6 +150,25 @@ def test_training_lowers_the_loss_of_one_batch(tokenizer):
         history.append((losses.sums["text"].item(), losses.sums["flow"].item()))
     assert history[-1][0] < 0.2 * history[0][0]
     assert history[-1][1] < 0.8 * history[0][1]
+
+
+def test_weights_in_bfloat16_learn_without_a_float32_copy(tokenizer, tmp_path):
+    optim = OptimConfig(name="came8bit", lr=3e-4, warmup=2)
+    stage = dataclasses.replace(config().stages[0], steps=40, optim=optim)
+    job = JointJob(config(weights="bfloat16", ema=0.0, bf16=True, stages=(stage,)), {"mixed": Mixed()}, tokenizer, {"mixed": Mixed()})
+    run = Trainer(job, tmp_path, quiet=True)
+    before = job.validate(run.ema.shadow, torch.device("cpu"))
+    run.train()
+    assert {p.dtype for p in run.model.parameters()} == {torch.bfloat16}
+    assert all(run.ema.shadow[name].data_ptr() == p.data_ptr() for name, p in run.model.named_parameters())
+    after = job.validate(run.ema.shadow, torch.device("cpu"))
+    assert after["validation/text"] < 0.8 * before["validation/text"]
+    with pytest.raises(ValueError, match="set --ema 0"):
+        config(weights="bfloat16")
+    with pytest.raises(ValueError, match="no stochastic rounding"):
+        trainer(tokenizer, tmp_path / "adamw", config(weights="bfloat16", ema=0.0)).train()
+    with pytest.raises(ValueError, match="weights must be one of"):
+        config(weights="float8")
 
 
 def test_ema_follows_in_float32():
