@@ -246,7 +246,9 @@ class _Batch:
         return state
 
     def load(self, name: str) -> Tensor:
-        """A small state of all members, (B, ...): a copy that `finish` writes back."""
+        """A small state of all members, (B, ...): the tensor itself where there is one, else a copy that `finish` writes back."""
+        if len(self.entries) == 1:
+            return self.entries[0][name][None]
         if name not in self.loaded:
             self.loaded[name] = torch.stack([entry[name] for entry in self.entries])
         return self.loaded[name]
