@@ -17,7 +17,7 @@ from diptych.request import RequestError
 
 Positional = tyro.conf.Positional
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-CALIBRATION = "calibration.json"
+CALIBRATION, IMPORTANCE = "calibration.json", "importance.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def prune(command: Prune, console: Console) -> int:
     for block, score in enumerate(scores):
         table.add_row(str(block), f"{score:.4f}", "" if block in kept else "goes", style=None if block in kept else "red")
     console.print(table)
-    draw_importance(importance, kept, command.output / "importance.png")
+    draw_importance(importance, kept, command.output / IMPORTANCE)
     system.model = run(system.model, kept)
     gone = ", ".join(str(block) for block in range(blocks) if block not in kept)
     made = f"pruned from {blocks} to {command.depth} blocks (without {gone})"
@@ -125,8 +125,14 @@ def prune(command: Prune, console: Console) -> int:
 
 
 def _new(output: Path) -> None:
+    """Nothing that lies there already is ever overwritten, but for what a calibration left."""
     if (output / "config.json").exists():
         raise RequestError(f"{output} is a model already; choose another folder with -o")
+    if output.exists() and not output.is_dir():
+        raise RequestError(f"{output} is a file; choose a folder with -o")
+    other = [path.name for path in output.iterdir() if path.stem not in (Path(CALIBRATION).stem, Path(IMPORTANCE).stem)] if output.is_dir() else []
+    if other:
+        raise RequestError(f"{output} holds other files ({sorted(other)[0]}); choose an empty or a new folder with -o")
 
 
 def _write(system: Any, output: Path, optimiser: dict[str, Any] | None = None, plan: list[int | None] | None = None) -> None:
@@ -136,8 +142,9 @@ def _write(system: Any, output: Path, optimiser: dict[str, Any] | None = None, p
     from diptych.surgery.blocks import renamed
     from diptych.training.export import OPTIMISER
 
-    aside = output.with_name(f".{output.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
+    for stale in (aside, old):
+        shutil.rmtree(stale, ignore_errors=True)
     if output.is_dir():
         shutil.copytree(output, aside)
     else:
@@ -150,5 +157,7 @@ def _write(system: Any, output: Path, optimiser: dict[str, Any] | None = None, p
             flat |= {f"{owner}|{now}|{entry}": tensor.clone() for now in renamed(name, plan)}
         save_file(flat, aside / OPTIMISER)
     system.save(aside)
-    shutil.rmtree(output, ignore_errors=True)
+    if output.is_dir():
+        output.rename(old)
     aside.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

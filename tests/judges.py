@@ -49,6 +49,21 @@ def clip(folder: Path) -> Path:
     return folder
 
 
+def siglip(folder: Path) -> Path:
+    """A SigLIP model with its processor."""
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor, SiglipTextConfig, SiglipVisionConfig
+
+    torch.manual_seed(0)
+    tokenizer = words()
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = SiglipTextConfig(vocab_size=len(tokenizer), max_position_embeddings=40, projection_size=32, **small)
+    vision = SiglipVisionConfig(image_size=32, patch_size=8, **small)
+    SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())).save_pretrained(folder)
+    tokenizer.model_max_length = 40
+    SiglipProcessor(image_processor=SiglipImageProcessor(size={"height": 32, "width": 32}), tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
 def vlm(folder: Path, template: bool = True) -> Path:
     """A LLaVA model with its processor."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor

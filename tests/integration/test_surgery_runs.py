@@ -119,6 +119,14 @@ def test_a_killed_recovery_goes_on_to_the_bit(world, tmp_path, capsys):
         assert all(torch.equal(a[group][name], b[group][name]) for name in a[group])
 
 
+def test_what_lies_in_the_output_folder_is_never_touched(tmp_path, capsys):
+    (tmp_path / "diary.txt").write_text("mine")
+    for output, message in ((tmp_path, "holds other files (diary.txt)"), (tmp_path / "diary.txt", "is a file")):
+        status, said = call("grow", "default", "--depth", 7, "-o", output, capsys=capsys)
+        assert (status, message in said) == (2, True), said
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
 def test_models_without_a_card_are_told(tmp_path, capsys):
     plain = tmp_path / "plain"
     shutil.copytree(SHIPPED, plain)

@@ -158,18 +158,18 @@ def test_the_model_is_asked_for_yes_or_no(pipeline, world):
         system.log_odds([question], "yes", "yes")
 
 
-def test_clip_scores_are_cosines(tmp_path):
-    from transformers import AutoProcessor, CLIPModel
-
-    verifier = load_verifier(f"clip:{judges.clip(tmp_path)}", None)
-    ours = scores(verifier, "two red hearts", [RED, BLUE] * 9)
-    model, processor = CLIPModel.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+@pytest.mark.parametrize(("kind", "padding"), [("clip", True), ("siglip", "max_length")])
+def test_similarities_are_the_models_own(tmp_path, kind, padding):
     from PIL import Image
+    from transformers import AutoModel, AutoProcessor
 
-    given = processor(text=["two red hearts"], images=[Image.fromarray(RED), Image.fromarray(BLUE)], return_tensors="pt")
+    verifier = load_verifier(f"clip:{getattr(judges, kind)(tmp_path)}", None)
+    ours = scores(verifier, "two red hearts", [RED, BLUE] * 9)
+    model, processor = AutoModel.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+    given = processor(text=["two red hearts"], images=[Image.fromarray(RED), Image.fromarray(BLUE)], return_tensors="pt", padding=padding)
     with torch.inference_mode():
-        out = model(**given)
-        expected = (out.logits_per_image[:, 0] / model.logit_scale.exp()).tolist()
+        bias = model.logit_bias if kind == "siglip" else 0.0
+        expected = ((model(**given).logits_per_image[:, 0] - bias) / model.logit_scale.exp()).tolist()
     assert ours == pytest.approx(expected * 9, abs=1e-5)
 
 
