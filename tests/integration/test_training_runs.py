@@ -69,12 +69,14 @@ def losses(folder: Path) -> list[tuple[float, float]]:
     return [(row["text"], row["flow"]) for row in rows]
 
 
-def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path):
-    adamw = ["--parallel", "sharded", *(part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw"))]
-    one = command(tmp_path / "one", 14, *adamw)
+@pytest.mark.parametrize(("optimiser", "lr"), [("adamw", "2e-3"), ("came", "2e-4")])
+def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path, optimiser, lr):
+    chosen = [(f"--stages.{stage}.optim.name", optimiser, f"--stages.{stage}.optim.lr", lr) for stage in range(4)]
+    settings = ["--parallel", "sharded", *(part for parts in chosen for part in parts)]
+    one = command(tmp_path / "one", 14, *settings)
     subprocess.run(one, env=ENVIRONMENT, check=True, capture_output=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych.cli"]
-    two = torchrun + command(tmp_path / "two", 14, *adamw)[3:]
+    two = torchrun + command(tmp_path / "two", 14, *settings)[3:]
     subprocess.run(two, env=ENVIRONMENT, check=True, capture_output=True)
     assert len(losses(tmp_path / "one")) == 20
     for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
