@@ -27,7 +27,7 @@ font:
 	(if command -v apt-get >/dev/null; then sh scripts/install_font.sh; else \
 	echo "no colour emoji font found and no apt-get to bring one: tests that need it are skipped"; fi)
 
-# The shipped model: about two hours on two cores. A run that was stopped goes on. glibc's allocator doubles the time of a step
+# The shipped model: about three hours on two cores. A run that was stopped goes on. glibc's allocator doubles the time of a step
 # (docs/results/emoji.md), so jemalloc is used where it is installed (Debian: libjemalloc2)
 train-default: $(VENV)/ready font
 	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) $(BIN)/diptych train emoji -o runs/emoji

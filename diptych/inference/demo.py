@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from diptych.inference.generate import Pipeline, Result
+from diptych.inference.select import best_of
 from diptych.inference.sheet import Cell, contact_sheet
+from diptych.inference.verifiers import load_verifier
 
 DRAWINGS = (
     ("single object", "draw a cat"),
@@ -21,6 +24,8 @@ DRAWINGS = (
     ("position", "a cat left of a banana"),
     ("attribute binding", "a red circle and a blue square"),
 )
+CANDIDATES = 4
+"""Pictures drawn of each; the one that the model itself finds right is kept."""
 LATER = (("question", "how many apples are there?", 2), ("edit", "change the background to mint", 2), ("caption", "describe the picture", 4))
 """(kind, request, index of the drawing that it is about)."""
 
@@ -34,16 +39,17 @@ def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
     for number, (kind, request, about) in enumerate(jobs):
         began = time.monotonic()
         images: list[np.ndarray] = [] if about is None else [results[about].images[0]]
-        result = pipeline.run(request, images, seed=7) if about is None or kind == "edit" else pipeline.run(request, images)
+        result = _drawn(pipeline, request, number) if about is None else pipeline.run(request, images, seed=7)
         results.append(result)
         path = folder / f"{number:02d}.png"
         if result.images:
             result.save(path)
         elif about is not None:
             path = folder / f"{about:02d}.png"
+        chosen = f", best of {CANDIDATES} by the model itself" if about is None else ""
         plan = ", ".join(f"{k} {v}" for k, v in result.plan.shown().items() if k not in ("prompt", "inputs", "confidence"))
         console.print(f"[bold]{kind}[/bold]: {escape(request)}", highlight=False)
-        console.print(f"  [dim]plan  [/dim] {escape(plan)}", highlight=False)
+        console.print(f"  [dim]plan  [/dim] {escape(plan + chosen)}", highlight=False)
         console.print(f"  [dim]result[/dim] {escape(result.text or str(path))}  [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)
         shown.append((kind, request, result, path))
     cells = [
@@ -54,6 +60,13 @@ def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
     (folder / "index.html").write_text(_page(shown))
     console.print(f"{folder / 'contact-sheet.png'}\n{folder / 'index.html'}", highlight=False)
     return results
+
+
+def _drawn(pipeline: Pipeline, request: str, number: int) -> Result:
+    """The best of a few by the model's own judgement."""
+    plan = pipeline.plan(request, seed=7 + number * CANDIDATES)
+    best = best_of(pipeline.system, plan, load_verifier("self", pipeline.system), CANDIDATES)[0]
+    return Result(replace(plan, seed=best.seed), images=(best.pixels,))
 
 
 def _page(shown: list[tuple[str, str, Result, Path]]) -> str:
@@ -72,5 +85,6 @@ def _page(shown: list[tuple[str, str, Result, Path]]) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Diptych demo</title><style>{style}</style>'
-        f"<h1>Diptych demo</h1><p>Drawn, answered and edited by one model.</p><main>{cards}</main></html>\n"
+        f"<h1>Diptych demo</h1><p>Drawn, answered and edited by one model, which chose each drawing among {CANDIDATES} of its own.</p>"
+        f"<main>{cards}</main></html>\n"
     )

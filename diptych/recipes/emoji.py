@@ -36,7 +36,7 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
 
 
 def emoji() -> TrainConfig:
-    """The default model: 35 kinds of glyph at 96 px, 5.9M parameters, about two hours on two cores."""
+    """The default model: 35 kinds of glyph at 96 px, 5.9M parameters, about three hours on two cores."""
     return TrainConfig(
         name="emoji", size=6, patch=8, vocab_size=704, world=WorldConfig(),
         flow=FlowConfig(
@@ -44,7 +44,7 @@ def emoji() -> TrainConfig:
             loss_sigma_min=0.2, sampler=SamplerConfig(num_steps=30, shift=4.0, guidance_scale=2.0),
         ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=stages(300, 150, 4450, 5500, lr=3e-3),
+        stages=stages(300, 150, 4450, 8100, lr=3e-3),
     )  # fmt: skip
 
 
