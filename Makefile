@@ -35,7 +35,7 @@ train-default: $(VENV)/ready font
 
 # 30 kills at random moments; make test has 3
 test-kills: $(VENV)/ready-dev font
-	DIPTYCH_KILLS=30 $(BIN)/python -m pytest tests/integration/test_training_runs.py -k killed
+	DIPTYCH_KILLS=30 $(BIN)/python -m pytest tests/integration/test_training_runs.py tests/integration/test_sana_runs.py -k kill
 
 benchmark: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/prefix_cache.py
