@@ -119,7 +119,7 @@ def run(folder: Path, name: str, lr: float, steps: int, seed: int) -> list[dict[
             training.build_optimisers = lambda named, optim: [torchao_adamw([p for _, p in named], optim.lr)]  # type: ignore[assignment]
             training.checkpoint.optimiser_tensors = lambda *_: {}
         try:
-            training.Trainer(job, folder, quiet=True).train()
+            training.Trainer(job, folder).train()
         finally:
             training.build_optimisers = build_optimisers
             training.checkpoint.optimiser_tensors = _optimiser_tensors
