@@ -97,11 +97,12 @@ def test_a_selection_survives_a_kill(tmp_path):
         [*command, str(tmp_path / "a"), "-o", str(tmp_path / "a.png")], env=environment, capture_output=True, text=True, check=True
     )  # fmt: skip
     killed = subprocess.Popen([*command, str(tmp_path / "b"), "-o", str(tmp_path / "b.png")], env=environment, stdout=subprocess.DEVNULL)
-    while not (tmp_path / "b" / "scores.jsonl").is_file():
+    saved = tmp_path / "b" / "scores.jsonl"
+    while not (saved.is_file() and saved.read_text().endswith("\n")):
         assert killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    done = len((tmp_path / "b" / "scores.jsonl").read_text().splitlines())
+    done = len(saved.read_text().splitlines())
     assert 0 < done < 96
     again = subprocess.run(
         [*command, str(tmp_path / "b"), "-o", str(tmp_path / "b.png")], env=environment, capture_output=True, text=True, check=True
