@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint font train-default evaluate test-kills benchmark clean
+.PHONY: demo test lint font train-default evaluate test-kills benchmark experiments clean
 
 demo: $(VENV)/ready
 	$(BIN)/diptych demo -o demo
@@ -41,6 +41,14 @@ benchmark: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/prefix_cache.py
 	for run in draw "draw --side 32 --pairs 2" "draw --dtype bfloat16 --compile" "draw --dtype bfloat16 --side 32" error train; do \
 	$(BIN)/python benchmarks/linear_dit.py $$run || exit 1; done
+
+# Growth, pruning, optimisers, best of N: about three hours on two cores, each goes on where it was stopped; results in docs/results
+experiments: $(VENV)/ready-dev font
+	$(BIN)/python benchmarks/optimisers.py step
+	$(BIN)/python benchmarks/growth.py runs/growth
+	$(BIN)/python benchmarks/pruning.py runs/pruning
+	$(BIN)/python benchmarks/optimisers.py train runs/optimisers
+	$(BIN)/diptych evaluate default --best-of 64 --prompts 12 -o runs/best-of
 
 evaluate: $(VENV)/ready font
 	$(BIN)/diptych evaluate default -o evaluation
