@@ -10,6 +10,7 @@ its own (`--trial-steps`), and takes the best. torchao's AdamW8bit is compared w
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import time
@@ -28,6 +29,7 @@ from diptych.optim.build import OptimConfig, build_optimisers
 from diptych.training import trainer as training
 from diptych.training.joint import VALIDATION_SEED, JointJob
 
+TORCHAO = importlib.util.find_spec("torchao") is not None
 RATES = {
     "muon": (1.5e-3, 3e-3, 6e-3), "adamw": (7e-4, 1.5e-3, 3e-3), "adamw8bit (torchao)": (7e-4, 1.5e-3, 3e-3),
     "came": (1e-4, 3e-4, 1e-3), "came8bit": (1e-4, 3e-4, 1e-3),
@@ -47,11 +49,9 @@ def kinds() -> dict[str, Callable[[list[nn.Parameter]], list[torch.optim.Optimiz
         "came8bit": lambda p: [CAME(p, bits=8)],
         "muon": lambda p: build_optimisers([(f"blocks.{n}", x) for n, x in enumerate(p)], OptimConfig(name="muon")),
     }
-    try:
-        import torchao  # noqa: F401
-
+    if TORCHAO:
         made["adamw8bit (torchao)"] = lambda p: [torchao_adamw(p, 1e-4)]
-    except ImportError:
+    else:
         print("torchao is not installed: its AdamW8bit is left out")
     return made
 
@@ -157,7 +157,7 @@ def main() -> None:
     learning.add_argument("--steps", type=int, default=400)
     learning.add_argument("--trial-steps", type=int, default=100)
     learning.add_argument("--seeds", type=int, default=3)
-    learning.add_argument("--only", nargs="*", choices=list(RATES), default=list(RATES))
+    learning.add_argument("--only", nargs="*", choices=list(RATES), default=[name for name in RATES if TORCHAO or "torchao" not in name])
     options = parser.parse_args()
     if options.command == "step":
         step(options.pairs)
