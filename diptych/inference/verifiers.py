@@ -47,11 +47,11 @@ class YesNo:
 class Similarity:
     """Cosine similarity of picture and prompt in the space of a CLIP or SigLIP model, through transformers."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, device: torch.device | str = "cpu") -> None:
         from transformers import AutoModel, AutoProcessor
 
         self.name = f"clip:{folder}"
-        self.model: Any = _load(AutoModel, folder).eval()
+        self.model: Any = _load(AutoModel, folder).to(device).eval()
         if not hasattr(self.model, "get_image_features"):
             raise RequestError(f"verifier {self.name!r}: {type(self.model).__name__} gives no features of pictures and texts to compare")
         self.processor: Any = _load(AutoProcessor, folder)
@@ -61,6 +61,7 @@ class Similarity:
         # SigLIP was trained on texts padded to one length, CLIP on texts of their own
         padding = "max_length" if "siglip" in self.model.config.model_type else True
         given = self.processor(text=[prompt], images=_pil(pictures), return_tensors="pt", padding=padding, truncation=True)
+        given = given.to(self.model.device)
         text = _features(self.model.get_text_features(**{k: v for k, v in given.items() if k in ("input_ids", "attention_mask")}))
         image = _features(self.model.get_image_features(pixel_values=given["pixel_values"]))
         return torch.nn.functional.cosine_similarity(image, text).tolist()
@@ -69,11 +70,11 @@ class Similarity:
 class VisionLanguageModel:
     """Any picture-and-text model of transformers, asked in words: log-odds of yes as the first word of its answer."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, device: torch.device | str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.name = f"vlm:{folder}"
-        self.model: Any = _load(AutoModelForImageTextToText, folder).eval()
+        self.model: Any = _load(AutoModelForImageTextToText, folder).to(device).eval()
         self.processor: Any = _load(AutoProcessor, folder)
         if not getattr(self.processor, "image_processor", None) or not getattr(self.processor, "chat_template", None):
             raise RequestError(f"verifier {self.name!r} cannot read pictures in a conversation: it has no image processor or no chat template")
@@ -91,6 +92,7 @@ class VisionLanguageModel:
         content = [{"type": "image"}, {"type": "text", "text": QUESTION.format(prompt) + " Answer yes or no."}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         given = self.processor(text=[text] * len(pictures), images=[[p] for p in _pil(pictures)], return_tensors="pt", padding=True)
+        given = given.to(self.model.device)
         logits = self.model(**given).logits
         last = given["attention_mask"].shape[1] - 1 - given["attention_mask"].flip(1).argmax(1)
         chances = logits[torch.arange(len(pictures)), last].float().log_softmax(-1)
@@ -101,20 +103,23 @@ class VisionLanguageModel:
 def load_verifier(name: str, system: Any) -> Verifier:
     """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder or hub id, of transformers or of ours.
 
+    It judges on the device that `system` draws on.
+
     Raises RequestError for another name, and for a model that cannot judge pictures.
     """
     if name == "self":
         return YesNo(system, name)
     kind, _, model = name.partition(":")
+    device = "cpu" if system is None else system.device
     if kind == "clip":
-        return Similarity(model or CLIP)
+        return Similarity(model or CLIP, device)
     if kind == "vlm" and model:
         if _is_ours(model):
             from diptych.systems import load_system
             from diptych.systems.folder import locate
 
-            return YesNo(load_system(locate(model)), name)
-        return VisionLanguageModel(model)
+            return YesNo(load_system(locate(model), device), name)
+        return VisionLanguageModel(model, device)
     raise RequestError(f"there is no verifier {name!r}; choose {KINDS}")
 
 
