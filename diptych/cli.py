@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diptych import surgery_command
 from diptych.request import Media, Plan, RequestError, Role, Task
 
 if TYPE_CHECKING:
@@ -152,8 +153,6 @@ def main(arguments: list[str] | None = None) -> int:
             from diptych import data_command
 
             return data_command.main(arguments[1:], console)
-        from diptych import surgery_command
-
         commands = {
             "do": Do,
             "plan": ShowPlan,
@@ -168,9 +167,6 @@ def main(arguments: list[str] | None = None) -> int:
             "train": _TrainHelp,
         }
         chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych", description="Models that both see and draw.")  # type: ignore[call-overload]
-        surgery = {surgery_command.Grow: surgery_command.grow, surgery_command.Prune: surgery_command.prune}
-        if type(chosen) in surgery:
-            return surgery[type(chosen)](chosen, console)
         return int(_RUN[type(chosen)](chosen))
     except KeyboardInterrupt:
         return 130
@@ -418,6 +414,8 @@ _RUN: dict[type, Any] = {
     Evaluate: evaluate,
     Export: export,
     Convert: convert,
+    surgery_command.Grow: lambda command: surgery_command.grow(command, console),
+    surgery_command.Prune: lambda command: surgery_command.prune(command, console),
     Demo: demo,
     _TrainHelp: lambda _: train([]),
     _DataHelp: lambda _: 2,

@@ -149,14 +149,11 @@ def restore_optimisers(optimisers: list[torch.optim.Optimizer], names: dict[Any,
 
 def is_state_of(optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: Mapping[str, Tensor]) -> bool:
     """Whether state as `optimiser_tensors` gives it belongs to optimisers of these kinds over these parameters."""
-    for flat in tensors:
-        owner, name, key = flat.split("|")
-        if int(owner) >= len(optimisers):
-            return False
-        optimiser = optimisers[int(owner)]
-        if key not in _ENTRIES[type(optimiser)] or name not in {names[parameter] for parameter in _parameters(optimiser)}:
-            return False
-    return True
+    known = {
+        f"{index}|{names[parameter]}|{key}"
+        for index, optimiser in enumerate(optimisers) for parameter in _parameters(optimiser) for key in _ENTRIES[type(optimiser)]
+    }  # fmt: skip
+    return known.issuperset(tensors)
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:

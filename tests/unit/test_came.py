@@ -17,7 +17,7 @@ from diptych.optim import CAME, eight_bit
 from diptych.optim.came import TOGETHER, round_randomly
 
 NAMES = ("matrix", "vector", "conv1x1", "depthwise3x3")
-SHAPES = ((192, 256), (40, 24), (64,), (300, 256, 1, 1), (30, 1, 3, 3), (7, 5), (64,), (40, 24))
+SHAPES = ((192, 256), (40, 24), (64,), (300, 256, 1, 1), (30, 1, 3, 3), (7, 5), (64,), (40, 24), (1, 40))
 
 
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
