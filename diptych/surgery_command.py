@@ -130,7 +130,7 @@ def _new(output: Path) -> None:
         raise RequestError(f"{output} is a model already; choose another folder with -o")
     if output.exists() and not output.is_dir():
         raise RequestError(f"{output} is a file; choose a folder with -o")
-    other = [path.name for path in output.iterdir() if path.stem not in (Path(CALIBRATION).stem, Path(IMPORTANCE).stem)] if output.is_dir() else []
+    other = [path.name for path in output.iterdir() if path.name.removesuffix(".part") not in (CALIBRATION, IMPORTANCE)] if output.is_dir() else []
     if other:
         raise RequestError(f"{output} holds other files ({sorted(other)[0]}); choose an empty or a new folder with -o")
 

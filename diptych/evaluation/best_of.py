@@ -7,7 +7,6 @@ N, for which there are many groups, is known best.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data import journal
 from diptych.evaluation.emoji import EvaluationConfig
 from diptych.inference import Pipeline, draw
 from diptych.inference.verifiers import Verifier, scores
@@ -67,26 +67,19 @@ def candidates(
             given = {name: scores(verifier, text, pictures) for name, verifier in verifiers.items()}
             row = {"category": category, "prompt": text, "right": [int(r) for r in right], "scores": given}
             rows.append(row)
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            journal.append(path, [row])
             if progress:
                 progress(number, total)
     return rows
 
 
 def _resume(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    if not path.is_file():
-        path.write_text(json.dumps(about) + "\n")
-        return []
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    if not whole or json.loads(whole[0]) != about:
+    rows = journal.resume(path)
+    if not rows:
+        journal.append(path, [about])
+    elif rows[0] != about:
         raise ValueError(f"{path} holds candidates of another model, verifier or number; choose another folder with -o")
-    part = path.with_suffix(".part")
-    part.write_text("".join(whole))
-    part.rename(path)
-    return [json.loads(line) for line in whole[1:]]
+    return rows[1:]
 
 
 def curve(rows: Sequence[dict[str, Any]]) -> Curve:

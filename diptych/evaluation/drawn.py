@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diptych.data import journal
 from diptych.inference import Pipeline, draw
 from diptych.inference.verifiers import QUESTION
 from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
@@ -35,7 +34,7 @@ def write_drawn(
         raise ValueError(f"count must be at least 1, got {count}")
     folder.mkdir(parents=True, exist_ok=True)
     checker, path = Checker(world), folder / FILE
-    rows = _resume(path)
+    rows = journal.resume(path, BATCH)
     for start in range(len(rows), count, BATCH):
         numbers = range(start, min(count, start + BATCH))
         rng = np.random.default_rng([seed, start])
@@ -51,26 +50,9 @@ def write_drawn(
                 question = ("" if turns else "<image> ") + QUESTION.format(caption(world, claim))
                 turns += [("human", question), ("gpt", "yes" if checker.satisfies(found, claim) else "no")]
             fresh.append({"conversations": [{"from": who, "value": text} for who, text in turns], "image": name})
-        with path.open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in fresh))
-            file.flush()
-            os.fsync(file.fileno())
+        journal.append(path, fresh)
         rows += fresh
         if progress:
             progress(len(rows), count)
     answers = [turn["value"] for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
     return {word: answers.count(word) for word in ("yes", "no")}
-
-
-def _resume(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    lines = lines[: len(lines) // BATCH * BATCH]
-    part = path.with_suffix(".part")
-    part.write_text("".join(lines))
-    part.rename(path)
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSONL ({error}); choose another folder") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diptych.data import journal
 from diptych.inference.generate import draw
 from diptych.request import Media, Plan
 from diptych.surgery.prune import READING, Importance
@@ -31,9 +32,7 @@ def calibrate(system: System, model: Any, plans: Sequence[Plan], kept: Path, pro
         while done < len(plans):
             draw(noting, plans[done : done + BATCH])  # type: ignore[arg-type]
             done = min(len(plans), done + BATCH)
-            part = kept.with_suffix(".part")
-            part.write_text(json.dumps({"of": key, "done": done, **importance.as_dict()}))
-            part.rename(kept)
+            journal.write_whole(kept, json.dumps({"of": key, "done": done, **importance.as_dict()}))
             if progress:
                 progress(done)
     return importance

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diptych.data import journal
 from diptych.data.pictures import open_picture
 from diptych.inference.generate import BATCH, draw
 from diptych.inference.verifiers import Verifier, scores
@@ -71,10 +71,7 @@ def _save(folder: Path, found: Sequence[Candidate]) -> None:
         part = folder / f".{candidate.seed}.part"
         Image.fromarray(candidate.pixels).save(part, format="png")
         part.rename(_picture(folder, candidate.seed))
-    with (folder / _SCORES).open("a") as file:
-        file.write("".join(json.dumps({"seed": c.seed, "score": c.score}) + "\n" for c in found))
-        file.flush()
-        os.fsync(file.fileno())
+    journal.append(folder / _SCORES, ({"seed": candidate.seed, "score": candidate.score} for candidate in found))
 
 
 def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dict[int, float]:
@@ -83,19 +80,7 @@ def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dic
     request = {"plan": json.loads(plan.to_json()), "verifier": verifier.name, "model": system.card.get("sha256", {}), "batch": BATCH}
     path = folder / _REQUEST
     if not path.is_file():
-        path.with_suffix(".part").write_text(json.dumps(request, indent=1))
-        path.with_suffix(".part").rename(path)
+        journal.write_whole(path, json.dumps(request, indent=1))
     elif json.loads(path.read_text()) != request:
         raise RequestError(f"{folder} holds candidates of another request, model or verifier; choose another folder")
-    found: dict[int, float] = {}
-    lines = folder / _SCORES
-    if lines.is_file():
-        whole = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        # a kill can leave half a line, to which nothing must be added
-        part = lines.with_suffix(".part")
-        part.write_text("".join(whole))
-        part.rename(lines)
-        for line in whole:
-            row = json.loads(line)
-            found[row["seed"]] = row["score"]
-    return found
+    return {row["seed"]: row["score"] for row in journal.resume(folder / _SCORES)}
