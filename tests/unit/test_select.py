@@ -14,6 +14,7 @@ import torch
 from published import pipeline as published_pipeline
 
 import diptych
+from diptych.evaluation.best_of import curve
 from diptych.inference import best_of, load_verifier
 from diptych.inference import select as selecting
 from diptych.inference.verifiers import QUESTION, scores
@@ -86,6 +87,8 @@ def test_a_selection_goes_on_and_ends_the_same(pipeline, plan, tmp_path, monkeyp
     verifier = Counting()
     best_of(pipeline.system, plan, verifier, 8, keep=4, folder=tmp_path)
     assert verifier.calls == 0
+    more = best_of(pipeline.system, plan, Counting(), 9, keep=9, folder=tmp_path)  # the last batch is there in part
+    assert {candidate.seed for candidate in more} == set(range(5, 14))
     with pytest.raises(RequestError, match="candidates of another request"):
         best_of(pipeline.system, replace(plan, prompt="a dog"), Counting(), 8, folder=tmp_path)
 
@@ -130,6 +133,18 @@ def test_a_verifier_that_gives_no_number_is_refused(pipeline, plan):
 
     with pytest.raises(RequestError, match="gave 1 scores for 2 pictures"):
         scores(Short(), "a cat", [RED, BLUE])
+
+
+def test_the_curve_is_the_mean_over_groups_of_the_best_by_each_judge():
+    rows = [
+        {"category": "one", "prompt": "a", "right": [1, 0, 0, 1], "scores": {"good": [2, 1, 0, 3], "bad": [0, 1, 2, 0], "blind": [1, 1, 1, 1]}},
+        {"category": "two", "prompt": "b", "right": [0, 0, 0, 1], "scores": {"good": [0, 0, 0, 1], "bad": [1, 1, 1, 0], "blind": [1, 1, 1, 1]}},
+    ]
+    result = curve(rows)
+    assert result.counts == (1, 2, 4)
+    assert result.means == {
+        "good": [0.375, 0.75, 1.0], "bad": [0.375, 0.0, 0.0], "blind": [0.375, 0.25, 0.5], "checker (bound)": [0.375, 0.75, 1.0],
+    }  # fmt: skip
 
 
 # -- verifiers ------------------------------------------------------------------------------------------------------------------

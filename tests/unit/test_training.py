@@ -343,6 +343,19 @@ def test_a_run_from_other_weights_goes_on_without_them(tokenizer, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), start.model.parameters(), strict=True))
 
 
+def test_a_run_begins_with_the_optimiser_state_that_it_is_given(tokenizer, tmp_path):
+    first = trainer(tokenizer, tmp_path / "first")
+    first.train()
+    given = checkpoint.optimiser_tensors(first.optimisers, first._names(), lambda t: t)
+    assert given
+    stages = (dataclasses.replace(config().stages[1], steps=4),)  # the same parameters learn
+    second = trainer(tokenizer, tmp_path / "second", config(stages=stages))
+    second.begin_from(dict(first.model.named_parameters()), given)
+    saved = checkpoint.load_latest(tmp_path / "second" / "checkpoints")[0]["optimiser"]
+    assert saved.keys() == given.keys()
+    assert all(torch.equal(saved[name], given[name]) for name in given)
+
+
 # -- configs ---------------------------------------------------------------------------------------------------------------
 
 
