@@ -231,6 +231,8 @@ for n, w in enumerate(weights):
         whole[f"{n}.{name}"] = value.full_tensor() if hasattr(value, "full_tensor") else value
 if dist.get_rank() == 0:
     save_file({name: t.contiguous() for name, t in whole.items()}, sys.argv[2])
+# a rank that leaves while the other still writes can be aborted by gloo
+dist.barrier()
 dist.destroy_process_group()
 """
 
