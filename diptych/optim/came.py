@@ -6,53 +6,20 @@ columns of a matrix. CAME-8bit keeps that one number in a byte.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from diptych.optim import eight_bit
-
-MIN_EIGHT_BIT = 16_384
-"""Matrices of at most this many elements keep their momentum in float32, as published."""
-TOGETHER = {"cpu": 2**19}
-"""Elements that are computed together: small parameters of equal shape, or some rows of a large one. A CPU's cache holds no more."""
-TOGETHER_DEFAULT = 2**24
+from diptych.optim.batches import Batch, Kind, Rooms, begin_state, local
 
 Reduction = Generator[list[Tensor], list[Tensor], None]
 """Advances a batch; yields tensors to be summed over the ranks of a sharded parameter and is sent the sums."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What parameters must have in common to be computed together."""
-
-    shape: tuple[int, ...]
-    """Of the whole parameter."""
-    local: tuple[int, ...]
-    """Of this rank's part."""
-    dtype: torch.dtype
-    device: torch.device
-    sharded: bool
-
-    @property
-    def numel(self) -> int:
-        return torch.Size(self.shape).numel()
-
-    @property
-    def together(self) -> int:
-        return TOGETHER.get(self.device.type, TOGETHER_DEFAULT)
-
-    @property
-    def factored(self) -> bool:
-        """Matrices and 1x1 convolutions; all else keeps a whole average of squares and has no confidence term."""
-        return len(self.shape) == 2 or (len(self.shape) == 4 and self.shape[2:] == (1, 1))
 
 
 class CAME(torch.optim.Optimizer):
@@ -79,15 +46,8 @@ class CAME(torch.optim.Optimizer):
             "stochastic_rounding": stochastic_rounding,
         }  # fmt: skip
         super().__init__(params, defaults)
-        self._plans: dict[int, tuple[list[Any], list[_Batch]]] = {}
-        self._rooms: dict[tuple[str, torch.device], Tensor] = {}
-
-    def room(self, what: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """A float32 tensor to work in, not initialised: the same memory each time, as fresh pages cost more than what is computed in them."""
-        count, key = torch.Size(shape).numel(), (what, device)
-        if key not in self._rooms or self._rooms[key].numel() < count:
-            self._rooms[key] = torch.empty(count, device=device)
-        return self._rooms[key][:count].view(shape)
+        self._plans: dict[int, tuple[list[Any], list[Batch], list[Tensor]]] = {}
+        self.rooms = Rooms()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -96,26 +56,41 @@ class CAME(torch.optim.Optimizer):
             with torch.enable_grad():
                 result = closure()
         for group in self.param_groups:
-            batches = self._batches(group)
+            batches, matrices = self._planned(group)
+            finish = _begin_matrices(matrices, [self.state[p] for p in matrices], group)
             for batch in batches:
+                batch.begin()
                 if not batch.kind.sharded:
                     _advance([batch], group, None)
             sharded = [batch for batch in batches if batch.kind.sharded]
             if sharded:
                 # one sum over the ranks serves all
                 _advance(sharded, group, sharded[0].members[0])
+            finish()
         return result
 
-    def _batches(self, group: dict[str, Any]) -> list[_Batch]:
-        """The group's parameters that have gradients, in batches; those of the last step where nothing has moved."""
+    def _planned(self, group: dict[str, Any]) -> tuple[list[Batch], list[Tensor]]:
+        """The group's parameters that have gradients, in batches and in matrices that compiled loops take; as in the last step where
+        nothing has moved."""
         present = [p for p in group["params"] if p.grad is not None]
-        key, where = id(group["params"]), [(id(p), _local(p).data_ptr(), id(self.state.get(p))) for p in present]
+        key, where = id(group["params"]), [(id(p), local(p).data_ptr(), id(self.state.get(p))) for p in present]
         if key not in self._plans or self._plans[key][0] != where:
-            batches = list(_in_batches(self, present, group))
-            self._plans[key] = ([(id(p), _local(p).data_ptr(), id(self.state[p])) for p in present], batches)
-        for batch in self._plans[key][1]:
-            batch.begin()
-        return self._plans[key][1]
+            kinds: dict[Kind, list[Tensor]] = defaultdict(list)
+            for parameter in present:
+                kind = Kind.of(parameter)
+                kinds[kind].append(parameter)
+                if not self.state[parameter]:
+                    begin_state(kind, self.state[parameter], group)
+            batches = [batch for kind, members in kinds.items() if not kind.compiled for batch in self._batches(kind, members, group)]
+            matrices = [parameter for kind, members in kinds.items() if kind.compiled for parameter in members]
+            self._plans[key] = ([(id(p), local(p).data_ptr(), id(self.state[p])) for p in present], batches, matrices)
+        return self._plans[key][1:]
+
+    def _batches(self, kind: Kind, members: list[Tensor], group: dict[str, Any]) -> Iterator[Batch]:
+        size = max(1, kind.together // max(1, kind.numel))
+        for start in range(0, len(members), size):
+            some = members[start : start + size]
+            yield Batch(kind, some, [self.state[p] for p in some], group, self.rooms)
 
     # -- state in and out: whole tensors, whatever the ranks and the bits ----------------------------------------------------------
 
@@ -124,7 +99,7 @@ class CAME(torch.optim.Optimizer):
 
         Nothing is lost: encoding it again gives the same bytes.
         """
-        state, kind = self.state[parameter], _kind(parameter)
+        state, kind = self.state[parameter], Kind.of(parameter)
         entries = {name: tensor for name, tensor in state.items() if not name.startswith("exp_avg_code") and name != "exp_avg_scale"}
         if "exp_avg_codes" in state:
             momentum = torch.empty(torch.Size(kind.local).numel(), device=kind.device)
@@ -142,13 +117,13 @@ class CAME(torch.optim.Optimizer):
 
     def import_state(self, parameter: Tensor, entries: dict[str, Tensor]) -> None:
         """Take a state that `export_state` gave, gathered to whole tensors, under any number of ranks and in either precision."""
-        kind, group = _kind(parameter), next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
+        kind, group = Kind.of(parameter), next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         state: dict[str, Tensor] = {}
         for name, tensor in entries.items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             part = whole if name.endswith("_col") else _rows(whole, parameter)
             state[name] = part.to(kind.device, torch.float32).contiguous().clone()
-        if _eight_bit(kind, group):
+        if kind.in_eight_bits(group):
             momentum = state.pop("exp_avg").flatten()
             state["exp_avg_codes"] = torch.empty_like(momentum, dtype=torch.int8)
             state["exp_avg_scale"] = momentum.new_empty(-(-len(momentum) // eight_bit.BLOCK))
@@ -172,152 +147,17 @@ class CAME(torch.optim.Optimizer):
             self.import_state(parameters[int(number)], entries)
 
 
-def _in_batches(optimiser: CAME, parameters: Iterable[Tensor], group: dict[str, Any]) -> Iterator[_Batch]:
-    groups: dict[_Kind, list[Tensor]] = defaultdict(list)
-    for parameter in parameters:
-        groups[_kind(parameter)].append(parameter)
-    for kind, members in groups.items():
-        size = max(1, kind.together // max(1, kind.numel))
-        for start in range(0, len(members), size):
-            yield _Batch(optimiser, kind, members[start : start + size], group)
+def _begin_matrices(matrices: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> Callable[[], None]:
+    """Begin the compiled step of float32 matrices on a CPU; what is returned ends it."""
+    if not matrices:
+        return lambda: None
+    # numba takes half a second to import
+    from diptych.optim import cpu
+
+    return cpu.begin_step(matrices, states, group)
 
 
-@dataclass
-class _Piece:
-    """What is computed at once: several whole parameters, or some rows of one."""
-
-    rows: slice
-    shape: tuple[int, int, int]
-    views: dict[str, list[Tensor]]
-    """Parts of the members' tensors."""
-
-
-class _Batch:
-    """Parameters of one kind as stacked tensors (B, n, k), or (B, elements, 1); in pieces where one is large."""
-
-    def __init__(self, optimiser: CAME, kind: _Kind, members: list[Tensor], group: dict[str, Any]) -> None:
-        self.kind, self.members, self.room = kind, members, optimiser.room
-        self.eight_bit = _eight_bit(kind, group)
-        self.entries = [optimiser.state[p] or self._new(optimiser.state[p]) for p in members]
-        self.shape = (kind.local[0], kind.shape[1]) if kind.factored else (torch.Size(kind.local).numel(), 1)
-        self.pieces = [_Piece(rows, (len(members), rows.stop - rows.start, self.shape[1]), {}) for rows in self._rows()]
-        self._view("weights", [_local(p) for p in members])
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in self.entries[0]:
-                self._view(name, [entry[name] for entry in self.entries])
-        self.loaded: dict[str, Tensor] = {}
-
-    def begin(self) -> None:
-        """Look at the gradients of a new step."""
-        self.loaded.clear()
-        self._view("gradient", [_local(p.grad) for p in self.members])  # type: ignore[arg-type]
-
-    @property
-    def undisturbed(self) -> bool:
-        """Whether what is in a working room is still there after waiting for a sum."""
-        return not self.kind.sharded and len(self.pieces) == 1
-
-    def _rows(self) -> list[slice]:
-        """Rows that are computed at once, in whole 8-bit blocks but for the last."""
-        rows, columns = self.shape
-        whole = eight_bit.BLOCK // math.gcd(eight_bit.BLOCK, columns)
-        size = max(1, self.kind.together // (len(self.members) * columns * whole)) * whole
-        return [slice(start, min(rows, start + size)) for start in range(0, rows, size)]
-
-    def _view(self, name: str, tensors: list[Tensor]) -> None:
-        shaped = [tensor.reshape(self.shape) for tensor in tensors]
-        for piece in self.pieces:
-            piece.views[name] = [tensor[piece.rows] for tensor in shaped]
-
-    def _new(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        kind, zeros = self.kind, lambda *shape: torch.zeros(shape, dtype=torch.float32, device=self.kind.device)
-        if kind.factored:
-            rows, columns = kind.local[0], kind.shape[1]
-            for what in ("sq", "res"):
-                state[f"exp_avg_{what}_row"], state[f"exp_avg_{what}_col"] = zeros(rows), zeros(columns)
-        else:
-            state["exp_avg_sq"] = zeros(*kind.local)
-        if self.eight_bit:
-            count = torch.Size(kind.local).numel()
-            state["exp_avg_codes"] = torch.zeros(count, dtype=torch.int8, device=kind.device)
-            state["exp_avg_scale"] = zeros(-(-count // eight_bit.BLOCK))
-        else:
-            state["exp_avg"] = zeros(*kind.local)
-        return state
-
-    def load(self, name: str) -> Tensor:
-        """A small state of all members, (B, ...): the tensor itself where there is one, else a copy that `finish` writes back."""
-        if len(self.entries) == 1:
-            return self.entries[0][name][None]
-        if name not in self.loaded:
-            self.loaded[name] = torch.stack([entry[name] for entry in self.entries])
-        return self.loaded[name]
-
-    def finish(self) -> None:
-        """Write the small states back, and let the gradients go."""
-        for name, values in self.loaded.items():
-            torch._foreach_copy_([entry[name] for entry in self.entries], list(values.unbind(0)))
-        self.loaded.clear()
-        for piece in self.pieces:
-            del piece.views["gradient"]
-
-    def work(self, piece: _Piece) -> Tensor:
-        return self.room("work", piece.shape, self.kind.device)
-
-    def gradient(self, piece: _Piece) -> Tensor:
-        return self.take("gradient", piece)
-
-    def squares(self, piece: _Piece) -> Tensor:
-        gradient = self.gradient(piece)
-        return torch.mul(gradient, gradient, out=self.work(piece))
-
-    def take(self, name: str, piece: _Piece) -> Tensor:
-        """A piece of the members' tensors in float32: a view where it can be one, else a copy in a room of that name."""
-        views = piece.views[name]
-        if len(views) == 1 and views[0].dtype == torch.float32:
-            return views[0][None]
-        copy = self.room(name, piece.shape, self.kind.device)
-        torch._foreach_copy_(list(copy.unbind(0)), views)
-        return copy
-
-    def put(self, name: str, piece: _Piece, values: Tensor, stochastic_rounding: bool = False) -> None:
-        """Write back what `take` gave."""
-        views = piece.views[name]
-        if len(views) == 1 and views[0].dtype == torch.float32:
-            return
-        if stochastic_rounding and views[0].dtype == torch.bfloat16:
-            values = round_randomly(values)
-        torch._foreach_copy_(views, list(values.unbind(0)))
-
-    def take_momentum(self, piece: _Piece) -> Tensor:
-        if not self.eight_bit:
-            return self.take("exp_avg", piece)
-        momentum, spare = (self.room(what, piece.shape, self.kind.device) for what in ("exp_avg", "spare"))
-        for entry, out, free in zip(self.entries, momentum, spare, strict=True):
-            eight_bit.decode(*self._coded(entry, piece), out.flatten(), free.flatten())
-        return momentum
-
-    def put_momentum(self, piece: _Piece, momentum: Tensor) -> None:
-        if not self.eight_bit:
-            return self.put("exp_avg", piece, momentum)
-        for entry, values, free in zip(self.entries, momentum, self.room("spare", piece.shape, self.kind.device), strict=True):
-            eight_bit.encode(values.flatten(), *self._coded(entry, piece), free.flatten())
-
-    def _coded(self, entry: dict[str, Tensor], piece: _Piece) -> tuple[Tensor, Tensor]:
-        columns, block = self.shape[1], eight_bit.BLOCK
-        first, last = piece.rows.start * columns, piece.rows.stop * columns
-        return entry["exp_avg_codes"][first:last], entry["exp_avg_scale"][first // block : -(-last // block)]
-
-    def apply(self, group: dict[str, Any], piece: _Piece, left: Tensor, right: Tensor) -> None:
-        """Subtract lr times the product of `left` and `right`, which broadcasts, from a piece of the weights."""
-        weights = self.take("weights", piece)
-        if group["weight_decay"]:
-            weights.mul_(1 - group["lr"] * group["weight_decay"])
-        weights.addcmul_(left, right, value=-group["lr"])
-        self.put("weights", piece, weights, group["stochastic_rounding"])
-
-
-def _advance(batches: list[_Batch], group: dict[str, Any], sharded: Tensor | None) -> None:
+def _advance(batches: list[Batch], group: dict[str, Any], sharded: Tensor | None) -> None:
     """Run the batches together, summing over the ranks whenever they ask for it. Nothing large is alive while they wait."""
     running = [(batch, _factored(batch, group) if batch.kind.factored else _whole(batch, group)) for batch in batches]
     asked = [next(generator) for _, generator in running]
@@ -333,7 +173,7 @@ def _advance(batches: list[_Batch], group: dict[str, Any], sharded: Tensor | Non
         running = further
 
 
-def _factored(batch: _Batch, group: dict[str, Any]) -> Reduction:
+def _factored(batch: Batch, group: dict[str, Any]) -> Reduction:
     """Steps of B matrices (n, k) from averages over rows and columns, with confidence.
 
     Written for few passes over memory. An update divided by a rank-one estimate is (G * rows) * columns, where the second product
@@ -341,116 +181,53 @@ def _factored(batch: _Batch, group: dict[str, Any]) -> Reduction:
     as it is stored, so that 8 bits need no copy of it.
     """
     (beta1, beta2, beta3), (eps1, eps2) = group["betas"], group["eps"]
-    sums = _Sums(batch)
-    for piece in batch.pieces:
-        sums.add(piece, batch.squares(piece))
-    rows, columns = yield from _averages(batch, "exp_avg_sq", sums, eps1, 1 - beta2)
-
-    lengths, weights = torch.empty_like(rows)[..., None], columns.square()[..., None]
-    for piece in batch.pieces:
-        squares = batch.work(piece) if batch.undisturbed else batch.squares(piece)
-        torch.bmm(squares, weights, out=lengths[:, piece.rows])
-    shrink = yield from _clip(lengths.squeeze(2).mul_(rows.square()).sum(1), batch, group)
-    rows, columns = rows.mul_(shrink[:, None])[..., None], columns[:, None]
-
-    sums = _Sums(batch)
-    for piece in batch.pieces:
-        momentum = batch.take_momentum(piece)
-        gap = torch.mul(batch.gradient(piece), rows[:, piece.rows], out=batch.work(piece))
-        torch.addcmul(momentum, gap, columns, value=-1, out=gap)
-        momentum.add_(gap, alpha=beta1 - 1)
-        batch.put_momentum(piece, momentum)
-        sums.add(piece, gap.mul_(gap))
-    sums.scale(beta1**2)
-    rows, columns = yield from _averages(batch, "exp_avg_res", sums, eps2, 1 - beta3)
-
-    rows, columns = rows[..., None], columns[:, None]
-    for piece in batch.pieces:
-        left = torch.mul(batch.take_momentum(piece), rows[:, piece.rows], out=batch.work(piece))
-        batch.apply(group, piece, left, columns)
-
-
-class _Sums:
-    """Sums of the elements of B matrices (n, k) over columns, (B, n), and over rows, (B, k), from pieces."""
-
-    def __init__(self, batch: _Batch) -> None:
-        (rows, columns), count = batch.shape, len(batch.members)
-        self.over_columns = torch.zeros(count, rows, device=batch.kind.device)
-        self.over_rows = torch.zeros(count, columns, device=batch.kind.device)
-
-    def add(self, piece: _Piece, values: Tensor) -> None:
-        torch.sum(values, 2, out=self.over_columns[:, piece.rows])
-        self.over_rows += values.sum(1)
-
-    def scale(self, factor: float) -> None:
-        self.over_columns *= factor
-        self.over_rows *= factor
+    rows, columns = yield from _averages(batch, "exp_avg_sq", *batch.squares(), eps1, 1 - beta2)
+    lengths = batch.lengths(columns.square())
+    shrink = yield from _clip(lengths.mul_(rows.square()).sum(1), batch, group)
+    over_columns, over_rows = batch.advance(rows.mul_(shrink[:, None]), columns, beta1)
+    rows, columns = yield from _averages(batch, "exp_avg_res", over_columns.mul_(beta1**2), over_rows.mul_(beta1**2), eps2, 1 - beta3)
+    batch.apply(rows, columns, group)
 
 
 def _averages(
-    batch: _Batch, name: str, sums: _Sums, eps: float, weight: float
+    batch: Batch, name: str, over_columns: Tensor, over_rows: Tensor, eps: float, weight: float
 ) -> Generator[list[Tensor], list[Tensor], tuple[Tensor, Tensor]]:  # fmt: skip
     """Advance averages by sums of squares, (B, n) and (B, k); returns the factors (R_i / mean R)^-1/2 and C_j^-1/2 of the same shapes."""
     n, k = batch.kind.shape[:2]
     row, column = batch.load(f"{name}_row"), batch.load(f"{name}_col")
-    row.lerp_(sums.over_columns.div_(k).add_(eps), weight)
-    below, total = yield [sums.over_rows, row.sum(1)]
+    row.lerp_(over_columns.div_(k).add_(eps), weight)
+    below, total = yield [over_rows, row.sum(1)]
     column.lerp_(below.div_(n).add_(eps), weight)
     return (row / (total / n)[:, None]).rsqrt_(), column.rsqrt()
 
 
-def _whole(batch: _Batch, group: dict[str, Any]) -> Reduction:
+def _whole(batch: Batch, group: dict[str, Any]) -> Reduction:
     """Steps of B vectors or kernels: a whole average of squares, no confidence."""
     (beta1, beta2, _), (eps1, _) = group["betas"], group["eps"]
     lengths = torch.zeros(len(batch.members), device=batch.kind.device)
     for piece in batch.pieces:
         average = batch.take("exp_avg_sq", piece)
-        average.lerp_(batch.squares(piece).add_(eps1), 1 - beta2)
+        average.lerp_(batch.squares_of(piece).add_(eps1), 1 - beta2)
         batch.put("exp_avg_sq", piece, average)
-        lengths += torch.rsqrt(average, out=batch.work(piece)).mul_(batch.gradient(piece)).square_().sum((1, 2))
+        lengths += torch.rsqrt(average, out=batch.work(piece)).mul_(batch.take("gradient", piece)).square_().sum((1, 2))
     shrink = (yield from _clip(lengths, batch, group))[:, None, None]
     for piece in batch.pieces:
-        update = torch.rsqrt(batch.take("exp_avg_sq", piece), out=batch.work(piece)).mul_(batch.gradient(piece))
+        update = torch.rsqrt(batch.take("exp_avg_sq", piece), out=batch.work(piece)).mul_(batch.take("gradient", piece))
         momentum = batch.take_momentum(piece)
         momentum.lerp_(update.mul_(shrink), 1 - beta1)
         batch.put_momentum(piece, momentum)
-        batch.apply(group, piece, momentum, torch.ones_like(shrink))
+        batch.move(piece, momentum, torch.ones_like(shrink), group)
 
 
-def _clip(squares: Tensor, batch: _Batch, group: dict[str, Any]) -> Generator[list[Tensor], list[Tensor], Tensor]:
+def _clip(squares: Tensor, batch: Batch, group: dict[str, Any]) -> Generator[list[Tensor], list[Tensor], Tensor]:
     """1 / max(1, RMS / threshold) of updates whose squares sum to (B,)."""
     (total,) = yield [squares]
     return (total / batch.kind.numel).sqrt_().div_(group["clip_threshold"]).clamp_(min=1.0).reciprocal_()
 
 
-def round_randomly(x: Tensor) -> Tensor:
-    """float32 -> bfloat16, up or down with the probabilities that keep the mean (stochastic rounding)."""
-    noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device)
-    # a bfloat16 is the upper half of a float32
-    return (x.contiguous().view(torch.int32) + noise).bitwise_and_(-(2**16)).view(torch.float32).to(torch.bfloat16)
-
-
-def _eight_bit(kind: _Kind, group: dict[str, Any]) -> bool:
-    return bool(group["bits"] == 8 and kind.factored and kind.numel > MIN_EIGHT_BIT)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _kind(parameter: Tensor) -> _Kind:
-    local, sharded = _local(parameter), False
-    if isinstance(parameter, DTensor):
-        (placement, *others) = parameter.placements
-        if others or not isinstance(placement, Shard | Replicate) or (isinstance(placement, Shard) and placement.dim != 0):
-            raise ValueError(f"CAME takes parameters sharded along their first axis over one mesh dimension, got {parameter.placements}")
-        sharded = isinstance(placement, Shard)
-    return _Kind(tuple(parameter.shape), tuple(local.shape), local.dtype, local.device, sharded)
-
-
 def _rows(whole: Tensor, parameter: Tensor) -> Tensor:
     """This rank's rows of a whole tensor."""
-    if not isinstance(parameter, DTensor) or not _kind(parameter).sharded:
+    if not isinstance(parameter, DTensor) or not Kind.of(parameter).sharded:
         return whole
     mesh = parameter.device_mesh
     size = -(-len(whole) // mesh.size())

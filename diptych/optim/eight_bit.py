@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 2048
-_TOP = 127
-_SMALLEST = 1e-30
+TOP = 127
+SMALLEST = 1e-30
 """Scales below this count as this, so that nothing is divided by zero."""
 
 
@@ -24,7 +24,7 @@ def encode(values: Tensor, codes: Tensor, scale: Tensor, spare: Tensor) -> None:
     magnitude = torch.abs(values, out=spare)
     for part, its in _blocks(magnitude, scale):
         torch.amax(part, 1, out=its)
-    for part, factor in _blocks(magnitude, _TOP**2 / scale.clamp_min(_SMALLEST)):
+    for part, factor in _blocks(magnitude, TOP**2 / scale.clamp_min(SMALLEST)):
         part.mul_(factor[:, None])
     codes.copy_(magnitude.sqrt_().round_().copysign_(values))
 
@@ -33,7 +33,7 @@ def decode(codes: Tensor, scale: Tensor, out: Tensor, spare: Tensor) -> None:
     """Inverse of `encode`: float32 (N,) into `out`."""
     out.copy_(codes)
     out.mul_(torch.abs(out, out=spare))
-    for part, factor in _blocks(out, scale / _TOP**2):
+    for part, factor in _blocks(out, scale / TOP**2):
         part.mul_(factor[:, None])
 
 

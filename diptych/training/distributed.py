@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -42,6 +43,10 @@ class Ranks:
         return tensor.tolist()
 
 
+GLOO_REST = 0.3
+"""Seconds."""
+
+
 def start() -> Ranks:
     """Join the group that torchrun describes in the environment, or be alone."""
     cuda = torch.cuda.is_available()
@@ -57,8 +62,13 @@ def start() -> Ranks:
 
 
 def stop(ranks: Ranks) -> None:
-    if ranks.mesh is not None:
-        dist.destroy_process_group()
+    if ranks.mesh is None:
+        return
+    waits = dist.get_backend() == "gloo"
+    dist.destroy_process_group()
+    if waits:
+        # its threads let go of a sum's tensors a moment after the sum is there; one that does so while the interpreter ends aborts the process
+        time.sleep(GLOO_REST)
 
 
 def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, parallel: str) -> tuple[Ranks, str]:

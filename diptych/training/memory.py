@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diptych.data.buckets import buckets
 from diptych.models.linear_dit import LinearDiT
+from diptych.optim.batches import MIN_EIGHT_BIT
 from diptych.optim.build import OptimConfig, is_muon
-from diptych.optim.came import MIN_EIGHT_BIT
 from diptych.training.sana_config import SanaTrainConfig
 
 CAPTION_TOKENS = 40

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diptych.optim import CAME, eight_bit
-from diptych.optim.came import TOGETHER, round_randomly
+from diptych.optim.batches import TOGETHER, Kind, round_randomly
 
 NAMES = ("matrix", "vector", "conv1x1", "depthwise3x3")
 SHAPES = ((192, 256), (40, 24), (64,), (300, 256, 1, 1), (30, 1, 3, 3), (7, 5), (64,), (40, 24), (1, 40))
@@ -37,9 +37,17 @@ def take_steps(optimiser: CAME, parameters: list[nn.Parameter], steps: range) ->
         optimiser.step()
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def loops(request, monkeypatch):
+    """A step on a CPU in compiled loops, and in torch's operations as on a GPU."""
+    if request.param == "torch":
+        monkeypatch.setattr(Kind, "compiled", False)
+    return request.param
+
+
 @pytest.mark.parametrize("bits", [32, 8])
 @pytest.mark.parametrize("case", ["plain", "decay", "clip"])
-def test_ten_steps_equal_the_public_implementation(case, bits):
+def test_ten_steps_equal_the_public_implementation(case, bits, loops):
     folder = golden("came")
     start, expected = load_file(folder / "inputs.safetensors"), load_file(folder / f"{case}.safetensors")
     settings = json.loads((folder / "index.json").read_text())["settings"]["cases"][case]
@@ -58,8 +66,16 @@ def test_ten_steps_equal_the_public_implementation(case, bits):
             assert (value - wanted).abs().max() <= 2e-6 * wanted.abs().max()
 
 
+def assert_equal_steps(one, other, bits):
+    for a, b in zip(one, other, strict=True):
+        # a sum in another order may round a code the other way
+        assert ((a - b).abs() > 2e-6).float().mean() <= (0 if bits == 32 else 1e-3)
+        assert (a - b).norm() <= 1e-5 * a.norm()
+
+
 @pytest.mark.parametrize("bits", [32, 8])
 def test_parameters_together_step_as_each_alone(bits, monkeypatch):
+    monkeypatch.setattr(Kind, "compiled", False)
     together, alone = parameters(), parameters()
     one, many = CAME(together, bits=bits, weight_decay=0.1), [CAME([p], bits=bits, weight_decay=0.1) for p in alone]
     take_steps(one, together, range(6))
@@ -69,10 +85,43 @@ def test_parameters_together_step_as_each_alone(bits, monkeypatch):
         for parameter, gradient, optimiser in zip(alone, gradients(step), many, strict=True):
             parameter.grad = gradient
             optimiser.step()
-    for a, b in zip(together, alone, strict=True):
-        # a sum in another order may round a code the other way
-        assert ((a - b).abs() > 2e-6).float().mean() <= (0 if bits == 32 else 1e-3)
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
+    assert_equal_steps(together, alone, bits)
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_loops_step_as_torchs_operations(bits, threads, monkeypatch):
+    # more rows than are summed at once, blocks across rows, a last block that is not full
+    shapes = [*SHAPES, (3000, 37), (37, 3000), (2100, 300)]
+    steps = [[torch.randn(shape) * 10.0 ** (step % 3 - 1) for shape in shapes] for step in range(5)]
+    found, before = [], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for compiled in (True, False):
+        monkeypatch.setattr(Kind, "compiled", property(lambda kind: kind.factored) if compiled else False)
+        torch.manual_seed(0)
+        weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+        optimiser = CAME(weights, lr=1e-3, bits=bits, weight_decay=0.1)
+        for gradients_ in steps:
+            for weight, gradient in zip(weights, gradients_, strict=True):
+                weight.grad = gradient
+            optimiser.step()
+        found.append((weights, [optimiser.export_state(weight) for weight in weights]))
+    torch.set_num_threads(before)
+    assert_equal_steps(found[0][0], found[1][0], bits)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        for name, value in one.items():
+            assert (value - other[name]).norm() <= (1e-6 if bits == 32 else 1e-3) * other[name].norm()
+
+
+def test_compiled_loops_give_the_same_bits_on_any_number_of_threads():
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        weights = parameters()
+        take_steps(CAME(weights, lr=1e-3, bits=8), weights, range(5))
+        found.append(weights)
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("bits", [32, 8])
@@ -201,17 +250,17 @@ def test_nonsense_is_refused():
 # -- over ranks -----------------------------------------------------------------------------------------------------------------
 
 RANKS = """
-import sys, torch, torch.distributed as dist
+import sys, torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
 from test_came import gradients, parameters, take_steps
 from diptych.optim import CAME
+from diptych.training import distributed
 torch.set_num_threads(1)
-dist.init_process_group("gloo")
-mesh = init_device_mesh("cpu", (2,))
+ranks = distributed.start()
+mesh = ranks.mesh
 bits = int(sys.argv[3])
 weights = [nn.Parameter(distribute_tensor(p.data, mesh, [Shard(0)])) for p in parameters()]
 def steps(optimiser, weights, numbers):
@@ -229,11 +278,9 @@ whole = {f"{n}": w.full_tensor().detach() for n, w in enumerate(weights)}
 for n, w in enumerate(weights):
     for name, value in second.export_state(w).items():
         whole[f"{n}.{name}"] = value.full_tensor() if hasattr(value, "full_tensor") else value
-if dist.get_rank() == 0:
+if ranks.first:
     save_file({name: t.contiguous() for name, t in whole.items()}, sys.argv[2])
-# a rank that leaves while the other still writes can be aborted by gloo
-dist.barrier()
-dist.destroy_process_group()
+distributed.stop(ranks)
 """
 
 
