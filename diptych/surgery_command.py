@@ -22,13 +22,15 @@ CALIBRATION, IMPORTANCE = "calibration.json", "importance.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Grow:
-    """Make a model deeper: it computes what its kept blocks computed, and learns on from there."""
+    """Make a model deeper, wider or both: it computes what its kept blocks computed, and learns on from there."""
 
     source: Positional[str]
-    """'default', a model folder, or the folder of a run, whose optimiser state comes along."""
-    depth: int
-    """Blocks of the grown model."""
+    """'default', a model folder, or the folder of a run, whose optimiser state comes along unless the width grows."""
     output: Output
+    depth: int | None = None
+    """Blocks of the grown model."""
+    width: int | None = None
+    """Channels of the grown model, a multiple of what they are: each is repeated, the function stays."""
     keep: int | None = None
     """First blocks that are kept, for the strategy 'partial': all but the last two unless given."""
     strategy: Literal["partial", "cyclic", "replicate"] = "partial"
@@ -52,11 +54,15 @@ class Prune:
 
 def grow(command: Grow, console: Console) -> int:
     from diptych.surgery import grow as run
-    from diptych.surgery import growth_plan
+    from diptych.surgery import growth_plan, widen
     from diptych.systems import load_system
     from diptych.systems.folder import locate
     from diptych.systems.lineage import child
 
+    if command.depth is None and command.width is None:
+        raise RequestError("give --depth, the blocks of the grown model, or --width, its channels")
+    if command.depth is None and (command.keep is not None or command.strategy != "partial"):
+        raise RequestError("--keep and --strategy say how a model gets deeper; give --depth, the blocks of the grown model")
     _new(command.output)
     source = Path(command.source)
     optimiser: dict[str, Any] = {}
@@ -68,15 +74,23 @@ def grow(command: Grow, console: Console) -> int:
         optimiser = optimiser_state(source)
     else:
         system = load_system(locate(command.source))
-    blocks = len(system.model.blocks)
-    plan = growth_plan(blocks, command.depth, command.keep, command.strategy)
-    system.model = run(system.model, command.depth, command.keep, command.strategy, command.seed)
-    new = sum(block is None for block in plan)
-    how = f"{command.depth - new} kept, {new} new" if command.strategy == "partial" else command.strategy
-    kept = "" if command.keep is None else f" --keep {command.keep}"
-    told = f"diptych grow {shlex.quote(command.source)} --depth {command.depth}{kept} --strategy {command.strategy} --seed {command.seed}"
-    made = f"grown from {blocks} to {command.depth} blocks ({how})"
-    system.card = child(system.card, command.source, command.output.name, made, told)
+    said, told, plan = [], f"diptych grow {shlex.quote(command.source)}", None
+    if command.depth is not None:
+        blocks = len(system.model.blocks)
+        plan = growth_plan(blocks, command.depth, command.keep, command.strategy)
+        system.model = run(system.model, command.depth, command.keep, command.strategy, command.seed)
+        new = sum(block is None for block in plan)
+        how = f"{command.depth - new} kept, {new} new" if command.strategy == "partial" else command.strategy
+        said.append(f"from {blocks} to {command.depth} blocks ({how})")
+        kept = "" if command.keep is None else f" --keep {command.keep}"
+        told += f" --depth {command.depth}{kept} --strategy {command.strategy}"
+    if command.width is not None:
+        said.append(f"from {system.model.config.width} to {command.width} channels")
+        system.model = widen(system.model, command.width, command.seed)
+        told += f" --width {command.width}"
+        optimiser = {}  # of the narrow weights
+    made = f"grown {' and '.join(said)}"
+    system.card = child(system.card, command.source, command.output.name, made, f"{told} --seed {command.seed}")
     _write(system, command.output, optimiser, plan)
     console.print(f"{command.output}: {made}" + (", optimiser state with it" if optimiser else ""), highlight=False)
     return 0

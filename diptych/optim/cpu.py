@@ -28,7 +28,7 @@ _ONE, _ZERO = float32(1), float32(0)
 _ROWS, _BLOCKS = 1024, 256
 """Rows or 8-bit blocks whose sums are taken before they are added to the others': float32 has seven digits."""
 # sums may be taken in another order, so that they fit vector registers; NaN and infinity keep their meaning
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 class _Settings(NamedTuple):

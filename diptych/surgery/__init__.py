@@ -1,4 +1,4 @@
-"""Model -> model: deeper, shallower, LoRA adapters, frames of other roles, packed and compiled copies for drawing."""
+"""Model -> model: deeper, shallower, wider, LoRA adapters, frames of other roles, packed and compiled copies for drawing."""
 
 from diptych.surgery.fast import prepare
 from diptych.surgery.frames import with_frames
@@ -6,6 +6,7 @@ from diptych.surgery.grow import grow, growth_plan
 from diptych.surgery.lora import add_lora, lora_weights, merge_lora
 from diptych.surgery.lora_files import merge_adapters, read_lora, write_lora
 from diptych.surgery.prune import Importance, kept_blocks, prune
+from diptych.surgery.widen import widen
 
 __all__ = [
     "Importance",
@@ -19,6 +20,7 @@ __all__ = [
     "prepare",
     "prune",
     "read_lora",
+    "widen",
     "with_frames",
     "write_lora",
 ]

@@ -101,9 +101,9 @@ class TrainConfig(RunConfig):
 
     world: WorldConfig = field(default_factory=WorldConfig)
     size: int = 6
-    """The model's one dial: layers; width and all else follow."""
+    """The model's one dial: layers; width and all else follow. A run that starts from a model takes this and `depth` from it."""
     depth: int | None = None
-    """Layers where they are not `size`; a run that starts from a grown or pruned model takes them from it."""
+    """Layers where they are not `size`."""
     patch: int = 8
     """Side of a patch, px; a token is 2x2 patches."""
     vocab_size: int = 768

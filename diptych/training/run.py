@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.data.mixture import Source
 from diptych.data.readers import JsonlSource, TextSource
 from diptych.data.tokens import TextTokenizer
+from diptych.models.mot.config import CHANNELS, MoTConfig
 from diptych.systems import U1System
 from diptych.systems.folder import locate
 from diptych.systems.lineage import as_parent
@@ -37,7 +38,7 @@ def run(
     """
     fresh = checkpoint.latest_step(folder / "checkpoints") is None
     begin = U1System.load(locate(start)) if start is not None and fresh else None
-    config = replace(config, depth=begin.model.config.depth if begin else _depth_in(folder, config.depth))
+    config = _sized(config, begin.model.config if begin else None, folder)
     world = EmojiWorld(config.world)
     sources: dict[str, Source] = {task: EmojiSource(world, task, config.seed) for task in TASKS}
     validation: dict[str, Source] = {task: EmojiSource(world, task, VALIDATION_SEED) for task in TASKS}
@@ -77,10 +78,14 @@ def _optimiser_state(start: str | None) -> dict[str, Tensor]:
     return load_file(path) if path.is_file() else {}
 
 
-def _depth_in(folder: Path, default: int | None) -> int | None:
-    """Layers of a run that goes on: what it started from is not at hand any more."""
-    path = folder / "config.json"
-    return json.loads(path.read_text()).get("depth") if path.is_file() else default
+def _sized(config: TrainConfig, start: MoTConfig | None, folder: Path) -> TrainConfig:
+    """With the size of the model that the run starts from, or once started from: that one need not be at hand any more."""
+    if start is not None:
+        return replace(config, size=start.width // CHANNELS, depth=start.depth)
+    if (folder / PARENT).is_file():
+        saved = json.loads((folder / "config.json").read_text())
+        return replace(config, size=saved["size"], depth=saved["depth"])
+    return config
 
 
 def tokenizer(config: TrainConfig, world: EmojiWorld, folder: Path) -> TextTokenizer:

@@ -111,7 +111,7 @@ def test_the_set_of_flags_is_frozen():
         "Cache": ["folder", "output", "model", "space", "resolutions", "multiple", "batch", "validation", "control", "part", "parts"],
         "Emoji": ["folder", "size", "tones", "only"],
         "Drawn": ["folder", "model", "count", "seed"],
-        "Grow": ["source", "depth", "output", "keep", "strategy", "seed"],
+        "Grow": ["source", "output", "depth", "width", "keep", "strategy", "seed"],
         "Prune": ["source", "depth", "calibrate", "output", "prompts"],
         "SanaTrainCommand": ["output", "config", "start"],
     }

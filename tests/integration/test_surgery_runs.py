@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import diptych
@@ -70,6 +72,25 @@ def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsy
     status, said = call("info", grown, capsys=capsys)
     assert "family tree grown: grown from 2 to 3 blocks" in said
     assert "emoji: trained 2 steps [diptych train emoji]" in said
+
+
+def test_a_wider_model_draws_the_same_and_is_trained_on(world, tmp_path, capsys):
+    wide, on = tmp_path / "wide", tmp_path / "on"
+    status, said = call("grow", "default", "--width", 384, "-o", wide, capsys=capsys)
+    assert (status, "grown from 192 to 384 channels" in said) == (0, True), said
+    pictures = []
+    for model in ("default", wide):
+        assert call("do", "two red apples", "--model", model, "--seed", 1, "-o", tmp_path / "drawn.png", capsys=capsys)[0] == 0
+        pictures.append(np.asarray(Image.open(tmp_path / "drawn.png"), dtype=int))
+    assert abs(pictures[0] - pictures[1]).max() <= 1
+    chosen = ["-o", on, "--start", wide, "--data.documents-per-step", "4", "--data.workers", "0", "--no-bf16"]
+    for steps in (1, 2):  # the second goes on
+        subprocess.run(
+            diptych_command("train", "emoji-recover", *chosen, "--stages.0.steps", steps), env=ENVIRONMENT, check=True, capture_output=True
+        )
+    saved = json.loads((on / "config.json").read_text())
+    assert (saved["size"], saved["depth"]) == (12, 6)
+    assert checkpoint.load_latest(on / "checkpoints")[1]["step"] == 2
 
 
 def test_a_killed_calibration_goes_on_and_gives_the_same_model(tmp_path, capsys):
@@ -165,6 +186,9 @@ def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content
         (["prune", "default", "--depth", "6", "--calibrate", "p.txt", "-o", "x"], "fewer than the 6 blocks"),
         (["grow", "default", "--depth", "5", "-o", "x"], "has 6 blocks already"),
         (["grow", "default", "--depth", "8", "--keep", "7", "-o", "x"], "keep must be 1 to 6"),
+        (["grow", "default", "-o", "x"], "give --depth, the blocks of the grown model, or --width"),
+        (["grow", "default", "--width", "200", "-o", "x"], "width must be a multiple of 192"),
+        (["grow", "default", "--width", "384", "--keep", "2", "-o", "x"], "say how a model gets deeper"),
         (["grow", "nowhere", "--depth", "8", "-o", "x"], "nowhere is neither a folder"),
         (["do", "a cat", "--best-of", "0"], "1 to 4096 candidates, got 0"),
         (["do", "a cat", "--best-of", "1000000"], "got 1000000"),

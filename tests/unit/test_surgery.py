@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig, trim_text
 from diptych.models.linear_dit.convert import config_from_native, from_native
 from diptych.models.mot import Experts, MoT
-from diptych.surgery import Importance, add_lora, grow, growth_plan, kept_blocks, prune
+from diptych.surgery import Importance, add_lora, grow, growth_plan, kept_blocks, prune, widen
 from diptych.surgery.blocks import renamed
 from diptych.surgery.fast import PackedLinear
 
@@ -26,8 +26,11 @@ def randomised(model, seed: int = 0):
     return model.eval()
 
 
-def outputs(model) -> tuple[torch.Tensor, ...]:
-    """What a model computes for fixed input: both streams of a mixture of transformers, the velocity of a linear DiT."""
+def outputs(model, copies: int = 1) -> tuple[torch.Tensor, ...]:
+    """What a model computes for fixed input: both streams of a mixture of transformers, the velocity of a linear DiT.
+
+    `copies`: of each channel, in a model that was widened.
+    """
     generator = torch.Generator().manual_seed(1)
     dtype = next(model.parameters()).dtype
     if isinstance(model, LinearDiT):
@@ -35,10 +38,11 @@ def outputs(model) -> tuple[torch.Tensor, ...]:
         return (model(torch.randn(2, 2, 8, 6, 4, generator=generator).to(dtype), torch.tensor([[0.3, 0.0], [0.9, 0.0]]), model.condition(text),
                       roles=("target", "control")),)  # fmt: skip
     positions = torch.arange(9)[None, :, None].expand(2, 9, 3).contiguous()
-    und = torch.randn(2, 9, model.config.width, generator=generator).to(dtype)
+    width = model.config.width // copies
+    und = torch.randn(2, 9, width, generator=generator).to(dtype).repeat(1, 1, copies)
     hidden, cache = model.prefix(und, positions, torch.tensor([9, 5]), torch.ones(2, 1, 9, 9, dtype=torch.bool).tril())
     noisy = torch.randn(2, 3, 16, 8, generator=generator).to(dtype)
-    return hidden, model.denoise(noisy, torch.tensor([0.3, 0.9]), torch.ones(2), cache)
+    return hidden[..., :width], model.denoise(noisy, torch.tensor([0.3, 0.9]), torch.ones(2), cache)
 
 
 def models():
@@ -126,6 +130,36 @@ def test_other_strategies_repeat_blocks_and_share_nothing():
     assert renamed("denoiser.blocks.0.attention.qkv.weight", [0, 0, 1]) == [f"denoiser.blocks.{n}.attention.qkv.weight" for n in (0, 1)]
     assert renamed("blocks.3.table", [0, None]) == []
     assert renamed("head.weight", [0]) == ["head.weight"]
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+@pytest.mark.parametrize("name", ["linear_dit", "mot", "experts", "conv_head"])
+def test_a_wider_model_computes_the_same_and_its_copies_grow_apart(name, copies):
+    made = models() | {"conv_head": randomised(MoT(replace(TINY, depth=2, head="conv", head_width=16)))}
+    model = made[name]
+    wide = widen(model, copies * model.config.width)
+    with torch.no_grad():
+        for a, b in zip(outputs(model), outputs(wide, copies), strict=True):
+            assert (a - b).abs().max() <= 1e-6 * a.abs().max()
+    assert sum(p.numel() for p in wide.blocks.parameters()) > 0.85 * copies**2 * sum(p.numel() for p in model.blocks.parameters())
+    sum(out.square().sum() for out in outputs(wide, copies)).backward()
+    for block in wide.blocks[:-1]:
+        for layer in (block.gen.v, block.gen.o) if hasattr(block, "gen") else (block.attention.out, block.cross_attention.query):
+            one, *others = layer.weight.grad.chunk(copies)
+            assert all((one - other).norm() > 0.05 * one.norm() for other in others)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), made[name].parameters(), strict=True))
+
+
+def test_widths_that_cannot_be_are_refused():
+    model = models()["linear_dit"]
+    for width in (96, 100, 48, 0):
+        with pytest.raises(ValueError, match=rf"width must be a multiple of 96, the model's own \(192, 288, \.\.\.\), got {width}"):
+            widen(model, width)
+    with pytest.raises(ValueError, match="table of positions that depends on its width"):
+        widen(LinearDiT(replace(LINEAR, position_scale=1.0)), 192)
+    add_lora(model, 2)
+    with pytest.raises(ValueError, match="LoRA"):
+        widen(model, 192)
 
 
 @pytest.mark.parametrize(

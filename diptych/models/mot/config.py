@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CHANNELS = 32
+"""Width that `by_size` gives a model for each of its layers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
@@ -77,7 +80,7 @@ def by_size(size: int, vocab_size: int, patch: int, depth: int | None = None) ->
     """The dial: `size` layers set everything else (width 32 a layer, heads of 48, feed-forward 8/3 wide); `depth`: other layers."""
     if size < 1:
         raise ValueError(f"size must be at least 1 layer, got {size}")
-    width = 32 * size
+    width = CHANNELS * size
     return MoTConfig(
         vocab_size=vocab_size, width=width, depth=depth or size, heads=max(1, round(width / 48)), kv_heads=max(1, round(width / 48)), head_dim=48,
         ffn_width=-(-width * 8 // 3 // 32) * 32, patch=patch, vision_width=64, head="conv", head_width=max(32, width // 2),
