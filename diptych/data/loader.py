@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class StepDataset(Dataset[StepData[B]], ABC):
         """Steps start .. end-1 in order, made ahead by the workers."""
         loader = DataLoader(
             self, batch_size=None, sampler=range(start, end), num_workers=self.workers, prefetch_factor=2 if self.workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
         )  # fmt: skip
         yield from loader
 
@@ -114,5 +115,7 @@ class DocumentDataset(StepDataset[Batch]):
             raise BadSample(str(error)) from error
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # a terminal sends Ctrl-C to all; the run still needs the step that it is taking
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,12 +23,10 @@ from torch import Tensor
 from diptych.optim import eight_bit
 
 _BLOCK, _SMALLEST = eight_bit.BLOCK, float32(eight_bit.SMALLEST)
-_SQUARED_TOP = float32(eight_bit.TOP**2)
+_SQUARED_TOP, _UNIT = float32(eight_bit.TOP**2), float32(eight_bit.UNIT)
 _ONE, _ZERO = float32(1), float32(0)
 _ROWS, _BLOCKS = 1024, 256
 """Rows or 8-bit blocks whose sums are taken before they are added to the others': float32 has seven digits."""
-# sums may be taken in another order, so that they fit vector registers; NaN and infinity keep their meaning
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 class _Settings(NamedTuple):
@@ -91,12 +89,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="came")
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def _exact(function: Callable[..., Any], **options: Any) -> Any:
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return njit(nogil=True, error_model="numpy", cache=True, **options)(function)
     except RuntimeError:
         # neither beside the code nor in the user's cache folder may files be written: compiled anew by each process
-        return njit(**_OPTIONS)(function)
+        return njit(nogil=True, error_model="numpy", **options)(function)
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Sums may be taken in another order, so that they fit vector registers; NaN and infinity keep their meaning."""
+    return _exact(function, fastmath={"reassoc", "contract", "nsz"})
 
 
 # -- compiled: no type hints, as the types are those that the arrays have ----------------------------------------------------------
@@ -264,16 +267,15 @@ def _move_coded(weights, codes, scale, rows, columns, kept):  # type: ignore[no-
             at += right - left
 
 
-@_compiled
+@_exact
 def _decode(codes, scale, values):  # type: ignore[no-untyped-def]
-    """One block, as `eight_bit.decode`."""
-    unit = scale / _SQUARED_TOP
+    """One block, as `eight_bit.decode`, to the bit: states are saved and read by that."""
     for j in range(len(codes)):
         code = float32(codes[j])
-        values[j] = code * abs(code) * unit
+        values[j] = code * abs(code) * _UNIT * scale
 
 
-@_compiled
+@_exact
 def _encode(values, codes):  # type: ignore[no-untyped-def]
     """One block, as `eight_bit.encode`; returns the scale."""
     # without their sign bit, floats are ordered as the integers of the same bits are, whose maximum fits vector registers

@@ -12,6 +12,8 @@ from torch import Tensor
 
 BLOCK = 2048
 TOP = 127
+UNIT = 1 / TOP**2
+"""In float32, TOP**2 times this is 1."""
 SMALLEST = 1e-30
 """Scales below this count as this, so that nothing is divided by zero."""
 
@@ -33,8 +35,9 @@ def decode(codes: Tensor, scale: Tensor, out: Tensor, spare: Tensor) -> None:
     """Inverse of `encode`: float32 (N,) into `out`."""
     out.copy_(codes)
     out.mul_(torch.abs(out, out=spare))
-    for part, factor in _blocks(out, scale / TOP**2):
-        part.mul_(factor[:, None])
+    out.mul_(UNIT)
+    for part, its in _blocks(out, scale):
+        part.mul_(its[:, None])
 
 
 def _blocks(values: Tensor, per_block: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -46,6 +46,7 @@ class Trainer:
         self.seconds = 0.0
         self.skipped = 0
         self.bad_samples = 0
+        self.asked_to_stop = self.stopping = False
         self.log = RunLog(folder, config, quiet=quiet or not self.ranks.first)
         if placed:
             self.log.say(placed)
@@ -60,27 +61,30 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Run to the end. Ctrl-C and SIGTERM save before they stop the run."""
+        """Run to the end. Ctrl-C and SIGTERM save after the step that is being taken and stop the run; a second one stops it at once."""
         if self.ranks.first:
             self.lock = _lock(self.folder)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        self._resume()
+        before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            self._resume()
             while self.step < self.config.steps:
                 self._train_stage()
             self._save()
             if self.ranks.first:
                 draw_curves(self.folder)
-        except KeyboardInterrupt:
-            self.log.say("interrupted: saving")
-            self._save()
-            raise
         finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self.log.close()
             if self.lock is not None:
                 self.lock.close()
             distributed.stop(self.ranks)
+
+    def _ask_to_stop(self, *_: object) -> None:
+        """A step is never saved in part: weights that have taken it, or some of them, would take it again."""
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+        self.asked_to_stop = True
 
     def _train_stage(self) -> None:
         index, done = self.config.stage_at(self.step)
@@ -97,6 +101,10 @@ class Trainer:
             now = time.monotonic()
             self.seconds, began = self.seconds + now - began, now
             self.log.step(self.step, stage.name, report, self.seconds)
+            if self.stopping:
+                self.log.say("interrupted: saving")
+                self._save()
+                raise KeyboardInterrupt
             if self.step % self.config.save_every == 0:
                 self._save()
             if self.step % self.config.sample_every == 0:
@@ -127,7 +135,9 @@ class Trainer:
             self._skip(norm)
         self.model.zero_grad(set_to_none=True)
         sums = [torch.stack([part.sums[name] for name in names]).detach() for part in parts]
-        means = self.ranks.total(torch.stack(sums).sum(0).tolist())
+        # ranks hear a signal at different steps, and stop together
+        *means, asked = self.ranks.total([*torch.stack(sums).sum(0).tolist(), float(self.asked_to_stop)])
+        self.stopping = asked > 0
         return StepReport({n: m / max(totals[n], 1.0) for n, m in zip(names, means, strict=True)}, norm, lr, parts, data.batches)
 
     def _apply(self, lr: float) -> None:

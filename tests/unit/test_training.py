@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import resource
+import signal
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from diptych.data.mixture import Mixture
 from diptych.data.schema import Picture, Sample, Turn
 from diptych.flow import FlowConfig
 from diptych.models.mot import MoT
-from diptych.optim import came
+from diptych.optim import batches
 from diptych.optim.build import OptimConfig, build_optimisers, learning_rate
 from diptych.training import checkpoint
 from diptych.training.config import Stage, TrainConfig, from_dict, to_json
@@ -69,7 +70,7 @@ class Interrupted(Exception):
     ("at", "optimiser"), [(2, "muon"), (3, "muon"), (4, "came8bit"), (6, "muon"), (7, "came8bit"), (7, "adamw"), (3, "bfloat16")]
 )
 def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, at, optimiser, monkeypatch):
-    monkeypatch.setattr(came, "MIN_EIGHT_BIT", 1024)  # so that the toy's matrices are in 8 bits
+    monkeypatch.setattr(batches, "MIN_EIGHT_BIT", 1024)  # so that the toy's matrices are in 8 bits
     bfloat16 = {"weights": "bfloat16", "ema": 0.0, "bf16": True} if optimiser == "bfloat16" else {}
     name = "came8bit" if bfloat16 else optimiser
     optim = OptimConfig(name=name, lr=1e-2 if optimiser == "muon" else 1e-3, warmup=2)
@@ -89,10 +90,39 @@ def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, a
         broken.train()
     resumed = trainer(tokenizer, tmp_path / "broken", chosen)
     resumed.train()
-    expected, actual = state(straight), state(resumed)
+    assert_equal_runs(straight, resumed)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_in_the_middle_of_a_step_loses_nothing_and_takes_no_step_twice(tokenizer, tmp_path, monkeypatch, signals):
+    straight = trainer(tokenizer, tmp_path / "straight")
+    straight.train()
+    stopped = trainer(tokenizer, tmp_path / "stopped")
+    update, handlers = EMA.update, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupted(self, model):
+        if self is stopped.ema and stopped.step == 4:
+            # the weights have taken the step, their average has not
+            for _ in range(signals):
+                signal.raise_signal(signal.SIGTERM)
+        update(self, model)
+
+    monkeypatch.setattr(EMA, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    # a second signal does not wait for the end of the step, and keeps what was saved before
+    assert checkpoint.latest_step(tmp_path / "stopped" / "checkpoints") == (5 if signals == 1 else 3)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    resumed = trainer(tokenizer, tmp_path / "stopped")
+    resumed.train()
+    assert_equal_runs(straight, resumed)
+
+
+def assert_equal_runs(one: Trainer, other: Trainer) -> None:
+    expected, actual = state(one), state(other)
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
-    assert resumed.ema.updates == straight.ema.updates
+    assert one.ema.updates == other.ema.updates
 
 
 def test_accumulation_of_four_equals_one_batch_of_four_times_the_size(tokenizer, tmp_path):
