@@ -64,6 +64,23 @@ def test_ctrl_c_saves(world, tmp_path):
     assert checkpoint.load_latest(tmp_path / "checkpoints")[1]["step"] >= 1
 
 
+def test_ranks_hear_ctrl_c_apart_and_stop_together(world, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych.cli"]
+    settings = ["--parallel", "sharded", *(part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw"))]
+    run = torchrun + command(tmp_path, 40, "--save-every", "1000000", *settings)[3:]
+    process = subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 300
+    while not (tmp_path / "log.jsonl").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    stopped = checkpoint.latest_step(tmp_path / "checkpoints")
+    assert 1 <= stopped < 46
+    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert f"resumed at step {stopped} of 46" in " ".join(done.stdout.split())
+
+
 def losses(folder: Path) -> list[tuple[float, float]]:
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [(row["text"], row["flow"]) for row in rows]
