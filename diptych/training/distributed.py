@@ -18,6 +18,8 @@ STATE_BYTES = 20
 """A parameter with its gradient, two optimiser states and EMA, float32."""
 SHARE = 0.4
 """Of a device's memory that these may take before the model is sharded; the rest is for activations."""
+GLOO_REST = 0.3
+"""Seconds that gloo's threads are given to let go of the last sum's tensors; one that still does so while the interpreter ends aborts it."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,6 @@ class Ranks:
         return tensor.tolist()
 
 
-GLOO_REST = 0.3
-"""Seconds."""
-
-
 def start() -> Ranks:
     """Join the group that torchrun describes in the environment, or be alone."""
     cuda = torch.cuda.is_available()
@@ -67,7 +65,6 @@ def stop(ranks: Ranks) -> None:
     waits = dist.get_backend() == "gloo"
     dist.destroy_process_group()
     if waits:
-        # its threads let go of a sum's tensors a moment after the sum is there; one that does so while the interpreter ends aborts the process
         time.sleep(GLOO_REST)
 
 
