@@ -74,8 +74,9 @@ def emoji_recover() -> TrainConfig:
     """Some steps for a model that was pruned or grown: `diptych train emoji-recover --start MODEL`."""
     base = emoji()
     tuning = base.stages[-1]
-    stage = replace(tuning, name="recovery", steps=450, optim=replace(tuning.optim, lr=2e-3))
-    return replace(base, name="emoji-recover", stages=(stage,))
+    stage = replace(tuning, name="recovery", steps=450)
+    # twice the documents a step: few steps, each as sure as it can be (docs/results/pruning.md)
+    return replace(base, name="emoji-recover", stages=(stage,), data=replace(base.data, documents_per_step=128))
 
 
 def emoji_verifier() -> TrainConfig:
