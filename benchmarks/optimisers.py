@@ -39,7 +39,15 @@ RATES = {
 def torchao_adamw(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
     from torchao.optim import AdamW8bit
 
-    return AdamW8bit(list(parameters), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    class Scheduled(AdamW8bit):
+        """Takes a rate that was set as a number."""
+
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32)
+            return super().step(closure)
+
+    return Scheduled(list(parameters), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def kinds() -> dict[str, Callable[[list[nn.Parameter]], list[torch.optim.Optimizer]]]:
