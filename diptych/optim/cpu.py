@@ -219,18 +219,20 @@ def _advance_coded(gradient, codes, scale, rows, columns, share):  # type: ignor
     for block in range(len(scale)):
         first, last = block * _BLOCK, min(n * k, (block + 1) * _BLOCK)
         _decode(codes[first:last], scale[block], values)
-        at = first
-        while at < last:
-            # a block is made of parts of rows
-            i = at // k
-            left, right = at - i * k, min(k, last - i * k)
-            momentum = values[at - first : at - first + right - left]
+        for i, left, right in _row_parts(first, last, k):
+            momentum = values[i * k + left - first : i * k + right - first]
             over_columns[i] += _approach(gradient[i, left:right], momentum, rows[i], columns[left:right], share, part[left:right])
-            at += right - left
         scale[block] = _encode(values[: last - first], codes[first:last])
         if (block + 1) % _BLOCKS == 0 or block + 1 == len(scale):
             _add(over_rows, part)
     return over_columns, over_rows
+
+
+@_exact
+def _row_parts(first, last, width):  # type: ignore[no-untyped-def]
+    """(row, left, right) of the parts of rows that elements first .. last-1 are made of."""
+    for row in range(first // width, (last + width - 1) // width):
+        yield row, max(first - row * width, 0), min(last - row * width, width)
 
 
 @_compiled
@@ -259,12 +261,9 @@ def _move_coded(weights, codes, scale, rows, columns, kept):  # type: ignore[no-
     for block in range(len(scale)):
         first, last = block * _BLOCK, min(n * k, (block + 1) * _BLOCK)
         _decode(codes[first:last], scale[block], values)
-        at = first
-        while at < last:
-            i = at // k
-            left, right = at - i * k, min(k, last - i * k)
-            _move(weights[i, left:right], values[at - first : at - first + right - left], rows[i], columns[left:right], kept)
-            at += right - left
+        for i, left, right in _row_parts(first, last, k):
+            momentum = values[i * k + left - first : i * k + right - first]
+            _move(weights[i, left:right], momentum, rows[i], columns[left:right], kept)
 
 
 @_exact
