@@ -52,6 +52,8 @@ def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsy
     status, said = call("grow", run, "--depth", 3, "--keep", 2, "-o", grown, capsys=capsys)
     assert status == 0
     assert "grown from 2 to 3 blocks (2 kept, 1 new), optimiser state with it" in said
+    status, said = call("grow", run, "--width", 128, "-o", tmp_path / "wide", capsys=capsys)
+    assert (status, "optimiser state" in said, (tmp_path / "wide" / "optimiser.safetensors").exists()) == (0, False, False)
     before = checkpoint.load_latest(run / "checkpoints")[0]["optimiser"]
     assert before.keys() == load_file(grown / "optimiser.safetensors").keys()
     # a learning rate of almost nothing: the state, not the weights, tells what came along
