@@ -1,11 +1,13 @@
-"""The linear DiT against diffusers' on the same weights: a guided picture, a training step, peak memory, bfloat16 error.
+"""The linear DiT against diffusers' on the same weights: a guided picture, a training step, peak memory,
+bfloat16 error.
 
-python benchmarks/linear_dit.py draw [--dtype float32|bfloat16] [--side 16|32] [--layers 2] [--compile] [--pairs 5]
-python benchmarks/linear_dit.py train [--pairs 5]
-python benchmarks/linear_dit.py memory | error [--dtype ...] [--side ...]
+python benchmarks/linear_dit.py draw [--dtype float32|bfloat16] [--side 16|32] [--layers 2] [--compile]
+[--pairs 5] python benchmarks/linear_dit.py train [--pairs 5] python benchmarks/linear_dit.py memory | error
+[--dtype ...] [--side ...]
 
-Runs alternate in one process; ratios are the peer's median over ours, with the smallest and largest ratio of a pair beside it. The
-peer makes its own pipeline's calls: 300 text tokens with a mask, both halves of the guidance in one batch, every step anew.
+Runs alternate in one process; ratios are the peer's median over ours, with the smallest and largest ratio of
+a pair beside it. The peer makes its own pipeline's calls: 300 text tokens with a mask, both halves of the
+guidance in one batch, every step anew.
 """
 
 from __future__ import annotations
@@ -30,37 +32,58 @@ from diptych.surgery import prepare
 TEXT, REAL, STEPS, GUIDANCE = 300, 40, 20, 4.5
 
 
-def models(layers: int, width: int, cross_heads: int, caption: int, dtype: torch.dtype) -> tuple[SanaTransformer2DModel, LinearDiT]:
+def models(
+    layers: int, width: int, cross_heads: int, caption: int, dtype: torch.dtype
+) -> tuple[SanaTransformer2DModel, LinearDiT]:
     torch.manual_seed(0)
     peer = SanaTransformer2DModel(
-        num_layers=layers, num_attention_heads=width // 32, num_cross_attention_heads=cross_heads, cross_attention_head_dim=width // cross_heads,
-        cross_attention_dim=width, caption_channels=caption, qk_norm="rms_norm_across_heads",
-    )  # fmt: skip
+        num_layers=layers,
+        num_attention_heads=width // 32,
+        num_cross_attention_heads=cross_heads,
+        cross_attention_head_dim=width // cross_heads,
+        cross_attention_dim=width,
+        caption_channels=caption,
+        qk_norm="rms_norm_across_heads",
+    )
     ours = LinearDiT(config_from_diffusers(dict(peer.config)))
     ours.load_state_dict(from_diffusers(peer.state_dict()))
     return peer.to(dtype), ours.to(dtype)
 
 
-def draw_peer(peer: Callable, noise: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+def draw_peer(
+    peer: Callable, noise: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
     scheduler.set_timesteps(STEPS)
     latents = noise
     for t in scheduler.timesteps:
         both = torch.cat([latents] * 2).to(dtype)
-        out = peer(both, encoder_hidden_states=text.to(dtype), encoder_attention_mask=mask, timestep=t.expand(2), return_dict=False)[0].float()
+        out = peer(
+            both,
+            encoder_hidden_states=text.to(dtype),
+            encoder_attention_mask=mask,
+            timestep=t.expand(2),
+            return_dict=False,
+        )[0].float()
         null, conditional = out.chunk(2)
         latents = scheduler.step(null + GUIDANCE * (conditional - null), t, latents, return_dict=False)[0]
     return latents
 
 
-def draw_ours(model: LinearDiT, noise: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def draw_ours(
+    model: LinearDiT, noise: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     trimmed, real = trim_text(text.to(dtype), mask)
     condition = model.condition(trimmed, real)
 
     def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
         # the peer's scheduler hands whole times to its model
         level = torch.full((2,), int(sigma * 1000 + 1e-3) / 1000)
-        null, conditional = model(torch.cat([x, x])[:, None].to(dtype), level, condition)[:, 0].float().chunk(2)
+        null, conditional = (
+            model(torch.cat([x, x])[:, None].to(dtype), level, condition)[:, 0].float().chunk(2)
+        )
         return null + GUIDANCE * (conditional - null)
 
     return dpm(velocity, noise, sigmas(STEPS, 3.0, 0.999))
@@ -97,7 +120,12 @@ def draw(options: argparse.Namespace) -> None:
     mask = torch.zeros(2, TEXT, dtype=torch.long)
     mask[0, 0], mask[1, :REAL] = 1, 1
     expected, found = draw_peer(peer, noise, text, mask, dtype), draw_ours(ours, noise, text, mask, dtype)
-    print("largest difference of the latents", float((expected - found).abs().max()), "of", float(expected.abs().max()))
+    print(
+        "largest difference of the latents",
+        float((expected - found).abs().max()),
+        "of",
+        float(expected.abs().max()),
+    )
     runs: dict[str, Callable[[], object]] = {
         "diffusers eager": lambda: draw_peer(peer, noise, text, mask, dtype),
         "ours eager": lambda: draw_ours(ours, noise, text, mask, dtype),
@@ -114,7 +142,11 @@ def draw(options: argparse.Namespace) -> None:
 def error(options: argparse.Namespace) -> None:
     """bfloat16 velocities against the float32 ones of the same weights."""
     peer, ours = models(options.layers, 2240, 20, 2304, torch.float32)
-    x, text, level = torch.randn(2, 32, options.side, options.side), torch.randn(2, REAL, 2304), torch.tensor([500.0, 900.0])
+    x, text, level = (
+        torch.randn(2, 32, options.side, options.side),
+        torch.randn(2, REAL, 2304),
+        torch.tensor([500.0, 900.0]),
+    )
     mask = torch.ones(2, REAL)
     with torch.inference_mode():
         exact = peer(x, text, level, encoder_attention_mask=mask).sample
@@ -122,7 +154,10 @@ def error(options: argparse.Namespace) -> None:
         theirs = peer(x.to(half), text.to(half), level, encoder_attention_mask=mask).sample.float()
         own = ours(x[:, None].to(half), level / 1000, ours.condition(text.to(half)))[:, 0].float()
     for name, found in (("diffusers", theirs), ("ours", own)):
-        print(f"bfloat16 rms error against float32: {name:<10} {float((found - exact).square().mean().sqrt()):.5f}")
+        print(
+            f"bfloat16 rms error against float32: {name:<10} "
+            f"{float((found - exact).square().mean().sqrt()):.5f}"
+        )
 
 
 def train_runs(peer: SanaTransformer2DModel | None, ours: LinearDiT | None) -> dict[str, Callable[[], None]]:
@@ -130,7 +165,11 @@ def train_runs(peer: SanaTransformer2DModel | None, ours: LinearDiT | None) -> d
     x, target, text = torch.randn(2, 32, 16, 16), torch.randn(2, 32, 16, 16), torch.randn(2, TEXT, 256)
     mask = (torch.arange(TEXT) < REAL).expand(2, -1)
     level = torch.tensor([0.3, 0.8])
-    optimisers = {name: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for name, m in (("peer", peer), ("ours", ours)) if m}
+    optimisers = {
+        name: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True)
+        for name, m in (("peer", peer), ("ours", ours))
+        if m
+    }
 
     def step(name: str, forward: Callable[[], torch.Tensor]) -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -187,16 +226,32 @@ def memory(options: argparse.Namespace) -> None:
     for train_step in (False, True):
         peaks = {}
         for which in ("diffusers", "ours"):
-            with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with concurrent.futures.ProcessPoolExecutor(
+                1, mp_context=multiprocessing.get_context("spawn")
+            ) as pool:
                 peaks[which] = (
-                    pool.submit(_peak, which, "float32" if train_step else options.dtype, options.side, options.layers, train_step).result() / 1024
+                    pool.submit(
+                        _peak,
+                        which,
+                        "float32" if train_step else options.dtype,
+                        options.side,
+                        options.layers,
+                        train_step,
+                    ).result()
+                    / 1024
                 )
-        what = "training step" if train_step else f"guided picture, {options.dtype} {options.side}x{options.side}"
+        what = (
+            "training step"
+            if train_step
+            else f"guided picture, {options.dtype} {options.side}x{options.side}"
+        )
         print(f"peak memory, {what}: diffusers {peaks['diffusers']:,.0f} MiB, ours {peaks['ours']:,.0f} MiB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["draw", "train", "error", "memory"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--side", type=int, default=16)

@@ -1,10 +1,12 @@
 """Optimisers side by side: what they keep, how long a step takes, what they learn on equal budgets.
 
-python benchmarks/optimisers.py step [--pairs 9]                  bytes of state and seconds a step on a linear DiT of 30M parameters
-python benchmarks/optimisers.py train FOLDER [--steps 400]         validation curves of emoji-small, three seeds; goes on where it was stopped
+python benchmarks/optimisers.py step [--pairs 9]                  bytes of state and seconds a step on a
+linear DiT of 30M parameters python benchmarks/optimisers.py train FOLDER [--steps 400]         validation
+curves of emoji-small, three seeds; goes on where it was stopped
 
-`step` runs alternate in one process; AdamW is torch's fused one. `train` first runs each optimiser at three learning rates on a seed of
-its own (`--trial-steps`), and takes the best. torchao's AdamW8bit is compared where torchao is installed (pip install torchao).
+`step` runs alternate in one process; AdamW is torch's fused one. `train` first runs each optimiser at three
+learning rates on a seed of its own (`--trial-steps`), and takes the best. torchao's AdamW8bit is compared
+where torchao is installed (pip install torchao).
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ from diptych.training.joint import VALIDATION_SEED, JointJob
 
 TORCHAO = importlib.util.find_spec("torchao") is not None
 RATES = {
-    "muon": (1.5e-3, 3e-3, 6e-3), "adamw": (7e-4, 1.5e-3, 3e-3), "adamw8bit (torchao)": (7e-4, 1.5e-3, 3e-3),
-    "came": (1e-4, 3e-4, 1e-3), "came8bit": (1e-4, 3e-4, 1e-3),
-}  # fmt: skip
+    "muon": (1.5e-3, 3e-3, 6e-3),
+    "adamw": (7e-4, 1.5e-3, 3e-3),
+    "adamw8bit (torchao)": (7e-4, 1.5e-3, 3e-3),
+    "came": (1e-4, 3e-4, 1e-3),
+    "came8bit": (1e-4, 3e-4, 1e-3),
+}
 
 
 def torchao_adamw(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
@@ -55,7 +60,9 @@ def kinds() -> dict[str, Callable[[list[nn.Parameter]], list[torch.optim.Optimiz
         "adamw (fused)": lambda p: [torch.optim.AdamW(p, lr=1e-4, fused=True)],
         "came": lambda p: [CAME(p)],
         "came8bit": lambda p: [CAME(p, bits=8)],
-        "muon": lambda p: build_optimisers([(f"blocks.{n}", x) for n, x in enumerate(p)], OptimConfig(name="muon")),
+        "muon": lambda p: build_optimisers(
+            [(f"blocks.{n}", x) for n, x in enumerate(p)], OptimConfig(name="muon")
+        ),
     }
     if TORCHAO:
         made["adamw8bit (torchao)"] = lambda p: [torchao_adamw(p, 1e-4)]
@@ -70,7 +77,11 @@ def state_bytes(optimisers: list[torch.optim.Optimizer]) -> int:
     for optimiser in optimisers:
         for state in optimiser.state.values():
             for value in state.values():
-                inner = [getattr(value, name) for name in value.__tensor_flatten__()[0]] if hasattr(value, "__tensor_flatten__") else [value]
+                inner = (
+                    [getattr(value, name) for name in value.__tensor_flatten__()[0]]
+                    if hasattr(value, "__tensor_flatten__")
+                    else [value]
+                )
                 total += sum(t.numel() * t.element_size() for t in inner if isinstance(t, torch.Tensor))
     return total
 
@@ -94,14 +105,25 @@ def step(pairs: int) -> None:
                 optimiser.step()
             if round_ > 1:
                 seconds[name].append(time.perf_counter() - began)
-    print(json.dumps({"parameters": count, "torch": torch.__version__, "threads": torch.get_num_threads(), "pairs": pairs}))
+    print(
+        json.dumps(
+            {
+                "parameters": count,
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "pairs": pairs,
+            }
+        )
+    )
     base, base_bytes = seconds["adamw (fused)"], state_bytes(runs["adamw (fused)"][0])
     for name, taken in seconds.items():
         ratios = [a / b for a, b in zip(taken, base, strict=True)]
         kept = state_bytes(runs[name][0])
         print(
-            f"{name:>20}: {statistics.median(taken) * 1e3:7.1f} ms, {statistics.median(ratios):5.2f} of fused AdamW "
-            f"({min(ratios):.2f} to {max(ratios):.2f}); state {kept / count:.3f} bytes a weight, {kept / base_bytes:.3f} of AdamW's"
+            f"{name:>20}: {statistics.median(taken) * 1e3:7.1f} ms, {statistics.median(ratios):5.2f} of "
+            "fused AdamW "
+            f"({min(ratios):.2f} to {max(ratios):.2f}); state {kept / count:.3f} bytes a weight, "
+            f"{kept / base_bytes:.3f} of AdamW's"
         )
 
 
@@ -119,7 +141,9 @@ def run(folder: Path, name: str, lr: float, steps: int, seed: int) -> list[dict[
     log = folder / "log.jsonl"
     if not (folder / "checkpoints" / f"step-{steps:08d}").is_dir():
         world = EmojiWorld(config.world)
-        sources, kept = ({task: EmojiSource(world, task, s) for task in stage.mixture} for s in (seed, VALIDATION_SEED))
+        sources, kept = (
+            {task: EmojiSource(world, task, s) for task in stage.mixture} for s in (seed, VALIDATION_SEED)
+        )
         job = JointJob(config, sources, tokenizer(config, world, folder), kept)  # type: ignore[arg-type]
         job.sample = lambda *_: None  # type: ignore[method-assign]
         if "torchao" in name:
@@ -143,20 +167,31 @@ def train(folder: Path, steps: int, trial_steps: int, seeds: int, names: list[st
     curves: dict[str, list[list[dict[str, Any]]]] = {}
     for name in names:
         plain = name.split(" ")[0] if "torchao" not in name else "torchao"
-        trials = {lr: run(folder / f"{plain}-trial-{lr:g}", name, lr, trial_steps, 10)[-1]["validation"] for lr in RATES[name]}
+        trials = {
+            lr: run(folder / f"{plain}-trial-{lr:g}", name, lr, trial_steps, 10)[-1]["validation"]
+            for lr in RATES[name]
+        }
         best = min(trials, key=lambda lr: trials[lr])
         curves[name] = [run(folder / f"{plain}-{seed}", name, best, steps, seed) for seed in range(seeds)]
         last = [rows[-1]["validation"] for rows in curves[name]]
         spread = statistics.stdev(last) if len(last) > 1 else 0.0
-        found[name] = {"lr": best, "trials": trials, "validation": last, "mean": statistics.mean(last), "spread": spread,
-                       "seconds": [rows[-1]["seconds"] for rows in curves[name]]}  # fmt: skip
+        found[name] = {
+            "lr": best,
+            "trials": trials,
+            "validation": last,
+            "mean": statistics.mean(last),
+            "spread": spread,
+            "seconds": [rows[-1]["seconds"] for rows in curves[name]],
+        }
         print(name, json.dumps(found[name]), flush=True)
     (folder / "optimisers.json").write_text(json.dumps(found, indent=1) + "\n")
     draw_curves(curves, folder / "optimisers.png")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     timing = commands.add_parser("step")
     timing.add_argument("--pairs", type=int, default=9)
@@ -165,7 +200,12 @@ def main() -> None:
     learning.add_argument("--steps", type=int, default=400)
     learning.add_argument("--trial-steps", type=int, default=100)
     learning.add_argument("--seeds", type=int, default=3)
-    learning.add_argument("--only", nargs="*", choices=list(RATES), default=[name for name in RATES if TORCHAO or "torchao" not in name])
+    learning.add_argument(
+        "--only",
+        nargs="*",
+        choices=list(RATES),
+        default=[name for name in RATES if TORCHAO or "torchao" not in name],
+    )
     options = parser.parse_args()
     if options.command == "step":
         step(options.pairs)

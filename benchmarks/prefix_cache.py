@@ -1,4 +1,5 @@
-"""What the prefix cache saves: a guided picture with prefixes read once against the same picture with prefixes read at every step.
+"""What the prefix cache saves: a guided picture with prefixes read once against the same picture with
+prefixes read at every step.
 
 Alternating runs in one process, warm-up left out. Run: python benchmarks/prefix_cache.py
 """
@@ -22,7 +23,9 @@ PROMPT = "a picture of two cats to the left of a red heart on a sky blue backgro
 def draw(pipeline: Pipeline, plan: Plan, cached: bool) -> torch.Tensor:
     system = pipeline.system
     once = system.condition([plan], [()])
-    x = once.scale * torch.randn(1, 3, plan.height or 0, plan.width or 0, generator=torch.Generator().manual_seed(plan.seed))
+    x = once.scale * torch.randn(
+        1, 3, plan.height or 0, plan.width or 0, generator=torch.Generator().manual_seed(plan.seed)
+    )
 
     def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return system.velocity(x, sigma, once if cached else system.condition([plan], [()]))
@@ -43,8 +46,14 @@ def main() -> None:
             draw(pipeline, plan, cached)
             seconds[cached].append(time.perf_counter() - began)
     ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
-    print(f"cached {statistics.median(seconds[True]):.3f} s, not cached {statistics.median(seconds[False]):.3f} s")
-    print(f"ratio {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), {ROUNDS} pairs, torch {torch.__version__}")
+    print(
+        f"cached {statistics.median(seconds[True]):.3f} s, not cached "
+        f"{statistics.median(seconds[False]):.3f} s"
+    )
+    print(
+        f"ratio {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), {ROUNDS} "
+        f"pairs, torch {torch.__version__}"
+    )
 
 
 if __name__ == "__main__":

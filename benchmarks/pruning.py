@@ -1,7 +1,7 @@
 """Depth against score: a model pruned to several depths, as it is and after a short recovery.
 
-Runs the public commands (prune, evaluate, train, export) in a folder; what was stopped goes on. Writes pruning.json and pruning.png.
-Calibration prompts are captions of the emoji world from a seed of their own.
+Runs the public commands (prune, evaluate, train, export) in a folder; what was stopped goes on. Writes
+pruning.json and pruning.png. Calibration prompts are captions of the emoji world from a seed of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ CALIBRATION_SEED = 3
 
 def run(*arguments: object) -> None:
     print("$ diptych", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "diptych.cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, env=os.environ)
+    subprocess.run(
+        [sys.executable, "-m", "diptych.cli", *map(str, arguments)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ,
+    )
 
 
 def scores(model: str | Path, folder: Path, prompts: int) -> dict[str, float]:
@@ -40,7 +45,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--depths", type=int, nargs="+", default=[5, 4, 3, 2])
-    parser.add_argument("--steps", type=int, default=390, help="of recovery: 3 %% of the default model's training")
+    parser.add_argument(
+        "--steps", type=int, default=390, help="of recovery: 3 %% of the default model's training"
+    )
     parser.add_argument("--prompts", type=int, default=50)
     options = parser.parse_args()
     folder: Path = options.folder
@@ -48,8 +55,12 @@ def main() -> None:
     data = folder / "prompts.txt"
     if not data.is_file():
         world, rng = EmojiWorld(), np.random.default_rng(CALIBRATION_SEED)
-        data.write_text("".join(caption(world, sample_wanted(world, CATEGORIES[n % 6], rng)) + "\n" for n in range(100)))
-    rows: list[dict[str, Any]] = [{"depth": "whole", **scores(options.model, folder / "whole-scores", options.prompts)}]
+        data.write_text(
+            "".join(caption(world, sample_wanted(world, CATEGORIES[n % 6], rng)) + "\n" for n in range(100))
+        )
+    rows: list[dict[str, Any]] = [
+        {"depth": "whole", **scores(options.model, folder / "whole-scores", options.prompts)}
+    ]
     for depth in options.depths:
         pruned, recovery, model = (folder / f"{depth}-{what}" for what in ("pruned", "run", "recovered"))
         if not (pruned / "config.json").is_file():
@@ -58,7 +69,9 @@ def main() -> None:
         row = {"depth": depth, "made": card["made"], "importance": card["importance"]}
         row["pruned"] = scores(pruned, folder / f"{depth}-pruned-scores", options.prompts)
         if not (model / "config.json").is_file():
-            run("train", "emoji-recover", "--start", pruned, "-o", recovery, "--stages.0.steps", options.steps)
+            run(
+                "train", "emoji-recover", "--start", pruned, "-o", recovery, "--stages.0.steps", options.steps
+            )
             run("export", recovery, "-o", model)
         row["recovered"] = scores(model, folder / f"{depth}-recovered-scores", options.prompts)
         rows.append(row)
@@ -75,7 +88,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     for what, colour in (("pruned", "#c8443c"), ("recovered", "#2e8b57")):
         for split, style in (("seen", "-o"), ("held-out", "--s")):
-            axes.plot([row["depth"] for row in pruned], [row[what][split] for row in pruned], style, color=colour, label=f"{what}, {split}")
+            axes.plot(
+                [row["depth"] for row in pruned],
+                [row[what][split] for row in pruned],
+                style,
+                color=colour,
+                label=f"{what}, {split}",
+            )
     axes.axhline(whole["seen"], color="gray", lw=1, label="whole model, seen")
     axes.set_xlabel("blocks")
     axes.set_xticks([row["depth"] for row in pruned])

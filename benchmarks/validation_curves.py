@@ -14,7 +14,13 @@ def draw_curves(curves: dict[str, list[list[dict[str, Any]]]], path: Path) -> No
     axes = figure.subplots()
     for number, (name, runs) in enumerate(curves.items()):
         for seed, rows in enumerate(runs):
-            axes.plot([r["step"] for r in rows], [r["validation"] for r in rows], color=f"C{number}", alpha=0.8, label=name if seed == 0 else None)
+            axes.plot(
+                [r["step"] for r in rows],
+                [r["validation"] for r in rows],
+                color=f"C{number}",
+                alpha=0.8,
+                label=name if seed == 0 else None,
+            )
     axes.set_xlabel("steps")
     axes.set_ylabel("validation loss (flow)")
     axes.set_yscale("log")

@@ -87,7 +87,8 @@ class ShowPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Parts, parameters, memory, origin and licence of a model; `info --train RECIPE [overrides]`: memory that a run will take."""
+    """Parts, parameters, memory, origin and licence of a model; `info --train RECIPE [overrides]`: memory
+    that a run will take."""
 
     model: Positional[str] = "default"
 
@@ -120,13 +121,15 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write a SANA model in another form: our folder, diffusers' pipeline folder, the native checkpoint; or a LoRA in another style."""
+    """Write a SANA model in another form: our folder, diffusers' pipeline folder, the native checkpoint; or a
+    LoRA in another style."""
 
     source: Positional[Path]
     output: Positional[Path]
     to: Literal["diptych", "diffusers", "sana", "lora-peft", "lora-diffusers", "lora-kohya"]
     base: Path | None = None
-    """Folder whose text encoder and autoencoder go with a native checkpoint, which holds the denoiser alone."""
+    """Folder whose text encoder and autoencoder go with a native checkpoint, which holds the denoiser
+    alone."""
     cross_heads: int | None = None
     """Heads of a native checkpoint's cross-attention, where its width is no published one."""
     lora: Path | None = None
@@ -166,7 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
             "data": _DataHelp,
             "train": _TrainHelp,
         }
-        chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych", description="Models that both see and draw.")  # type: ignore[call-overload]
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            commands, args=arguments, prog="diptych", description="Models that both see and draw."
+        )  # type: ignore[call-overload]
         return int(_RUN[type(chosen)](chosen))
     except KeyboardInterrupt:
         return 130
@@ -190,7 +195,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _TrainHelp:
-    """Train a recipe: diptych train RECIPE [-o FOLDER] [overrides]; 'diptych train RECIPE --help' lists them."""
+    """Train a recipe: diptych train RECIPE [-o FOLDER] [overrides]; 'diptych train RECIPE --help' lists
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +206,8 @@ class _DataHelp:
 
 def _print_plan(plan: Plan) -> None:
     for key, value in plan.shown().items():
-        console.print(f"  [dim]{key:<22}[/dim]{escape(', '.join(map(str, value)) if isinstance(value, tuple) else str(value))}", highlight=False)
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        console.print(f"  [dim]{key:<22}[/dim]{escape(text)}", highlight=False)
 
 
 def do(command: Do) -> int:
@@ -228,23 +235,40 @@ def _best_of(command: Do, pipeline: Pipeline, plan: Plan, media: list[Media]) ->
     from diptych.inference import Result, best_of, load_verifier
 
     if plan.task is not Task.TEXT_TO_IMAGE or plan.count != 1:
-        raise RequestError("best of N chooses among drawings of one prompt: ask for one picture, and for no edit")
+        raise RequestError(
+            "best of N chooses among drawings of one prompt: ask for one picture, and for no edit"
+        )
     verifier = load_verifier(command.verifier, pipeline.system)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("drawing and judging", total=command.best_of)
         found = best_of(
-            pipeline.system, plan, verifier, command.best_of, command.keep, media, command.candidates, lambda done: bar.update(task, completed=done)
-        )  # fmt: skip
+            pipeline.system,
+            plan,
+            verifier,
+            command.best_of,
+            command.keep,
+            media,
+            command.candidates,
+            lambda done: bar.update(task, completed=done),
+        )
     paths = Result(plan, images=tuple(candidate.pixels for candidate in found)).save(command.output)
     for path, candidate in zip(paths, found, strict=True):
-        console.print(f"{path}  [dim]score {candidate.score:.3f}, seed {candidate.seed}[/dim]", highlight=False, soft_wrap=True)
+        console.print(
+            f"{path}  [dim]score {candidate.score:.3f}, seed {candidate.seed}[/dim]",
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0
 
 
 def show_plan(command: ShowPlan) -> int:
     import diptych
 
-    print(diptych.load(command.model).plan(command.request, len(command.image), **command.plan.given()).to_json())
+    print(
+        diptych.load(command.model)
+        .plan(command.request, len(command.image), **command.plan.given())
+        .to_json()
+    )
     return 0
 
 
@@ -253,7 +277,12 @@ def info(command: Info) -> int:
     from diptych.systems.lineage import lines
 
     system = diptych.load(command.model).system
-    table = Table("part", "parameters", "MiB in float32", title=f"{system.card.get('name', command.model)} (family {system.family})")
+    table = Table(
+        "part",
+        "parameters",
+        "MiB in float32",
+        title=f"{system.card.get('name', command.model)} (family {system.family})",
+    )
     total = 0
     for name, module in system.parts().items():
         count = sum(p.numel() for p in module.parameters())
@@ -261,15 +290,37 @@ def info(command: Info) -> int:
         table.add_row(name, f"{count:,}", f"{count * 4 / 2**20:.1f}")
     table.add_row("all", f"{total:,}", f"{total * 4 / 2**20:.1f}", style="bold")
     console.print(table)
-    for key in ("licence", "data", "made", "command", "hardware", "torch", "seed", "steps", "seconds", "documents", "weights"):
+    for key in (
+        "licence",
+        "data",
+        "made",
+        "command",
+        "hardware",
+        "torch",
+        "seed",
+        "steps",
+        "seconds",
+        "documents",
+        "weights",
+    ):
         if key in system.card:
-            console.print(f"  [dim]{key:<12}[/dim]{escape(str(system.card[key]))}", highlight=False, soft_wrap=True)
-    for generation, line in lines(system.card or {"name": command.model, "made": "no card: where it comes from is not known"}):
+            console.print(
+                f"  [dim]{key:<12}[/dim]{escape(str(system.card[key]))}", highlight=False, soft_wrap=True
+            )
+    for generation, line in lines(
+        system.card or {"name": command.model, "made": "no card: where it comes from is not known"}
+    ):
         console.print(
-            f"  [dim]{'family tree' if generation == 0 else '':<12}[/dim]{'   ' * generation}{escape(line)}", highlight=False, soft_wrap=True
+            f"  [dim]{'family tree' if generation == 0 else '':<12}[/dim]{'   ' * generation}{escape(line)}",
+            highlight=False,
+            soft_wrap=True,
         )
     sampler = system.sampler
-    console.print(f"  [dim]{'draws':<12}[/dim]{system.native} px, {sampler.num_steps} steps, guidance {sampler.guidance_scale}", highlight=False)
+    console.print(
+        f"  [dim]{'draws':<12}[/dim]{system.native} px, {sampler.num_steps} steps, guidance "
+        f"{sampler.guidance_scale}",
+        highlight=False,
+    )
     return 0
 
 
@@ -283,18 +334,27 @@ def evaluate(command: Evaluate) -> int:
 
     config = EvaluationConfig(prompts=command.prompts, seed=command.seed, split=command.split)
     pipeline = diptych.load(command.model)
-    world = EmojiWorld(from_dict(WorldConfig, pipeline.system.card.get("recipe", {}).get("world", {}), "card.json"))
+    world = EmojiWorld(
+        from_dict(WorldConfig, pipeline.system.card.get("recipe", {}).get("world", {}), "card.json")
+    )
     if command.best_of != 1:
         return _evaluate_best_of(command, pipeline, world, config)
     with console.status("evaluating") as status:
-        result = run(pipeline, world, config, lambda part, done, total: status.update(f"{part} ({done + 1} of {total})"))
+        result = run(
+            pipeline,
+            world,
+            config,
+            lambda part, done, total: status.update(f"{part} ({done + 1} of {total})"),
+        )
     print_table(result, console)
     for path in write(result, command.output, command.model, config):
         console.print(str(path), highlight=False)
     return 0
 
 
-def _evaluate_best_of(command: Evaluate, pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig) -> int:
+def _evaluate_best_of(
+    command: Evaluate, pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig
+) -> int:
     from rich.progress import Progress
 
     from diptych.evaluation import best_of
@@ -307,15 +367,28 @@ def _evaluate_best_of(command: Evaluate, pipeline: Pipeline, world: EmojiWorld, 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("drawing and judging", total=None)
         rows = best_of.candidates(
-            pipeline, world, verifiers, config, command.best_of, command.output, lambda done, total: bar.update(task, completed=done, total=total)
-        )  # fmt: skip
+            pipeline,
+            world,
+            verifiers,
+            config,
+            command.best_of,
+            command.output,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
     result = best_of.curve(rows)
-    table = Table("verifier", *(f"N = {n}" for n in result.counts), title="right pictures, mean of six categories")
+    table = Table(
+        "verifier", *(f"N = {n}" for n in result.counts), title="right pictures, mean of six categories"
+    )
     for name, means in result.means.items():
-        table.add_row(name, *(f"{mean:.3f} ± {half:.3f}" for mean, half in zip(means, result.halves[name], strict=True)))
+        table.add_row(
+            name, *(f"{mean:.3f} ± {half:.3f}" for mean, half in zip(means, result.halves[name], strict=True))
+        )
     console.print(table)
-    notes = [f"{name}: learnt from labels of the checker's own rule, which is the metric too" for name, verifier in verifiers.items()
-             if best_of.shares_labels(getattr(getattr(verifier, "system", None), "card", {}))]  # fmt: skip
+    notes = [
+        f"{name}: learnt from labels of the checker's own rule, which is the metric too"
+        for name, verifier in verifiers.items()
+        if best_of.shares_labels(getattr(getattr(verifier, "system", None), "card", {}))
+    ]
     for note in notes:
         console.print(note, highlight=False)
     for path in best_of.write(result, command.output, notes):
@@ -339,8 +412,13 @@ def convert(command: Convert) -> int:
         convert_lora(command.source, command.output, command.to.removeprefix("lora-"))
         console.print(f"{command.output}: written")
         return 0
-    for difference in convert_model(command.source, command.output, command.to, command.base, command.cross_heads, command.lora):
-        console.print(f"[yellow]note:[/yellow] {escape(difference)}: its code will draw slightly other pictures", highlight=False)
+    for difference in convert_model(
+        command.source, command.output, command.to, command.base, command.cross_heads, command.lora
+    ):
+        console.print(
+            f"[yellow]note:[/yellow] {escape(difference)}: its code will draw slightly other pictures",
+            highlight=False,
+        )
     console.print(f"{command.output}: written")
     return 0
 
@@ -363,7 +441,11 @@ def train(arguments: list[str], estimate: bool = False) -> int:
     name = arguments[0]
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
-        raise RequestError(f"there is no recipe {name!r}" + (f" (nearest: {near[0]!r})" if near else "") + f"; recipes: {', '.join(RECIPES)}")
+        raise RequestError(
+            f"there is no recipe {name!r}"
+            + (f" (nearest: {near[0]!r})" if near else "")
+            + f"; recipes: {', '.join(RECIPES)}"
+        )
 
     from diptych.train_command import SanaTrainCommand, TrainCommand
     from diptych.training.config import TrainConfig
@@ -380,12 +462,17 @@ def train(arguments: list[str], estimate: bool = False) -> int:
         return 0
     assert isinstance(recipe, TrainConfig)
     if estimate:
-        raise RequestError(f"memory is estimated for SANA's recipes ({', '.join(n for n in RECIPES if n.startswith('sana'))}), not for {name!r}")
+        raise RequestError(
+            "memory is estimated for SANA's recipes "
+            f"({', '.join(n for n in RECIPES if n.startswith('sana'))}), not for {name!r}"
+        )
     default = TrainCommand(output=Path("runs") / name, config=recipe)
     command = tyro.cli(TrainCommand, args=arguments[1:], prog=f"diptych train {name}", default=default)
     config = command.config
     if command.mixture:
-        config = dataclasses.replace(config, stages=tuple(dataclasses.replace(s, mixture=command.mixture) for s in config.stages))
+        config = dataclasses.replace(
+            config, stages=tuple(dataclasses.replace(s, mixture=command.mixture) for s in config.stages)
+        )
     run(config, command.output, command.jsonl, command.text, command.start)
     return 0
 
@@ -396,13 +483,18 @@ def _print_memory(config: SanaTrainConfig) -> int:
 
     factor = load_space(Path(config.space)).factor if config.space else 32
     memory = estimate(config, factor)
-    table = Table("memory of one process", "MiB", title=f"{config.name}, {config.data.pictures_per_step // config.data.accumulate} pictures at once")
+    table = Table(
+        "memory of one process",
+        "MiB",
+        title=f"{config.name}, {config.data.pictures_per_step // config.data.accumulate} pictures at once",
+    )
     for name in ("weights", "optimiser", "ema", "activations", "working", "gradients"):
         table.add_row(name, f"{getattr(memory, name) / 2**20:,.0f}")
     table.add_row("peak", f"{memory.total / 2**20:,.0f}", style="bold")
     console.print(table)
     console.print(
-        f"Latents {factor} times smaller; text encoder and autoencoder come on top. Gradients replace activations as the backward pass goes."
+        f"Latents {factor} times smaller; text encoder and autoencoder come on top. Gradients replace "
+        "activations as the backward pass goes."
     )
     return 0
 

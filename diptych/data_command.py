@@ -19,7 +19,8 @@ Positional = tyro.conf.Positional
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Index a folder of pictures with captions: sidecar .txt, JSONL, Hugging Face image folders, tar shards."""
+    """Index a folder of pictures with captions: sidecar .txt, JSONL, Hugging Face image folders, tar
+    shards."""
 
     folder: Positional[Path]
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -74,7 +75,8 @@ class Emoji:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Let a model draw emoji prompts and label them with the exact checker: samples for the recipe emoji-verifier."""
+    """Let a model draw emoji prompts and label them with the exact checker: samples for the recipe
+    emoji-verifier."""
 
     folder: Positional[Path]
     model: str = "default"
@@ -85,8 +87,16 @@ class Drawn:
 def main(arguments: list[str], console: Console) -> int:
     """diptych data COMMAND ..."""
     commands = {"index": Index, "inspect": Inspect, "cache": Cache, "emoji": Emoji, "drawn": Drawn}
-    chosen = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="diptych data", description="Pictures with captions.")  # type: ignore[call-overload]
-    run: dict[type, Callable[[Any, Console], int]] = {Index: index, Inspect: inspect, Cache: cache, Emoji: emoji, Drawn: drawn}
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        commands, args=arguments, prog="diptych data", description="Pictures with captions."
+    )  # type: ignore[call-overload]
+    run: dict[type, Callable[[Any, Console], int]] = {
+        Index: index,
+        Inspect: inspect,
+        Cache: cache,
+        Emoji: emoji,
+        Drawn: drawn,
+    }
     return run[type(chosen)](chosen, console)
 
 
@@ -129,9 +139,19 @@ def cache(command: Cache, console: Console) -> int:
         raise RequestError("name either --model, or --space with the autoencoder alone")
     with _progress("caching", console) as advance:
         precompute(
-            Opened(command.folder), space, encoder, command.output, command.resolutions, command.multiple, command.batch, command.validation,
-            command.control, command.part, command.parts, advance,
-        )  # fmt: skip
+            Opened(command.folder),
+            space,
+            encoder,
+            command.output,
+            command.resolutions,
+            command.multiple,
+            command.batch,
+            command.validation,
+            command.control,
+            command.part,
+            command.parts,
+            advance,
+        )
     console.print(f"{command.output}: written")
     return 0
 
@@ -151,7 +171,9 @@ def drawn(command: Drawn, console: Console) -> int:
     from diptych.worlds.emoji import EmojiWorld
 
     with _progress("drawing", console) as advance:
-        answers = write_drawn(diptych.load(command.model), EmojiWorld(), command.folder, command.count, command.seed, advance)
+        answers = write_drawn(
+            diptych.load(command.model), EmojiWorld(), command.folder, command.count, command.seed, advance
+        )
     said = ", ".join(f"{number} {word}" for word, number in answers.items())
     console.print(f"{command.folder / FILE}: {command.count} pictures, answers {said}", highlight=False)
     return 0

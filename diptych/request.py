@@ -51,7 +51,8 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was understood; every field can be overridden. None = the model's default, filled in when the plan is settled."""
+    """What was understood; every field can be overridden. None = the model's default, filled in when the plan
+    is settled."""
 
     task: Task
     prompt: str
@@ -79,7 +80,14 @@ class Plan:
 
     def shown(self) -> dict[str, Any]:
         """The fields that say something, for printing."""
-        silent = {"inputs": (), "missing": (), "adjustments": (), "negative_prompt": "", "frames": 1, "count": 1}
+        silent = {
+            "inputs": (),
+            "missing": (),
+            "adjustments": (),
+            "negative_prompt": "",
+            "frames": 1,
+            "count": 1,
+        }
         values = {k: v for k, v in asdict(self).items() if v is not None and silent.get(k, object()) != v}
         if self.task is Task.ANSWER:
             for key in ("width", "height", "seed", "steps", "guidance_scale", "image_guidance_scale"):

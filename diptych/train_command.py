@@ -1,4 +1,5 @@
-"""What `diptych train RECIPE` takes. Apart from the other commands, since its configs need torch and theirs need none."""
+"""What `diptych train RECIPE` takes. Apart from the other commands, since its configs need torch and theirs
+need none."""
 
 from __future__ import annotations
 
@@ -23,14 +24,16 @@ class TrainCommand:
     jsonl: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """JSONL file with samples of one's own; its name without ending is its name in a mixture."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Mixture of every stage instead of the recipe's: names and shares, e.g. `--mixture mine 0.5 generate 0.5`."""
+    """Mixture of every stage instead of the recipe's: names and shares, e.g. `--mixture mine 0.5 generate
+    0.5`."""
     text: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Plain text file, one sample a paragraph; named likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SanaTrainCommand:
-    """Train a SANA recipe on a folder that `diptych data index` was run on; a run that was stopped goes on in the same folder."""
+    """Train a SANA recipe on a folder that `diptych data index` was run on; a run that was stopped goes on in
+    the same folder."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     config: Annotated[SanaTrainConfig, tyro.conf.arg(name="")]

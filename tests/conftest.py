@@ -39,9 +39,22 @@ def shared_weights(name: str) -> Path:
 
 
 TINY = MoTConfig(
-    vocab_size=300, width=48, depth=2, heads=2, kv_heads=1, head_dim=16, ffn_width=64, patch=4, vision_width=16, head="conv", head_width=16,
-    rope_theta=1e4, rope_theta_hw=100.0, rope_theta_vision=100.0, scalar_features=32,
-)  # fmt: skip
+    vocab_size=300,
+    width=48,
+    depth=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=16,
+    ffn_width=64,
+    patch=4,
+    vision_width=16,
+    head="conv",
+    head_width=16,
+    rope_theta=1e4,
+    rope_theta_hw=100.0,
+    rope_theta_vision=100.0,
+    scalar_features=32,
+)
 
 
 @pytest.fixture
@@ -49,7 +62,9 @@ def tiny_model() -> MoT:
     model = MoT(TINY)
     model.initialise(torch.Generator().manual_seed(0))
     for name in ("second.weight", "second.bias"):
-        torch.nn.init.normal_(model.pixel_head.get_parameter(name), std=0.1, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(
+            model.pixel_head.get_parameter(name), std=0.1, generator=torch.Generator().manual_seed(1)
+        )
     return model
 
 

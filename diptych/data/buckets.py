@@ -1,7 +1,8 @@
 """Aspect buckets: which pictures share a batch, planned from sizes alone, the same for any number of ranks.
 
-Every step's batch is one bucket's, of the same global size; ranks split it, so all have the same number of steps by
-construction. An epoch holds every picture once; what does not fill a batch is left out of that epoch and counted.
+Every step's batch is one bucket's, of the same global size; ranks split it, so all have the same number of
+steps by construction. An epoch holds every picture once; what does not fill a batch is left out of that epoch
+and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Bucket:
 
 
 def buckets(resolution: int, multiple: int) -> list[Bucket]:
-    """Sizes of about resolution^2 px, sides multiples of `multiple`, from 1:4 to 4:1 (SANA has 40 of them at 1024)."""
+    """Sizes of about resolution^2 px, sides multiples of `multiple`, from 1:4 to 4:1 (SANA has 40 of them at
+    1024)."""
     if resolution < multiple or resolution % multiple:
         raise ValueError(f"the resolution must be a multiple of {multiple} px, got {resolution}")
     sizes = set()
@@ -47,12 +49,14 @@ def fit(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
 class BucketPlan:
     """Which pictures are in which step. A pure function of (sizes, resolutions, batch, seed)."""
 
-    def __init__(self, sizes: np.ndarray, resolutions: tuple[int, ...], multiple: int, batch: int, seed: int) -> None:
-        """`sizes` (N, 2) of widths and heights. A picture goes to the largest resolution that it need not be enlarged for,
-        else to the smallest; there to the bucket of the nearest aspect ratio.
+    def __init__(
+        self, sizes: np.ndarray, resolutions: tuple[int, ...], multiple: int, batch: int, seed: int
+    ) -> None:
+        """`sizes` (N, 2) of widths and heights. A picture goes to the largest resolution that it need not be
+        enlarged for, else to the smallest; there to the bucket of the nearest aspect ratio.
 
-        A bucket with less than a batch is joined with the nearest ratio of its resolution, so that its pictures are seen.
-        Raises ValueError where not even one batch comes together.
+        A bucket with less than a batch is joined with the nearest ratio of its resolution, so that its
+        pictures are seen. Raises ValueError where not even one batch comes together.
         """
         self.batch, self.seed = batch, seed
         self.bucket_of = self._assign(sizes, sorted(resolutions), multiple)
@@ -70,7 +74,9 @@ class BucketPlan:
     @staticmethod
     def _assign(sizes: np.ndarray, resolutions: list[int], multiple: int) -> list[Bucket]:
         tables = {resolution: buckets(resolution, multiple) for resolution in resolutions}
-        ratios = {resolution: np.log([b.width / b.height for b in table]) for resolution, table in tables.items()}
+        ratios = {
+            resolution: np.log([b.width / b.height for b in table]) for resolution, table in tables.items()
+        }
         chosen = []
         for width, height in sizes.tolist():
             fitting = [r for r in resolutions if width * height >= r * r] or resolutions[:1]
@@ -82,10 +88,16 @@ class BucketPlan:
         """Merge buckets that cannot fill a batch into their neighbour; returns what went where."""
         joined: dict[Bucket, Bucket] = {}
         for bucket in sorted(self.members, key=lambda b: len(self.members[b])):
-            others = [b for b in self.members if b != bucket and 0.5 < (b.width * b.height) / (bucket.width * bucket.height) < 2]
+            others = [
+                b
+                for b in self.members
+                if b != bucket and 0.5 < (b.width * b.height) / (bucket.width * bucket.height) < 2
+            ]
             if len(self.members[bucket]) >= self.batch or not others:
                 continue
-            near = min(others, key=lambda b: abs(np.log(b.width / b.height) - np.log(bucket.width / bucket.height)))
+            near = min(
+                others, key=lambda b: abs(np.log(b.width / b.height) - np.log(bucket.width / bucket.height))
+            )
             moved = self.members.pop(bucket)
             self.members[near] = np.sort(np.concatenate([self.members[near], moved]))
             joined[bucket] = near
@@ -97,7 +109,9 @@ class BucketPlan:
         batches = []
         for place, (bucket, members) in enumerate(sorted(self.members.items())):
             order = np.random.default_rng([self.seed, 6, epoch, place]).permutation(members)
-            batches += [(bucket, order[i : i + self.batch]) for i in range(0, len(order) - self.batch + 1, self.batch)]
+            batches += [
+                (bucket, order[i : i + self.batch]) for i in range(0, len(order) - self.batch + 1, self.batch)
+            ]
         order = np.random.default_rng([self.seed, 7, epoch]).permutation(len(batches))
         return [batches[i] for i in order]
 

@@ -30,13 +30,19 @@ def text_key(caption: str) -> str:
 
 
 def write_shards(
-    folder: Path, kind: str, keys: Sequence[str], make: Callable[[str], Tensor], on_entry: Callable[[int], Any] | None = None,
-    part: int = 0, parts: int = 1,
-) -> None:  # fmt: skip
-    """Shards of `kind` ('latents', 'text', or the name of a control) for keys, in order; shards that are there already are kept.
+    folder: Path,
+    kind: str,
+    keys: Sequence[str],
+    make: Callable[[str], Tensor],
+    on_entry: Callable[[int], Any] | None = None,
+    part: int = 0,
+    parts: int = 1,
+) -> None:
+    """Shards of `kind` ('latents', 'text', or the name of a control) for keys, in order; shards that are
+    there already are kept.
 
-    Process `part` of `parts` writes every `parts`-th shard, so several work side by side. A shard's name holds the checksum of
-    its keys: other keys make other shards.
+    Process `part` of `parts` writes every `parts`-th shard, so several work side by side. A shard's name
+    holds the checksum of its keys: other keys make other shards.
     """
     for number, start in enumerate(range(0, len(keys), SHARD)):
         if number % parts != part:
@@ -75,8 +81,8 @@ def write_manifest(folder: Path, space: str, text: str, keys: Mapping[str, Seque
 class LatentCache:
     """A closed cache, opened for training.
 
-    Raises ValueError for one that is not closed, was made by other encoders, lacks the control that is asked for, or has a shard
-    that is missing or cut short.
+    Raises ValueError for one that is not closed, was made by other encoders, lacks the control that is asked
+    for, or has a shard that is missing or cut short.
     """
 
     def __init__(self, folder: Path, space: str, text: str, control: str = "") -> None:
@@ -86,7 +92,10 @@ class LatentCache:
         manifest = json.loads(path.read_text())
         for name, expected in (("space", space), ("text", text)):
             if manifest[name] != expected:
-                raise ValueError(f"{folder} was made by another {name} encoder ({manifest[name]}, here {expected}): make a new cache")
+                raise ValueError(
+                    f"{folder} was made by another {name} encoder ({manifest[name]}, here {expected}): "
+                    "make a new cache"
+                )
         for name, size in manifest["sizes"].items():
             shard = folder / name
             if not shard.is_file() or shard.stat().st_size != size:
@@ -97,7 +106,10 @@ class LatentCache:
         self.has_text = any(place.startswith("text/") for place in self.places)
         self.control_name = control
         if control and not any(place.startswith(f"{control}/") for place in self.places):
-            raise ValueError(f"{folder} holds no {control}: go on with `diptych data cache ... --control {control}`, what is there is kept")
+            raise ValueError(
+                f"{folder} holds no {control}: go on with `diptych data cache ... --control {control}`, "
+                "what is there is kept"
+            )
         self._open = lru_cache(maxsize=64)(self._open_shard)
 
     def _open_shard(self, name: str) -> Any:
@@ -106,7 +118,10 @@ class LatentCache:
     def _get(self, kind: str, key: str, what: str) -> Tensor:
         name = self.places.get(f"{kind}/{key}")
         if name is None:
-            raise ValueError(f"{self.folder} has no {kind} of {what}: the cache was made for other pictures, sizes or captions")
+            raise ValueError(
+                f"{self.folder} has no {kind} of {what}: the cache was made for other pictures, sizes or "
+                "captions"
+            )
         try:
             return self._open(name).get_tensor(key)
         except SafetensorError as error:

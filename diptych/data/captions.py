@@ -12,11 +12,12 @@ LAWS = ("softmax", "power", "uniform")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLaw:
-    """How scores become probabilities. SANA's paper has the softmax, its code the power; at a temperature of 0.1 and scores of
-    28 and 30 they differ by 4.9e8 against 2 to 1, so the choice is explicit."""
+    """How scores become probabilities. SANA's paper has the softmax, its code the power; at a temperature of
+    0.1 and scores of 28 and 30 they differ by 4.9e8 against 2 to 1, so the choice is explicit."""
 
     law: str = "softmax"
-    """'softmax': exp(score / temperature); 'power': score^(1 / temperature); 'uniform': scores only pass the threshold."""
+    """'softmax': exp(score / temperature); 'power': score^(1 / temperature); 'uniform': scores only pass the
+    threshold."""
     temperature: float = 1.0
     threshold: float | None = None
     """Captions below it are not used, unless all are: then the best one."""
@@ -29,7 +30,8 @@ class CaptionLaw:
 
 
 def probabilities(law: CaptionLaw, scores: Sequence[float], count: int) -> np.ndarray:
-    """Probability of each of `count` captions. Without scores all are alike; a caption without one (NaN) counts as the lowest."""
+    """Probability of each of `count` captions. Without scores all are alike; a caption without one (NaN)
+    counts as the lowest."""
     if not scores or np.isnan(scores).all():
         return np.full(count, 1.0 / count)
     values = np.array(scores, dtype=np.float64)
@@ -55,4 +57,6 @@ def choose(law: CaptionLaw, captions: Sequence[str], scores: Sequence[float], se
     """Number of the caption that is used for one seed."""
     if len(captions) == 1:
         return 0
-    return int(np.random.default_rng(list(seed)).choice(len(captions), p=probabilities(law, scores, len(captions))))
+    return int(
+        np.random.default_rng(list(seed)).choice(len(captions), p=probabilities(law, scores, len(captions)))
+    )

@@ -1,7 +1,8 @@
-"""An index of picture-caption pairs on disk: built once, with every picture decoded once, so that plans need no picture at all.
+"""An index of picture-caption pairs on disk: built once, with every picture decoded once, so that plans need
+no picture at all.
 
-One Parquet file holds a row a picture: where its bytes lie, its size, captions, scores and checksum. What cannot be used has a row
-as well, with the reason. Layouts are read by `data/layouts.py`.
+One Parquet file holds a row a picture: where its bytes lie, its size, captions, scores and checksum. What
+cannot be used has a row as well, with the reason. Layouts are read by `data/layouts.py`.
 """
 
 from __future__ import annotations
@@ -51,19 +52,27 @@ class Row:
 
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()), ("file", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("modified", pa.int64()),
-        ("width", pa.int32()), ("height", pa.int32()), ("captions", pa.list_(pa.string())), ("scores", pa.list_(pa.float32())),
-        ("sha256", pa.string()), ("problem", pa.string()),
+        ("id", pa.string()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("modified", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("captions", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+        ("sha256", pa.string()),
+        ("problem", pa.string()),
     ],
     metadata={b"diptych_index": VERSION},
-)  # fmt: skip
+)
 
 
 def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
     """Index a folder of pictures and captions; returns the index's path.
 
-    Parts are written aside as they finish, so a run that was stopped goes on; the index appears whole or not at all. Raises
-    ValueError for a folder without anything to index.
+    Parts are written aside as they finish, so a run that was stopped goes on; the index appears whole or not
+    at all. Raises ValueError for a folder without anything to index.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
@@ -97,7 +106,16 @@ def _examine(folder: Path, found: Found) -> Row:
     path = folder / found.file
     place: dict[str, Any] = {"id": found.id, "file": found.file, "offset": found.offset, "size": found.size}
     if found.problem or not path.is_file():
-        return Row(**place, modified=0, width=0, height=0, captions=(), scores=(), sha256="", problem=found.problem or "the file is gone")
+        return Row(
+            **place,
+            modified=0,
+            width=0,
+            height=0,
+            captions=(),
+            scores=(),
+            sha256="",
+            problem=found.problem or "the file is gone",
+        )
     data = read_bytes(path, found.offset, found.size)
     width = height = 0
     try:
@@ -109,7 +127,16 @@ def _examine(folder: Path, found: Found) -> Row:
         problem = "the file is empty"
     sha = hashlib.sha256(data).hexdigest()[:24]
     modified = path.stat().st_mtime_ns
-    return Row(**place, modified=modified, width=width, height=height, captions=found.captions, scores=found.scores, sha256=sha, problem=problem)
+    return Row(
+        **place,
+        modified=modified,
+        width=width,
+        height=height,
+        captions=found.captions,
+        scores=found.scores,
+        sha256=sha,
+        problem=problem,
+    )
 
 
 def _without_duplicates(rows: Iterable[Row]) -> list[Row]:
@@ -144,13 +171,17 @@ def _write(rows: Sequence[Row], path: Path) -> None:
 
 
 def _rows(table: pa.Table) -> list[Row]:
-    return [Row(**{**row, "captions": tuple(row["captions"]), "scores": tuple(row["scores"])}) for row in table.to_pylist()]
+    return [
+        Row(**{**row, "captions": tuple(row["captions"]), "scores": tuple(row["scores"])})
+        for row in table.to_pylist()
+    ]
 
 
 class Index:
     """An index opened for training: its usable rows, and its problems apart.
 
-    Raises ValueError for a file that is no index, one of another version, and one whose pictures changed since.
+    Raises ValueError for a file that is no index, one of another version, and one whose pictures changed
+    since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -160,9 +191,13 @@ class Index:
         try:
             table = pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} is no whole index ({error}); make it again with: diptych data index {path.parent}") from error
+            raise ValueError(
+                f"{path} is no whole index ({error}); make it again with: diptych data index {path.parent}"
+            ) from error
         if (table.schema.metadata or {}).get(b"diptych_index") != VERSION:
-            raise ValueError(f"{path} is no index of this version; make it again with: diptych data index {path.parent}")
+            raise ValueError(
+                f"{path} is no index of this version; make it again with: diptych data index {path.parent}"
+            )
         self.path, self.folder = path, path.parent
         rows = _rows(table)
         self.rows = [row for row in rows if not row.problem]
@@ -177,7 +212,8 @@ class Index:
                 changed.append(name)
         if changed:
             raise ValueError(
-                f"{self.path}: {len(changed)} files changed or went since it was made (first: {changed[0]}); make it again with: "
+                f"{self.path}: {len(changed)} files changed or went since it was made (first: "
+                f"{changed[0]}); make it again with: "
                 f"diptych data index {self.folder}"
             )
 

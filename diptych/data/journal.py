@@ -18,7 +18,8 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def resume(path: Path, multiple: int = 1) -> list[dict[str, Any]]:
-    """Rows that were written whole, in multiples of `multiple`; half a line that a kill left is cut off, so that more can be added.
+    """Rows that were written whole, in multiples of `multiple`; half a line that a kill left is cut off, so
+    that more can be added.
 
     Raises ValueError naming the file where it holds something else.
     """

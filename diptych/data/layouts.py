@@ -1,4 +1,5 @@
-"""How picture-caption pairs lie on disk: sidecar text files, JSONL, Hugging Face image folders, tar shards of SANA and BLIP3-o.
+"""How picture-caption pairs lie on disk: sidecar text files, JSONL, Hugging Face image folders, tar shards of
+SANA and BLIP3-o.
 
 A layout only says where pictures and captions are; nothing is decoded here.
 """
@@ -52,9 +53,16 @@ class Unit:
 
 def units(folder: Path) -> list[Unit]:
     """All that a folder holds, in a fixed order."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    )
     shards = [name for name in names if name.endswith(".tar")]
-    work = [Unit((shard, *_sidecars(shard, names)), (folder / shard).stat().st_size // 100_000 + 1) for shard in shards]
+    work = [
+        Unit((shard, *_sidecars(shard, names)), (folder / shard).stat().st_size // 100_000 + 1)
+        for shard in shards
+    ]
     listings = [name for name in names if name.endswith((".jsonl", "metadata.csv"))]
     listed: dict[str, Found] = {}
     problems: list[Found] = []
@@ -74,7 +82,9 @@ def units(folder: Path) -> list[Unit]:
     for start in range(0, len(everything), CHUNK):
         part = tuple(everything[start : start + CHUNK])
         texts = {str(Path(f.file).with_suffix(".txt")) for f in part}
-        files = {f.file for f in part if (folder / f.file).is_file()} | {t for t in texts if (folder / t).is_file()}
+        files = {f.file for f in part if (folder / f.file).is_file()} | {
+            t for t in texts if (folder / t).is_file()
+        }
         work.append(Unit(tuple(sorted(files | set(listings))), len(part), part))
     return work
 
@@ -86,7 +96,9 @@ def _sidecar(folder: Path, name: str) -> Found:
     if not text.is_file():
         return Found(name, name, size=size)
     try:
-        lines = tuple(line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        lines = tuple(
+            line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        )
     except UnicodeDecodeError as error:
         return Found(name, name, problem=f"{text.name} is not UTF-8 text (byte {error.start})")
     return Found(name, name, size=size, captions=lines)
@@ -115,7 +127,11 @@ def _listing(folder: Path, name: str) -> Iterator[Found]:
 
 
 def _listed(folder: Path, base: Path, where: str, listing: str, row: Any) -> Found:
-    picture = next((row[key] for key in PICTURE_KEYS if isinstance(row.get(key), str)), None) if isinstance(row, dict) else None
+    picture = (
+        next((row[key] for key in PICTURE_KEYS if isinstance(row.get(key), str)), None)
+        if isinstance(row, dict)
+        else None
+    )
     if picture is None:
         return Found(where, listing, problem=f"no picture: one of {', '.join(PICTURE_KEYS)} is needed")
     path = (folder / base / picture).resolve()
@@ -173,7 +189,15 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
         named = {**named, **captions.get(short, {})}
         found = {k: v for k, v in named.items() if v.strip()}
         marks = tuple(_number(scores.get(short, {}).get(k)) for k in found) if short in scores else ()
-        yield Found(f"{name}/{key}", name, picture.offset_data, picture.size, tuple(v.strip() for v in found.values()), marks, problem)
+        yield Found(
+            f"{name}/{key}",
+            name,
+            picture.offset_data,
+            picture.size,
+            tuple(v.strip() for v in found.values()),
+            marks,
+            problem,
+        )
 
 
 def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tuple[dict[str, str], str]:
@@ -191,11 +215,18 @@ def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tu
         if isinstance(values, dict):
             wanted = {k: v for k, v in values.items() if k in CAPTION_KEYS or k.startswith("caption")}
             named |= {k: v for k, v in wanted.items() if isinstance(v, str)}
-            named |= {f"{k}.{i}": str(v) for k, found in wanted.items() if isinstance(found, list) for i, v in enumerate(found)}
+            named |= {
+                f"{k}.{i}": str(v)
+                for k, found in wanted.items()
+                if isinstance(found, list)
+                for i, v in enumerate(found)
+            }
     return named, ""
 
 
-def _read_sidecars(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
+def _read_sidecars(
+    folder: Path, names: tuple[str, ...]
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
     captions: dict[str, dict[str, str]] = {}
     scores: dict[str, dict[str, Any]] = {}
     for name in names:

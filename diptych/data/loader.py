@@ -44,13 +44,20 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.documents_per_step < 1 or self.accumulate < 1 or self.row_tokens < 8 or self.workers < 0:
-            raise ValueError("documents_per_step and accumulate must be at least 1, row_tokens at least 8, workers at least 0")
+            raise ValueError(
+                "documents_per_step and accumulate must be at least 1, row_tokens at least 8, workers at "
+                "least 0"
+            )
         if self.drop_text < 0 or self.drop_all < 0 or self.drop_text + self.drop_all > 1:
-            raise ValueError(f"drop_text and drop_all must be shares that sum to at most 1, got {self.drop_text}, {self.drop_all}")
+            raise ValueError(
+                f"drop_text and drop_all must be shares that sum to at most 1, got {self.drop_text}, "
+                f"{self.drop_all}"
+            )
 
 
 class StepDataset(Dataset[StepData[B]], ABC):
-    """data[step] for one rank. The samples of a step are the same for any number of ranks, workers and accumulations."""
+    """data[step] for one rank. The samples of a step are the same for any number of ranks, workers and
+    accumulations."""
 
     workers: int
 
@@ -60,9 +67,13 @@ class StepDataset(Dataset[StepData[B]], ABC):
     def steps(self, start: int, end: int) -> Iterator[StepData[B]]:
         """Steps start .. end-1 in order, made ahead by the workers."""
         loader = DataLoader(
-            self, batch_size=None, sampler=range(start, end), num_workers=self.workers, prefetch_factor=2 if self.workers else None,
+            self,
+            batch_size=None,
+            sampler=range(start, end),
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
             worker_init_fn=_begin_worker,
-        )  # fmt: skip
+        )
         yield from loader
 
 
@@ -70,7 +81,15 @@ class DocumentDataset(StepDataset[Batch]):
     """Documents of a mixture, packed into rows."""
 
     def __init__(
-        self, mixture: Mixture, tokenizer: TextTokenizer, token: int, config: LoaderConfig, *, first_sample: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        mixture: Mixture,
+        tokenizer: TextTokenizer,
+        token: int,
+        config: LoaderConfig,
+        *,
+        first_sample: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.mixture, self.tokenizer, self.token, self.config = mixture, tokenizer, token, config
         self.first_sample, self.rank, self.ranks = first_sample, rank, ranks

@@ -1,8 +1,8 @@
 """Which sample comes when: a pure function of (seed, step).
 
-The n-th sample of a run belongs to a source chosen so that every block of 1,000 samples holds the mixture's ratios exactly,
-and is that source's k-th draw, k counted in closed form. Nothing is replayed at a resume, and ranks and workers cannot
-disagree.
+The n-th sample of a run belongs to a source chosen so that every block of 1,000 samples holds the mixture's
+ratios exactly, and is that source's k-th draw, k counted in closed form. Nothing is replayed at a resume, and
+ranks and workers cannot disagree.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class Mixture:
     def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float], seed: int) -> None:
         unknown = set(weights) - set(sources)
         if unknown:
-            raise ValueError(f"mixture names {', '.join(sorted(unknown))}, but the sources are {', '.join(sorted(sources))}")
+            raise ValueError(
+                f"mixture names {', '.join(sorted(unknown))}, but the sources are "
+                f"{', '.join(sorted(sources))}"
+            )
         chosen = {name: weight for name, weight in weights.items() if weight != 0}
         if not chosen or min(chosen.values()) < 0:
             raise ValueError(f"mixture weights must be positive for at least one source, got {dict(weights)}")
@@ -75,6 +78,7 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def shuffled(number: int, size: int, seed: int) -> int:
-    """Index of the `number`-th draw from `size` items: every epoch a new permutation, each item once an epoch."""
+    """Index of the `number`-th draw from `size` items: every epoch a new permutation, each item once an
+    epoch."""
     epoch, place = divmod(number, size)
     return int(_permutation(size, seed, epoch)[place])

@@ -49,7 +49,8 @@ class Batch:
 
 
 def pack(lengths: list[int], budget: int) -> list[list[int]]:
-    """First-fit decreasing: indices of the documents of each row; a document longer than the budget has its own row.
+    """First-fit decreasing: indices of the documents of each row; a document longer than the budget has its
+    own row.
 
     A pure function of the lengths, so every rank plans the same rows.
     """
@@ -79,7 +80,8 @@ def runs(pictures: list[np.ndarray]) -> tuple[Tensor, ...]:
 
 
 def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[int], pad_id: int) -> Batch:
-    """Rows of documents as one batch. `noise_keys` seed the noise of each document, so it does not depend on the packing."""
+    """Rows of documents as one batch. `noise_keys` seed the noise of each document, so it does not depend on
+    the packing."""
     length = max((sum(len(documents[i]) for i in row) for row in rows), default=1) or 1
     shape = (len(rows), length)
     ids = np.full(shape, pad_id, dtype=np.int64)
@@ -101,7 +103,13 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
         for index in row:
             doc = documents[index]
             at = (number, slice(start, start + len(doc)))
-            ids[at], kind[at], positions[at], dead[at], labels[at] = doc.ids, doc.kind, doc.positions, doc.dead, doc.labels
+            ids[at], kind[at], positions[at], dead[at], labels[at] = (
+                doc.ids,
+                doc.kind,
+                doc.positions,
+                doc.dead,
+                doc.labels,
+            )
             owner[at] = len(label_task)
             picture[at] = np.where(doc.picture < 0, -1, doc.picture + copies)
             copies += len(doc.clean) + len(doc.noisy)
@@ -114,7 +122,15 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
             noisy += doc.noisy
             noisy_task += [doc.task] * len(doc.noisy)
             label_task.append(doc.task)
-    arrays = {"ids": ids, "kind": kind, "positions": positions, "document": owner, "picture": picture, "dead": dead, "labels": labels}
+    arrays = {
+        "ids": ids,
+        "kind": kind,
+        "positions": positions,
+        "document": owner,
+        "picture": picture,
+        "dead": dead,
+        "labels": labels,
+    }
     tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Batch(
         **tensors,

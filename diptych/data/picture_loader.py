@@ -1,4 +1,5 @@
-"""Steps of pictures with captions: bucketed, captions chosen, guidance dropout drawn; the same for any ranks and workers."""
+"""Steps of pictures with captions: bucketed, captions chosen, guidance dropout drawn; the same for any ranks
+and workers."""
 
 from __future__ import annotations
 
@@ -37,16 +38,20 @@ class PictureBatch:
     level: Tensor
     """(P,): standard normal draw behind each noise level."""
     control: Tensor
-    """What is given beside the text: uint8 (P, 3, height, width), or latents where they came from a cache; else empty."""
+    """What is given beside the text: uint8 (P, 3, height, width), or latents where they came from a cache;
+    else empty."""
     weight: Tensor
-    """(P,): 1, or 0 for a blank that stands where a rank's only picture could not be read, so that all ranks compute alike."""
+    """(P,): 1, or 0 for a blank that stands where a rank's only picture could not be read, so that all ranks
+    compute alike."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def to(self, device: torch.device) -> PictureBatch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device, non_blocking=True) for name, v in values.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {
+            name: v.to(device, non_blocking=True) for name, v in values.items() if isinstance(v, Tensor)
+        }
         return replace(self, **moved)
 
 
@@ -66,9 +71,14 @@ class PictureLoaderConfig:
 
     def __post_init__(self) -> None:
         if self.pictures_per_step < 1 or self.accumulate < 1 or self.workers < 0 or not self.resolutions:
-            raise ValueError("pictures_per_step and accumulate must be at least 1, workers at least 0, resolutions not empty")
+            raise ValueError(
+                "pictures_per_step and accumulate must be at least 1, workers at least 0, resolutions "
+                "not empty"
+            )
         if not 0 <= self.drop_text <= 1 or not 0 <= self.validation < 1:
-            raise ValueError(f"drop_text and validation must be shares, got {self.drop_text}, {self.validation}")
+            raise ValueError(
+                f"drop_text and validation must be shares, got {self.drop_text}, {self.validation}"
+            )
 
 
 class Cache(Protocol):
@@ -95,21 +105,44 @@ class PictureDataset(StepDataset[PictureBatch]):
     """data[step] for one rank of a run over an index."""
 
     def __init__(
-        self, index: Index, config: PictureLoaderConfig, *, multiple: int, latent_shape: Callable[[int, int], tuple[int, ...]], seed: int,
-        rank: int = 0, ranks: int = 1, cache: Cache | None = None, control: Control | None = None, first_step: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        index: Index,
+        config: PictureLoaderConfig,
+        *,
+        multiple: int,
+        latent_shape: Callable[[int, int], tuple[int, ...]],
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        cache: Cache | None = None,
+        control: Control | None = None,
+        first_step: int = 0,
+    ) -> None:
         """`multiple`: sides are multiples of it, px; `latent_shape(width, height)` is the shape of the noise.
 
         Raises ValueError where ranks and accumulations do not split a step evenly.
         """
         groups = ranks * config.accumulate
         if config.pictures_per_step % groups:
-            raise ValueError(f"pictures_per_step {config.pictures_per_step} does not split over {ranks} ranks x {config.accumulate} accumulations")
+            raise ValueError(
+                f"pictures_per_step {config.pictures_per_step} does not split over {ranks} ranks x "
+                f"{config.accumulate} accumulations"
+            )
         self.index, self.config, self.seed, self.rank, self.ranks = index, config, seed, rank, ranks
-        self.latent_shape, self.cache, self.control, self.first_step = latent_shape, cache, control, first_step
+        self.latent_shape, self.cache, self.control, self.first_step = (
+            latent_shape,
+            cache,
+            control,
+            first_step,
+        )
         self.workers = config.workers
-        self.learning = np.array([n for n, row in enumerate(index.rows) if not is_validation(row.sha256, config.validation)], dtype=np.int64)
-        self.plan = BucketPlan(index.sizes()[self.learning], config.resolutions, multiple, config.pictures_per_step, seed)
+        self.learning = np.array(
+            [n for n, row in enumerate(index.rows) if not is_validation(row.sha256, config.validation)],
+            dtype=np.int64,
+        )
+        self.plan = BucketPlan(
+            index.sizes()[self.learning], config.resolutions, multiple, config.pictures_per_step, seed
+        )
 
     def __getitem__(self, step: int) -> StepData[PictureBatch]:
         epoch, bucket, numbers = self.plan.at(step - self.first_step)
@@ -119,7 +152,9 @@ class PictureDataset(StepDataset[PictureBatch]):
             owner, group = divmod(place % (self.ranks * self.config.accumulate), self.config.accumulate)
             if owner == self.rank:
                 try:
-                    parts[group].append(self.sample(number, bucket, epoch, step * self.config.pictures_per_step + place))
+                    parts[group].append(
+                        self.sample(number, bucket, epoch, step * self.config.pictures_per_step + place)
+                    )
                 except BadSample as error:
                     bad.append(str(error))
         return StepData(tuple(collate(part or [self._blank(bucket)]) for part in parts), tuple(bad))
@@ -136,7 +171,16 @@ class PictureDataset(StepDataset[PictureBatch]):
         control = none.byte() if self.control is None else pixels if self.cache is None else latents
         blank = pixels if self.cache is None else none.byte()
         return PictureBatch(
-            blank, latents, (caption,), torch.tensor([False]), text, mask, torch.zeros((1, *shape)), torch.zeros(1), control, torch.zeros(1)
+            blank,
+            latents,
+            (caption,),
+            torch.tensor([False]),
+            text,
+            mask,
+            torch.zeros((1, *shape)),
+            torch.zeros(1),
+            control,
+            torch.zeros(1),
         )
 
     def sample(self, number: int, bucket: Bucket, epoch: int, key: int) -> PictureBatch:
@@ -156,11 +200,17 @@ class PictureDataset(StepDataset[PictureBatch]):
             latents, text = self.cache.latents(row.id, bucket)[None], _batch_of_one(self.cache.text(caption))
             if self.control is not None:
                 control = self.cache.control(row.id, bucket)[None]
-        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, 3, key]).integers(2**63)))
+        generator = torch.Generator().manual_seed(
+            int(np.random.default_rng([self.seed, 3, key]).integers(2**63))
+        )
         level = torch.randn(1, generator=generator)
         noise = torch.randn((1, *self.latent_shape(bucket.width, bucket.height)), generator=generator)
-        mask = torch.ones(text.shape[:2], dtype=torch.bool) if text.numel() else torch.empty(0, dtype=torch.bool)
-        return PictureBatch(pixels, latents, (caption,), dropped, text, mask, noise, level, control, torch.ones(1))
+        mask = (
+            torch.ones(text.shape[:2], dtype=torch.bool) if text.numel() else torch.empty(0, dtype=torch.bool)
+        )
+        return PictureBatch(
+            pixels, latents, (caption,), dropped, text, mask, noise, level, control, torch.ones(1)
+        )
 
 
 def _batch_of_one(text: Tensor) -> Tensor:
@@ -178,10 +228,15 @@ def collate(parts: list[PictureBatch]) -> PictureBatch:
     if length:
         parts = [
             replace(
-                part, text=torch.nn.functional.pad(part.text, (0, 0, 0, length - part.text.shape[1])),
+                part,
+                text=torch.nn.functional.pad(part.text, (0, 0, 0, length - part.text.shape[1])),
                 mask=torch.nn.functional.pad(part.mask, (0, length - part.mask.shape[1])),
             )
             for part in parts
-        ]  # fmt: skip
-    stacked: dict[str, Any] = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(parts[0]) if f.name != "captions"}
+        ]
+    stacked: dict[str, Any] = {
+        f.name: torch.cat([getattr(p, f.name) for p in parts])
+        for f in fields(parts[0])
+        if f.name != "captions"
+    }
     return PictureBatch(captions=tuple(p.captions[0] for p in parts), **stacked)

@@ -21,8 +21,9 @@ class PictureError(ValueError):
 def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """A picture file as uint8 RGB (height, width, 3).
 
-    Transparent pictures are put on white, 16-bit and CMYK ones are converted, of an animation the first frame is used. Raises
-    PictureError for a missing or broken file, one that is no picture, and one that would decode to over MAX_PIXELS.
+    Transparent pictures are put on white, 16-bit and CMYK ones are converted, of an animation the first frame
+    is used. Raises PictureError for a missing or broken file, one that is no picture, and one that would
+    decode to over MAX_PIXELS.
     """
     label = name or (str(source) if not isinstance(source, bytes) else "picture")
     try:
@@ -32,7 +33,10 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
             image: Image.Image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise PictureError(f"{label}: decodes to {width}x{height} px, more than the {MAX_PIXELS // 10**6} megapixels allowed")
+            raise PictureError(
+                f"{label}: decodes to {width}x{height} px, more than the {MAX_PIXELS // 10**6} "
+                "megapixels allowed"
+            )
         if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
             values = np.asarray(image, dtype=np.float64)
             # Pillow clips 16-bit gray to white when converting; the range is scaled instead
@@ -61,7 +65,8 @@ def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def edges(pixels: np.ndarray) -> np.ndarray:
-    """Edges of a picture as a picture: white where brightness changes (Sobel, scaled to the strongest), black elsewhere."""
+    """Edges of a picture as a picture: white where brightness changes (Sobel, scaled to the strongest), black
+    elsewhere."""
     grey = pixels.astype(np.float32).mean(2)
     padded = np.pad(grey, 1, mode="edge")
     across = padded[:, 2:] - padded[:, :-2]

@@ -9,7 +9,8 @@ CAPTION_KEYS = ("prompt", "caption", "text")
 
 
 def read_prompts(path: Path, limit: int) -> list[str]:
-    """The first `limit` prompts of `path`: a .txt (one a line), a .jsonl (prompt, caption or text), or an indexed folder.
+    """The first `limit` prompts of `path`: a .txt (one a line), a .jsonl (prompt, caption or text), or an
+    indexed folder.
 
     Raises ValueError naming the file and line of what cannot be used, and for a source without prompts.
     """

@@ -1,7 +1,9 @@
-"""Readers for samples on disk: JSONL with a media folder (SenseNova-U1's line format as it is), and plain text.
+"""Readers for samples on disk: JSONL with a media folder (SenseNova-U1's line format as it is), and plain
+text.
 
-A JSONL line: {"conversations": [{"from": "human", "value": "<image> what is this?"}, {"from": "gpt", "value": "a cat"}],
-"image": "cat.png"}; `image` is one name or a list, in the order of the "<image>" marks. A picture in a gpt turn is drawn.
+A JSONL line: {"conversations": [{"from": "human", "value": "<image> what is this?"}, {"from": "gpt", "value":
+"a cat"}], "image": "cat.png"}; `image` is one name or a list, in the order of the "<image>" marks. A picture
+in a gpt turn is drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 
 
 def line_offsets(path: Path) -> list[tuple[int, int]]:
-    """(line number from 1, byte offset) of every line that is not blank. Raises ValueError for a missing or empty file."""
+    """(line number from 1, byte offset) of every line that is not blank. Raises ValueError for a missing or
+    empty file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     offsets, at = [], 0
@@ -37,9 +40,12 @@ def line_offsets(path: Path) -> list[tuple[int, int]]:
 
 
 class JsonlSource:
-    """Samples of a JSONL file; media are looked up in `media` (the file's own folder unless given), never outside it."""
+    """Samples of a JSONL file; media are looked up in `media` (the file's own folder unless given), never
+    outside it."""
 
-    def __init__(self, path: Path, *, seed: int, multiple: int, max_side: int, media: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, *, seed: int, multiple: int, max_side: int, media: Path | None = None
+    ) -> None:
         self.path, self.name, self.seed = path, path.stem, seed
         self.multiple, self.max_side = multiple, max_side
         self.media = (media or path.parent).resolve()
@@ -71,7 +77,9 @@ class JsonlSource:
         assert isinstance(line, dict)
         names = line.get("image", [])
         names = [names] if isinstance(names, str) else list(names)
-        marks = sum(str(turn.get("value", "")).count(MARK) for turn in conversations if isinstance(turn, dict))
+        marks = sum(
+            str(turn.get("value", "")).count(MARK) for turn in conversations if isinstance(turn, dict)
+        )
         if marks != len(names):
             raise BadSample(f"{where}: {marks} {MARK} marks, but {len(names)} pictures")
         pictures = iter(names)
@@ -100,8 +108,13 @@ class JsonlSource:
         if not path.is_relative_to(self.media):
             raise BadSample(f"{where}: image {name!r} lies outside {self.media}")
         if not path.is_file():
-            near = difflib.get_close_matches(name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], n=1)
-            raise BadSample(f"{where}: image {name!r} is not in {self.media}" + (f" (nearest: {near[0]!r})" if near else ""))
+            near = difflib.get_close_matches(
+                name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], n=1
+            )
+            raise BadSample(
+                f"{where}: image {name!r} is not in {self.media}"
+                + (f" (nearest: {near[0]!r})" if near else "")
+            )
         try:
             pixels = open_picture(path)
         except PictureError as error:
@@ -137,4 +150,6 @@ class TextSource:
 
     def draw(self, number: int) -> Sample:
         index = shuffled(number, len(self), self.seed)
-        return Sample((Turn("assistant", (self.paragraphs[index],)),), "text", f"{self.path}, paragraph {index + 1}")
+        return Sample(
+            (Turn("assistant", (self.paragraphs[index],)),), "text", f"{self.path}, paragraph {index + 1}"
+        )

@@ -17,7 +17,9 @@ SHOWN = 48
 CELL = 128
 
 
-def inspect(index: Index, out: Path, resolutions: tuple[int, ...], multiple: int, console: Console) -> list[Path]:
+def inspect(
+    index: Index, out: Path, resolutions: tuple[int, ...], multiple: int, console: Console
+) -> list[Path]:
     """Print counts, buckets, caption lengths and problems; write report.png and sheet.png into `out`.
 
     Raises ValueError for an index without a usable picture.
@@ -36,7 +38,9 @@ def inspect(index: Index, out: Path, resolutions: tuple[int, ...], multiple: int
     for bucket, count in counts.most_common(8):
         table.add_row(f"bucket {bucket.width}x{bucket.height}", f"{count:,}")
     if len(counts) > 8:
-        table.add_row(f"{len(counts) - 8} further buckets", f"{sum(c for _, c in counts.most_common()[8:]):,}")
+        table.add_row(
+            f"{len(counts) - 8} further buckets", f"{sum(c for _, c in counts.most_common()[8:]):,}"
+        )
     console.print(table)
     out.mkdir(parents=True, exist_ok=True)
     return [_draw(index, counts, words, out / "report.png"), _sheet(index, out / "sheet.png")]
@@ -45,7 +49,11 @@ def inspect(index: Index, out: Path, resolutions: tuple[int, ...], multiple: int
 def _problem_counts(index: Index) -> dict[str, int]:
     """Problems by kind: what stands before the first detail."""
     kinds = (row.problem.split(" (")[0].split(": ")[0] for row in index.problems)
-    return dict(Counter("the same bytes as another" if kind.startswith("the same bytes") else kind for kind in kinds).most_common())
+    return dict(
+        Counter(
+            "the same bytes as another" if kind.startswith("the same bytes") else kind for kind in kinds
+        ).most_common()
+    )
 
 
 def _draw(index: Index, counts: Counter[Bucket], words: list[int], path: Path) -> Path:

@@ -11,14 +11,17 @@ ROLES = ("user", "assistant", "system")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture inside a turn: uint8 RGB (height, width, 3). `drawn` pictures are to be generated, others are read."""
+    """A picture inside a turn: uint8 RGB (height, width, 3). `drawn` pictures are to be generated, others are
+    read."""
 
     pixels: np.ndarray
     drawn: bool = False
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
-            raise ValueError(f"a picture must be uint8 (height, width, 3), got {self.pixels.dtype} {self.pixels.shape}")
+            raise ValueError(
+                f"a picture must be uint8 (height, width, 3), got {self.pixels.dtype} {self.pixels.shape}"
+            )
 
 
 @dataclass(frozen=True, eq=False)

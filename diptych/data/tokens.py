@@ -13,12 +13,22 @@ from diptych.data.schema import Picture, Sample
 
 TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
 """What a slot holds; the model's layout uses the same numbers."""
-SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<img>", "</img>", "<IMG_CONTEXT>")
+SPECIAL = (
+    "<|pad|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+)
 NO_LABEL = -100
 
 
 class TextTokenizer:
-    """Byte-level BPE with the conversation's marks; any text can be encoded, and marks in a user's text are only text."""
+    """Byte-level BPE with the conversation's marks; any text can be encoded, and marks in a user's text are
+    only text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.inner = tokenizer
@@ -37,7 +47,10 @@ class TextTokenizer:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
@@ -107,12 +120,21 @@ class _Writer:
         rows, columns = pixels.shape[0] // token, pixels.shape[1] // token
         for h in range(rows):
             for w in range(columns):
-                self._put(self.marks["<IMG_CONTEXT>"], NOISY if noisy else CLEAN, (self.time, h, w), self.copies, False, False)
+                self._put(
+                    self.marks["<IMG_CONTEXT>"],
+                    NOISY if noisy else CLEAN,
+                    (self.time, h, w),
+                    self.copies,
+                    False,
+                    False,
+                )
         self.time += 1
         self.copies += 1
         (self.noisy if noisy else self.clean).append(pixels)
 
-    def _put(self, token: int, kind: int, position: tuple[int, int, int], picture: int, dead: bool, predicted: bool) -> None:
+    def _put(
+        self, token: int, kind: int, position: tuple[int, int, int], picture: int, dead: bool, predicted: bool
+    ) -> None:
         self.ids.append(token)
         self.kind.append(kind)
         self.positions.append(position)
@@ -126,17 +148,27 @@ class _Writer:
         told = np.flatnonzero(self.predicted)
         labels[told - 1] = ids[told]
         return Document(
-            ids, np.array(self.kind, dtype=np.int64), np.array(self.positions, dtype=np.int64).reshape(-1, 3),
-            np.array(self.picture, dtype=np.int64), np.array(self.dead, dtype=bool), labels, self.clean, self.noisy, task,
-        )  # fmt: skip
+            ids,
+            np.array(self.kind, dtype=np.int64),
+            np.array(self.positions, dtype=np.int64).reshape(-1, 3),
+            np.array(self.picture, dtype=np.int64),
+            np.array(self.dead, dtype=bool),
+            labels,
+            self.clean,
+            self.noisy,
+            task,
+        )
 
 
-def write(sample: Sample, tokenizer: TextTokenizer, token: int, drop_text: bool = False, drop_pictures: bool = False) -> Document:
+def write(
+    sample: Sample, tokenizer: TextTokenizer, token: int, drop_text: bool = False, drop_pictures: bool = False
+) -> Document:
     """A sample as tokens of `token` px pictures.
 
-    Template: [user] parts [end] [assistant] parts [end]. A read picture is <img> tokens </img>. A drawn picture at the end of a
-    sample is <img> and noisy tokens; one with something after it stands twice, noisy and then clean at the same positions,
-    with the doubled marks dead as keys. `drop_text` and `drop_pictures` empty the other roles' turns (guidance training).
+    Template: [user] parts [end] [assistant] parts [end]. A read picture is <img> tokens </img>. A drawn
+    picture at the end of a sample is <img> and noisy tokens; one with something after it stands twice, noisy
+    and then clean at the same positions, with the doubled marks dead as keys. `drop_text` and `drop_pictures`
+    empty the other roles' turns (guidance training).
 
     Raises ValueError for a picture whose sides are no multiples of `token`.
     """
@@ -154,7 +186,10 @@ def write(sample: Sample, tokenizer: TextTokenizer, token: int, drop_text: bool 
                 continue
             height, width = part.pixels.shape[:2]
             if height % token or width % token:
-                raise ValueError(f"{sample.origin or 'sample'}: picture of {width}x{height} px; sides must be multiples of {token}")
+                raise ValueError(
+                    f"{sample.origin or 'sample'}: picture of {width}x{height} px; sides must be "
+                    f"multiples of {token}"
+                )
             if part.drawn:
                 out.text([marks["<img>"]])
                 if part is last:
@@ -167,7 +202,9 @@ def write(sample: Sample, tokenizer: TextTokenizer, token: int, drop_text: bool 
                 out.image(part.pixels, token, noisy=False)
                 out.text([marks["</img>"]])
         if not ends_drawn:
-            out.text([marks["<|end|>"]], predicted=own and isinstance(turn.parts[-1], str) if turn.parts else False)
+            out.text(
+                [marks["<|end|>"]], predicted=own and isinstance(turn.parts[-1], str) if turn.parts else False
+            )
     return out.document(sample.task)
 
 
@@ -181,7 +218,9 @@ def _twice(out: _Writer, part: Picture, token: int) -> None:
     out.text([out.marks["</img>"]])
 
 
-def drawing_prefix(sample: Sample, tokenizer: TextTokenizer, token: int, drop_text: bool = False, drop_pictures: bool = False) -> Document:
+def drawing_prefix(
+    sample: Sample, tokenizer: TextTokenizer, token: int, drop_text: bool = False, drop_pictures: bool = False
+) -> Document:
     """Everything before the picture that is to be drawn: the turns, [assistant] and <img>."""
     document = write(sample, tokenizer, token, drop_text, drop_pictures)
     return _append(document, [tokenizer.ids["<|assistant|>"], tokenizer.ids["<img>"]])
@@ -198,8 +237,13 @@ def _append(document: Document, ids: list[int]) -> Document:
     positions = np.zeros((count, 3), dtype=np.int64)
     positions[:, 0] = np.arange(time, time + count)
     return Document(
-        np.concatenate([document.ids, ids]), np.concatenate([document.kind, [TEXT] * count]),
-        np.concatenate([document.positions, positions]), np.concatenate([document.picture, [-1] * count]),
-        np.concatenate([document.dead, [False] * count]), np.concatenate([document.labels, [NO_LABEL] * count]),
-        document.clean, document.noisy, document.task,
-    )  # fmt: skip
+        np.concatenate([document.ids, ids]),
+        np.concatenate([document.kind, [TEXT] * count]),
+        np.concatenate([document.positions, positions]),
+        np.concatenate([document.picture, [-1] * count]),
+        np.concatenate([document.dead, [False] * count]),
+        np.concatenate([document.labels, [NO_LABEL] * count]),
+        document.clean,
+        document.noisy,
+        document.task,
+    )

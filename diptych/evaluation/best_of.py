@@ -1,7 +1,8 @@
-"""Best of N on the emoji benchmark: score against N for several verifiers, with the exact checker as the bound.
+"""Best of N on the emoji benchmark: score against N for several verifiers, with the exact checker as the
+bound.
 
-Every prompt gets the same candidates for all verifiers. The score at N is the mean over all disjoint groups of N candidates, so that small
-N, for which there are many groups, is known best.
+Every prompt gets the same candidates for all verifiers. The score at N is the mean over all disjoint groups
+of N candidates, so that small N, for which there are many groups, is known best.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _LABELLED = ("verify", "drawn")
 
 @dataclass(frozen=True)
 class Curve:
-    """Shares of right pictures by verifier and N: the mean over the categories, and half of its 95 % interval over prompts."""
+    """Shares of right pictures by verifier and N: the mean over the categories, and half of its 95 % interval
+    over prompts."""
 
     counts: tuple[int, ...]
     means: dict[str, list[float]]
@@ -39,9 +41,14 @@ class Curve:
 
 
 def candidates(
-    pipeline: Pipeline, world: EmojiWorld, verifiers: Mapping[str, Verifier], config: EvaluationConfig, count: int, folder: Path,
+    pipeline: Pipeline,
+    world: EmojiWorld,
+    verifiers: Mapping[str, Verifier],
+    config: EvaluationConfig,
+    count: int,
+    folder: Path,
     progress: Callable[[int, int], Any] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Draw, judge and check `count` candidates of every prompt of the six categories (seen combinations).
 
     One line a prompt in `folder`; a run that was stopped goes on from there.
@@ -78,7 +85,9 @@ def _resume(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     if not rows:
         journal.append(path, [about])
     elif rows[0] != about:
-        raise ValueError(f"{path} holds candidates of another model, verifier or number; choose another folder with -o")
+        raise ValueError(
+            f"{path} holds candidates of another model, verifier or number; choose another folder with -o"
+        )
     return rows[1:]
 
 
@@ -98,7 +107,10 @@ def curve(rows: Sequence[dict[str, Any]]) -> Curve:
         tables = {category: np.array(values) for category, values in by_category.items()}
         categories[name] = {category: table.mean(0).tolist() for category, table in tables.items()}
         means[name] = np.mean([table.mean(0) for table in tables.values()], 0).tolist()
-        variance = sum(table.var(0, ddof=1) / len(table) for table in tables.values() if len(table) > 1) / len(tables) ** 2
+        variance = (
+            sum(table.var(0, ddof=1) / len(table) for table in tables.values() if len(table) > 1)
+            / len(tables) ** 2
+        )
         halves[name] = (1.959964 * np.sqrt(np.broadcast_to(variance, len(counts)))).tolist()
     return Curve(counts, means, halves, categories)
 
@@ -106,12 +118,16 @@ def curve(rows: Sequence[dict[str, Any]]) -> Curve:
 def _share(right: np.ndarray, given: np.ndarray, count: int) -> float:
     """Share of groups of `count` candidates whose best-scored one is right; of equal scores the first."""
     groups = len(right) // count
-    rights, scored = right[: groups * count].reshape(groups, count), given[: groups * count].reshape(groups, count)
+    rights, scored = (
+        right[: groups * count].reshape(groups, count),
+        given[: groups * count].reshape(groups, count),
+    )
     return float(rights[np.arange(groups), scored.argmax(1)].mean())
 
 
 def shares_labels(card: Mapping[str, Any]) -> bool:
-    """Whether a model learnt to verify from answers of the checker's own rule, so that its choice is judged by what it was taught."""
+    """Whether a model learnt to verify from answers of the checker's own rule, so that its choice is judged
+    by what it was taught."""
     stages = card.get("recipe", {}).get("stages", [])
     return any(stage.get("mixture", {}).get(name) for stage in stages for name in _LABELLED)
 
@@ -120,16 +136,37 @@ def write(result: Curve, folder: Path, notes: Sequence[str]) -> list[Path]:
     """best_of.json, best_of.md and best_of.png under `folder`."""
     from matplotlib.figure import Figure
 
-    data = {"counts": result.counts, "mean": result.means, "plus_minus": result.halves, "by": result.categories, "notes": list(notes)}
+    data = {
+        "counts": result.counts,
+        "mean": result.means,
+        "plus_minus": result.halves,
+        "by": result.categories,
+        "notes": list(notes),
+    }
     (folder / "best_of.json").write_text(json.dumps(data, indent=1) + "\n")
-    lines = ["| verifier | " + " | ".join(f"N = {n}" for n in result.counts) + " |", "|---" * (len(result.counts) + 1) + "|"]
+    lines = [
+        "| verifier | " + " | ".join(f"N = {n}" for n in result.counts) + " |",
+        "|---" * (len(result.counts) + 1) + "|",
+    ]
     for name, means in result.means.items():
-        lines.append(f"| {name} | " + " | ".join(f"{m:.3f} ± {h:.3f}" for m, h in zip(means, result.halves[name], strict=True)) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{m:.3f} ± {h:.3f}" for m, h in zip(means, result.halves[name], strict=True))
+            + " |"
+        )
     (folder / "best_of.md").write_text("\n".join([*lines, "", *notes]) + "\n")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, means in result.means.items():
-        axes.errorbar(result.counts, means, yerr=result.halves[name], marker="o", capsize=3, label=name, ls="--" if name == ORACLE else "-")
+        axes.errorbar(
+            result.counts,
+            means,
+            yerr=result.halves[name],
+            marker="o",
+            capsize=3,
+            label=name,
+            ls="--" if name == ORACLE else "-",
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks(result.counts, [str(n) for n in result.counts])
     axes.set_xlabel("candidates N")

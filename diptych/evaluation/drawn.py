@@ -1,4 +1,5 @@
-"""Pictures that a model drew, labelled by the exact checker: questions and answers that a verifier is trained on."""
+"""Pictures that a model drew, labelled by the exact checker: questions and answers that a verifier is trained
+on."""
 
 from __future__ import annotations
 
@@ -22,13 +23,19 @@ BATCH = 32
 
 
 def write_drawn(
-    pipeline: Pipeline, world: EmojiWorld, folder: Path, count: int, seed: int, progress: Callable[[int, int], Any] | None = None
-) -> dict[str, int]:  # fmt: skip
-    """Draw `count` prompts of the benchmark's six categories, and ask of each picture whether it shows its prompt, and whether it shows
-    the prompt changed by one mistake; answers are the checker's. Returns how many answers are yes and no.
+    pipeline: Pipeline,
+    world: EmojiWorld,
+    folder: Path,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int], Any] | None = None,
+) -> dict[str, int]:
+    """Draw `count` prompts of the benchmark's six categories, and ask of each picture whether it shows its
+    prompt, and whether it shows the prompt changed by one mistake; answers are the checker's. Returns how
+    many answers are yes and no.
 
-    Samples go to drawn.jsonl as `data.readers` takes them, in batches; a run that was stopped goes on from the last whole one. Raises
-    ValueError where the file holds something else.
+    Samples go to drawn.jsonl as `data.readers` takes them, in batches; a run that was stopped goes on from
+    the last whole one. Raises ValueError where the file holds something else.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -39,7 +46,10 @@ def write_drawn(
         numbers = range(start, min(count, start + BATCH))
         rng = np.random.default_rng([seed, start])
         wanted = [sample_wanted(world, CATEGORIES[n % len(CATEGORIES)], rng) for n in numbers]
-        plans = [pipeline.plan(caption(world, w), seed=seed + n, task="text-to-image", count=1) for w, n in zip(wanted, numbers, strict=True)]
+        plans = [
+            pipeline.plan(caption(world, w), seed=seed + n, task="text-to-image", count=1)
+            for w, n in zip(wanted, numbers, strict=True)
+        ]
         fresh = []
         for number, request, pixels in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
             name = f"{number:06d}.png"
@@ -49,7 +59,9 @@ def write_drawn(
             for claim in (request, spoiled(world, request, rng)):
                 question = ("" if turns else "<image> ") + QUESTION.format(caption(world, claim))
                 turns += [("human", question), ("gpt", "yes" if checker.satisfies(found, claim) else "no")]
-            fresh.append({"conversations": [{"from": who, "value": text} for who, text in turns], "image": name})
+            fresh.append(
+                {"conversations": [{"from": who, "value": text} for who, text in turns], "image": name}
+            )
         journal.append(path, fresh)
         rows += fresh
         if progress:

@@ -1,8 +1,9 @@
 """The emoji benchmark.
 
-Prompts are made from a seed that no training run uses. Drawing: six categories, seen and held-out combinations apart, one
-guided sample each, judged by the exact checker. Position and binding prompts are also checked for having come out exactly
-swapped. Questions: exact answers by type. Edits: done, and every untouched glyph still there.
+Prompts are made from a seed that no training run uses. Drawing: six categories, seen and held-out
+combinations apart, one guided sample each, judged by the exact checker. Position and binding prompts are also
+checked for having come out exactly swapped. Questions: exact answers by type. Edits: done, and every
+untouched glyph still there.
 """
 
 from __future__ import annotations
@@ -59,17 +60,27 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         out: dict[str, Any] = {}
-        groups = {**{f"drawing, {split}": s for split, s in self.drawing.items()}, "questions": self.questions, "edits": self.edits}
+        groups = {
+            **{f"drawing, {split}": s for split, s in self.drawing.items()},
+            "questions": self.questions,
+            "edits": self.edits,
+        }
         for name, scores in groups.items():
             if scores:
                 mean, half = mean_of(scores.values())
-                out[name] = {"mean": round(mean, 4), "plus_minus": round(half, 4), "by": {k: s.as_dict() for k, s in scores.items()}}
+                out[name] = {
+                    "mean": round(mean, 4),
+                    "plus_minus": round(half, 4),
+                    "by": {k: s.as_dict() for k, s in scores.items()},
+                }
         if self.swapped:
             out["exactly swapped"] = {k: s.as_dict() for k, s in self.swapped.items()}
         return out
 
 
-def evaluate(pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, progress: Progress | None = None
+) -> Evaluation:
     """Run the benchmark. `progress(part, done, total)` is called as parts finish."""
     result = Evaluation()
     checker = Checker(world)
@@ -90,12 +101,21 @@ def _rng(config: EvaluationConfig, part: str) -> np.random.Generator:
     return np.random.default_rng([config.seed, zlib.crc32(part.encode())])
 
 
-def _drawing(pipeline: Pipeline, world: EmojiWorld, checker: Checker, config: EvaluationConfig, result: Evaluation, progress: Progress) -> None:
+def _drawing(
+    pipeline: Pipeline,
+    world: EmojiWorld,
+    checker: Checker,
+    config: EvaluationConfig,
+    result: Evaluation,
+    progress: Progress,
+) -> None:
     jobs = [("seen", c) for c in CATEGORIES] + [("held-out", c) for c in HELD_OUT]
     for done, (split, category) in enumerate(jobs):
         progress(f"drawing, {split}: {category}", done, len(jobs))
         rng = _rng(config, f"{split} {category}")
-        wanted = [sample_wanted(world, category, rng, held=split == "held-out") for _ in range(config.prompts)]
+        wanted = [
+            sample_wanted(world, category, rng, held=split == "held-out") for _ in range(config.prompts)
+        ]
         texts = [caption(world, w) for w in wanted]
         plans = [pipeline.plan(text, seed=config.seed + n) for n, text in enumerate(texts)]
         pictures = draw(pipeline.system, plans)
@@ -110,7 +130,9 @@ def _drawing(pipeline: Pipeline, world: EmojiWorld, checker: Checker, config: Ev
         result.cells.setdefault(f"drawing-{split}", []).extend(cells[:6])
 
 
-def _questions(pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, result: Evaluation, progress: Progress) -> None:
+def _questions(
+    pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, result: Evaluation, progress: Progress
+) -> None:
     for done, type in enumerate(QUESTION_TYPES):
         progress(f"questions: {type}", done, len(QUESTION_TYPES))
         rng = _rng(config, f"question {type}")
@@ -123,22 +145,38 @@ def _questions(pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, 
                 questions.append(question)
                 pictures.append(world.render(scene))
                 conversations.append([Message("user", question.text, (Media(pictures[-1]),))])
-        answers = [a for start in range(0, len(questions), 50) for a in pipeline.system.answers(conversations[start : start + 50])]
+        answers = [
+            a
+            for start in range(0, len(questions), 50)
+            for a in pipeline.system.answers(conversations[start : start + 50])
+        ]
         right = [judge_answer(world, q, a) for q, a in zip(questions, answers, strict=True)]
         result.questions[type] = Score(sum(right), len(right))
         shown = list(zip(pictures, questions, answers, right, strict=True))[:6]
         result.cells.setdefault("questions", []).extend(Cell(p, f"{q.text} {a}", r) for p, q, a, r in shown)
 
 
-def _edits(pipeline: Pipeline, world: EmojiWorld, checker: Checker, config: EvaluationConfig, result: Evaluation, progress: Progress) -> None:
+def _edits(
+    pipeline: Pipeline,
+    world: EmojiWorld,
+    checker: Checker,
+    config: EvaluationConfig,
+    result: Evaluation,
+    progress: Progress,
+) -> None:
     for done, type in enumerate(EDIT_TYPES):
         progress(f"edits: {type}", done, len(EDIT_TYPES))
         rng = _rng(config, f"edit {type}")
         edits: list[Edit] = [random_edit(world, rng, type) for _ in range(config.prompts)]
         sources = [world.render(edit.source) for edit in edits]
-        plans = [pipeline.plan(edit.instruction, 1, task="edit", seed=config.seed + n) for n, edit in enumerate(edits)]
+        plans = [
+            pipeline.plan(edit.instruction, 1, task="edit", seed=config.seed + n)
+            for n, edit in enumerate(edits)
+        ]
         pictures = draw(pipeline.system, plans, [[Media(source)] for source in sources])
         right = [checker.edited(checker.detect(p), edit) for p, edit in zip(pictures, edits, strict=True)]
         result.edits[type] = Score(sum(right), len(right))
         for source, picture, edit, verdict in list(zip(sources, pictures, edits, right, strict=True))[:3]:
-            result.cells.setdefault("edits", []).extend([Cell(source, "before"), Cell(picture, edit.instruction, verdict)])
+            result.cells.setdefault("edits", []).extend(
+                [Cell(source, "before"), Cell(picture, edit.instruction, verdict)]
+            )

@@ -31,7 +31,9 @@ def print_table(result: Evaluation, console: Console) -> None:
     for group, name, share, interval in _rows(result):
         if last and group != last:
             table.add_section()
-        table.add_row(group if group != last else "", name, share, interval, style="bold" if name == "mean" else "")
+        table.add_row(
+            group if group != last else "", name, share, interval, style="bold" if name == "mean" else ""
+        )
         last = group
     console.print(table)
 
@@ -51,5 +53,8 @@ def write(result: Evaluation, folder: Path, model: str, config: EvaluationConfig
     ]
     lines += [f"| {' | '.join(row)} |" for row in _rows(result)]
     (folder / "results.md").write_text("\n".join(lines) + "\n")
-    sheets = [contact_sheet(cells, folder / f"{name}.png", columns=6, side=144) for name, cells in result.cells.items()]
+    sheets = [
+        contact_sheet(cells, folder / f"{name}.png", columns=6, side=144)
+        for name, cells in result.cells.items()
+    ]
     return [folder / "results.json", folder / "results.md", *sheets]

@@ -28,11 +28,18 @@ class Score:
 
     def as_dict(self) -> dict[str, float]:
         low, high = self.interval
-        return {"score": round(self.share, 4), "low": round(low, 4), "high": round(high, 4), "right": self.right, "n": self.total}
+        return {
+            "score": round(self.share, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "right": self.right,
+            "n": self.total,
+        }
 
 
 def mean_of(scores: Iterable[Score]) -> tuple[float, float]:
-    """Mean of categories, each weighing the same, and the half-width of its 95 % interval (normal, independent)."""
+    """Mean of categories, each weighing the same, and the half-width of its 95 % interval (normal,
+    independent)."""
     chosen = list(scores)
     mean = sum(s.share for s in chosen) / len(chosen)
     variance = sum(s.share * (1 - s.share) / s.total for s in chosen) / len(chosen) ** 2

@@ -18,9 +18,11 @@ class SamplerConfig:
     solver: str = "euler"
     """'euler'; 'dpm': Flow-DPM-Solver++ 2M (SANA's); 'trigflow': Sprint's few steps."""
     schedule: str = "shifted"
-    """'shifted': evenly spaced levels, shifted; 'diffusers_euler': those of its FlowMatchEulerDiscreteScheduler, shifted twice."""
+    """'shifted': evenly spaced levels, shifted; 'diffusers_euler': those of its
+    FlowMatchEulerDiscreteScheduler, shifted twice."""
     first_sigma: float = 1.0
-    """Highest level before the shift; SANA's DPM-Solver starts at 0.999, since its half log ratio is infinite at 1."""
+    """Highest level before the shift; SANA's DPM-Solver starts at 0.999, since its half log ratio is infinite
+    at 1."""
     shift: float = 3.0
     """s in sigma' = s sigma / (1 + (s - 1) sigma): above 1 spends more steps near noise."""
     guidance_scale: float = 4.0
@@ -42,7 +44,10 @@ class SamplerConfig:
             raise ValueError(f"first_sigma must be above 0 and at most 1, got {self.first_sigma}")
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance_interval must be two noise levels in 0..1, the lower first, got {self.guidance_interval}")
+            raise ValueError(
+                "guidance_interval must be two noise levels in 0..1, the lower first, got "
+                f"{self.guidance_interval}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +56,21 @@ class FlowConfig:
 
     noise_scale: float = 1.0
     noise_scale_mode: str = "resolution"
-    """'resolution': noise_scale * sqrt(N / base) for N tokens; 'dynamic_sqrt': the square root of that; 'fixed'."""
+    """'resolution': noise_scale * sqrt(N / base) for N tokens; 'dynamic_sqrt': the square root of that;
+    'fixed'."""
     noise_scale_base_tokens: int = 64
     noise_scale_max: float = 8.0
     """The noise scale is limited to this, in training and in sampling alike."""
     t_mean: float = -0.8
-    """t = 1 - sigma = sigmoid(t_mean + t_std * normal draw), one per picture: logit-normal, shifted towards noise."""
+    """t = 1 - sigma = sigmoid(t_mean + t_std * normal draw), one per picture: logit-normal, shifted towards
+    noise."""
     t_std: float = 0.8
     sigma_min: float = 0.05
-    """The velocity divides by max(sigma, sigma_min) (the published t_eps). Noise below this level is not wholly removed."""
+    """The velocity divides by max(sigma, sigma_min) (the published t_eps). Noise below this level is not
+    wholly removed."""
     loss_sigma_min: float | None = None
-    """The loss divides by max(sigma, this) instead, where given: a larger one weighs almost clean pictures less, and sampling
-    need not pay for it with leftover noise."""
+    """The loss divides by max(sigma, this) instead, where given: a larger one weighs almost clean pictures
+    less, and sampling need not pay for it with leftover noise."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     @property
@@ -71,7 +79,10 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         if self.noise_scale_mode not in NOISE_SCALE_MODES:
-            raise ValueError(f"noise_scale_mode must be one of {', '.join(NOISE_SCALE_MODES)}, got {self.noise_scale_mode!r}")
+            raise ValueError(
+                f"noise_scale_mode must be one of {', '.join(NOISE_SCALE_MODES)}, got "
+                f"{self.noise_scale_mode!r}"
+            )
         for name, level in (("sigma_min", self.sigma_min), ("loss_sigma_min", self.loss_sigma_min)):
             if level is not None and not 0 < level < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {level}")

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 
-def combine(conditional: Tensor, picture_only: Tensor | None, unconditional: Tensor | None, guidance: float, image_guidance: float) -> Tensor:
+def combine(
+    conditional: Tensor,
+    picture_only: Tensor | None,
+    unconditional: Tensor | None,
+    guidance: float,
+    image_guidance: float,
+) -> Tensor:
     """Guided velocity from up to three passes (SenseNova-U1, arXiv 2605.12500 section 2.4).
 
-    v_u + g (v_c - v_i) + g_i (v_i - v_u); without a source picture v_i = v_u. g_i = 1 needs no v_u, g = g_i no v_i: pass None for
-    what `passes_needed` does not name.
+    v_u + g (v_c - v_i) + g_i (v_i - v_u); without a source picture v_i = v_u. g_i = 1 needs no v_u, g = g_i
+    no v_i: pass None for what `passes_needed` does not name.
     """
     if picture_only is None and unconditional is None:
         return conditional
@@ -19,7 +25,11 @@ def combine(conditional: Tensor, picture_only: Tensor | None, unconditional: Ten
         return picture_only + guidance * (conditional - picture_only)
     if picture_only is None:
         return unconditional + guidance * (conditional - unconditional)
-    return unconditional + guidance * (conditional - picture_only) + image_guidance * (picture_only - unconditional)
+    return (
+        unconditional
+        + guidance * (conditional - picture_only)
+        + image_guidance * (picture_only - unconditional)
+    )
 
 
 def passes_needed(guidance: float, image_guidance: float, has_pictures: bool) -> tuple[str, ...]:
@@ -54,12 +64,17 @@ def renormalise(guided: Tensor, conditional: Tensor, norm: str, token: int) -> T
 
 
 def guided_velocity(
-    velocities: dict[str, Tensor], guidance: float, image_guidance: float, norm: str = "none", token: int = 1, first_step: bool = False
+    velocities: dict[str, Tensor],
+    guidance: float,
+    image_guidance: float,
+    norm: str = "none",
+    token: int = 1,
+    first_step: bool = False,
 ) -> Tensor:
     """Velocity (P, 3, height, width) to step with, from those that `passes_needed` named.
 
-    norm 'zero_star' (CFG-Zero*, arXiv 2503.18886; drawing only): nothing moves in the first step, later the unconditional
-    velocity is first projected onto the conditional one.
+    norm 'zero_star' (CFG-Zero*, arXiv 2503.18886; drawing only): nothing moves in the first step, later the
+    unconditional velocity is first projected onto the conditional one.
     """
     conditional, unconditional = velocities["conditional"], velocities.get("unconditional")
     if norm == "zero_star" and unconditional is not None:
@@ -77,8 +92,9 @@ def guided_velocity(
 class ProjectedGuidance:
     """Adaptive projected guidance (APG, arXiv 2410.02416): large scales without burnt colours.
 
-    The difference of the two predicted clean pictures is averaged over steps with negative momentum, limited in length, and its
-    part along the conditional prediction is left out. One object per drawing, since it remembers the steps before.
+    The difference of the two predicted clean pictures is averaged over steps with negative momentum, limited
+    in length, and its part along the conditional prediction is left out. One object per drawing, since it
+    remembers the steps before.
     """
 
     def __init__(self, guidance: float, momentum: float = -0.5, limit: float = 15.0) -> None:

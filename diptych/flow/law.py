@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseLaw:
-    """Logit-normal levels, shifted: sigma = s u / (1 + (s - 1) u) with u = sigmoid(mean + std * normal draw) (SANA section 2.4).
+    """Logit-normal levels, shifted: sigma = s u / (1 + (s - 1) u) with u = sigmoid(mean + std * normal draw)
+    (SANA section 2.4).
 
     The published code rounds u down to thousandths; ours stays continuous.
     """

@@ -1,4 +1,5 @@
-"""The straight path between picture and noise, and the objective on it (JiT, arXiv 2511.13720: predict x, compare v)."""
+"""The straight path between picture and noise, and the objective on it (JiT, arXiv 2511.13720: predict x,
+compare v)."""
 
 from __future__ import annotations
 
@@ -42,5 +43,6 @@ def to_velocity(predicted_clean: Tensor, noisy: Tensor, sigma: Tensor, sigma_min
 
 
 def velocity_target(clean: Tensor, noisy: Tensor, sigma: Tensor, sigma_min: float) -> Tensor:
-    """scale * eps - x0, written with the same lower limit as the prediction, so that a right prediction costs nothing."""
+    """scale * eps - x0, written with the same lower limit as the prediction, so that a right prediction costs
+    nothing."""
     return to_velocity(clean, noisy, sigma, sigma_min)

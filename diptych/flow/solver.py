@@ -27,8 +27,8 @@ def sigmas(num_steps: int, shift: float, first: float = 1.0) -> Tensor:
 
 
 def diffusers_euler_sigmas(num_steps: int, shift: float) -> Tensor:
-    """Levels of diffusers' FlowMatchEulerDiscreteScheduler, which SANA's Euler sampler uses: from 1 to the shifted 0.001 in even
-    steps, shifted once more, then 0."""
+    """Levels of diffusers' FlowMatchEulerDiscreteScheduler, which SANA's Euler sampler uses: from 1 to the
+    shifted 0.001 in even steps, shifted once more, then 0."""
     last = float(shifted(torch.tensor(0.001), shift))
     return torch.cat([shifted(torch.linspace(1.0, last, num_steps), shift), torch.zeros(1)])
 
@@ -41,9 +41,15 @@ def levels_of(sampler: SamplerConfig, num_steps: int) -> Tensor:
 
 
 def solve(
-    sampler: SamplerConfig, velocity: Velocity, x: Tensor, num_steps: int, noise: Callable[[], Tensor] | None = None, on_step: OnStep | None = None
+    sampler: SamplerConfig,
+    velocity: Velocity,
+    x: Tensor,
+    num_steps: int,
+    noise: Callable[[], Tensor] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """From noise x to a picture by the sampler's solver. `noise` draws further noise of x's shape, for 'trigflow' alone."""
+    """From noise x to a picture by the sampler's solver. `noise` draws further noise of x's shape, for
+    'trigflow' alone."""
     if sampler.solver == "trigflow":
         assert noise is not None, "trigflow adds noise between its steps"
         return trigflow(velocity, x, angles(num_steps), noise, on_step)
@@ -63,8 +69,9 @@ def euler(velocity: Velocity, x: Tensor, levels: Tensor, on_step: OnStep | None 
 def dpm(velocity: Velocity, x: Tensor, levels: Tensor, on_step: OnStep | None = None) -> Tensor:
     """Flow-DPM-Solver++ 2M: second-order multistep on predicted clean pictures, first order at both ends.
 
-    With lambda = log((1 - sigma) / sigma) and h its step, D = x0 + h_i / (2 h_{i-1}) (x0 - x0_before) and
-    x' = (sigma' / sigma) x + (1 - sigma') (1 - exp(-h)) D (DPM-Solver++, arXiv 2211.01095; flow form, SANA section 2.4).
+    With lambda = log((1 - sigma) / sigma) and h its step, D = x0 + h_i / (2 h_{i-1}) (x0 - x0_before) and x'
+    = (sigma' / sigma) x + (1 - sigma') (1 - exp(-h)) D (DPM-Solver++, arXiv 2211.01095; flow form, SANA
+    section 2.4).
     """
     steps = levels.tolist()
     before: Tensor | None = None

@@ -20,10 +20,17 @@ BATCH = 8
 """Prompts drawn together; after each batch what was measured is saved."""
 
 
-def calibrate(system: System, model: Any, plans: Sequence[Plan], kept: Path, progress: Callable[[int], Any] | None = None) -> Importance:
+def calibrate(
+    system: System,
+    model: Any,
+    plans: Sequence[Plan],
+    kept: Path,
+    progress: Callable[[int], Any] | None = None,
+) -> Importance:
     """Importance of every block of `model` while `system` draws settled plans.
 
-    What was measured so far lies in `kept`; a calibration that was stopped goes on from there and ends with the same numbers.
+    What was measured so far lies in `kept`; a calibration that was stopped goes on from there and ends with
+    the same numbers.
     """
     key = _fingerprint(model, plans)
     importance, done = _resume(kept, key, len(model.blocks))
@@ -82,17 +89,25 @@ def draw_importance(importance: Importance, kept: Sequence[int], path: Path) -> 
     from matplotlib.figure import Figure
 
     table, scores = importance.table(), importance.scores()
-    levels = [READING] * (READING in table) + sorted((level for level in table if level != READING), key=float, reverse=True)
+    levels = [READING] * (READING in table) + sorted(
+        (level for level in table if level != READING), key=float, reverse=True
+    )
     figure = Figure(figsize=(max(6.0, 0.35 * importance.blocks + 3), 7), layout="constrained")
     bars, heat = figure.subplots(2, 1, sharex=True)
-    bars.bar(range(importance.blocks), scores, color=["#2e8b57" if block in kept else "#c8443c" for block in range(importance.blocks)])
+    bars.bar(
+        range(importance.blocks),
+        scores,
+        color=["#2e8b57" if block in kept else "#c8443c" for block in range(importance.blocks)],
+    )
     bars.set_ylabel("importance\n1 - cosine(in, out)")
     bars.set_title(f"{len(kept)} of {importance.blocks} blocks kept")
     image = heat.imshow([table[level] for level in levels], aspect="auto", cmap="viridis")
     heat.set_xlabel("block")
     heat.set_ylabel("noise level sigma")
     shown = range(0, len(levels), max(1, len(levels) // 12))
-    heat.set_yticks(list(shown), [levels[n] if levels[n] == READING else f"{float(levels[n]):.2f}" for n in shown])
+    heat.set_yticks(
+        list(shown), [levels[n] if levels[n] == READING else f"{float(levels[n]):.2f}" for n in shown]
+    )
     figure.colorbar(image, ax=heat)
     figure.savefig(path, dpi=110)
     return path

@@ -26,7 +26,11 @@ DRAWINGS = (
 )
 CANDIDATES = 4
 """Pictures drawn of each; the one that the model itself finds right is kept."""
-LATER = (("question", "how many apples are there?", 2), ("edit", "change the background to mint", 2), ("caption", "describe the picture", 4))
+LATER = (
+    ("question", "how many apples are there?", 2),
+    ("edit", "change the background to mint", 2),
+    ("caption", "describe the picture", 4),
+)
 """(kind, request, index of the drawing that it is about)."""
 
 
@@ -47,13 +51,22 @@ def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
         elif about is not None:
             path = folder / f"{about:02d}.png"
         chosen = f", best of {CANDIDATES} by the model itself" if about is None else ""
-        plan = ", ".join(f"{k} {v}" for k, v in result.plan.shown().items() if k not in ("prompt", "inputs", "confidence"))
+        plan = ", ".join(
+            f"{k} {v}" for k, v in result.plan.shown().items() if k not in ("prompt", "inputs", "confidence")
+        )
         console.print(f"[bold]{kind}[/bold]: {escape(request)}", highlight=False)
         console.print(f"  [dim]plan  [/dim] {escape(plan + chosen)}", highlight=False)
-        console.print(f"  [dim]result[/dim] {escape(result.text or str(path))}  [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)
+        console.print(
+            f"  [dim]result[/dim] {escape(result.text or str(path))}  "
+            f"[dim]({time.monotonic() - began:.1f} s)[/dim]",
+            highlight=False,
+        )
         shown.append((kind, request, result, path))
     cells = [
-        Cell(r.images[0] if r.images else results[LATER[i - len(DRAWINGS)][2]].images[0], f"{q} {r.text}".strip())
+        Cell(
+            r.images[0] if r.images else results[LATER[i - len(DRAWINGS)][2]].images[0],
+            f"{q} {r.text}".strip(),
+        )
         for i, (_, q, r, _) in enumerate(shown)
     ]
     contact_sheet(cells, folder / "contact-sheet.png", columns=3)
@@ -78,13 +91,16 @@ def _page(shown: list[tuple[str, str, Result, Path]]) -> str:
         for kind, request, result, path in shown
     )
     style = (
-        "body{font:16px/1.45 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#222}"
+        "body{font:16px/1.45 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 "
+        "1rem;color:#222}"
         "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(288px,1fr));gap:1.5rem}figure{margin:0}"
         "img{display:block;border-radius:8px;image-rendering:auto}small{display:block;color:#666}b{display:block}"
         "p{margin:.2rem 0;color:#06603a}pre{font-size:12px;white-space:pre-wrap}"
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Diptych demo</title><style>{style}</style>'
-        f"<h1>Diptych demo</h1><p>Drawn, answered and edited by one model, which chose each drawing among {CANDIDATES} of its own.</p>"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Diptych '
+        f"demo</title><style>{style}</style>"
+        "<h1>Diptych demo</h1><p>Drawn, answered and edited by one model, which chose each drawing "
+        f"among {CANDIDATES} of its own.</p>"
         f"<main>{cards}</main></html>\n"
     )

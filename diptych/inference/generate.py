@@ -32,7 +32,11 @@ class Result:
         from PIL import Image
 
         path = Path(path)
-        names = [path] if len(self.images) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.images))]
+        names = (
+            [path]
+            if len(self.images) == 1
+            else [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.images))]
+        )
         for name, pixels in zip(names, self.images, strict=True):
             name.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(name)
@@ -40,7 +44,10 @@ class Result:
 
 
 def draw(
-    system: System, plans: Sequence[Plan], media: Sequence[Sequence[Media]] | None = None, on_step: Callable[[int], Any] | None = None
+    system: System,
+    plans: Sequence[Plan],
+    media: Sequence[Sequence[Media]] | None = None,
+    on_step: Callable[[int], Any] | None = None,
 ) -> list[np.ndarray]:
     """One picture for each settled plan (its own seed, count 1), batched by size, steps and guidance.
 
@@ -50,7 +57,14 @@ def draw(
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, plan in enumerate(plans):
         has_pictures = any(role in (Role.SOURCE, Role.CONTROL) for role in plan.inputs)
-        key = (plan.width, plan.height, plan.steps, plan.guidance_scale, plan.image_guidance_scale, has_pictures)
+        key = (
+            plan.width,
+            plan.height,
+            plan.steps,
+            plan.guidance_scale,
+            plan.image_guidance_scale,
+            has_pictures,
+        )
         groups.setdefault(key, []).append(index)
     pictures: list[np.ndarray | None] = [None] * len(plans)
     for indices in groups.values():
@@ -62,7 +76,9 @@ def draw(
     return [p for p in pictures if p is not None]
 
 
-def _draw_batch(system: System, plans: list[Plan], media: list[Sequence[Media]], on_step: Callable[[int], Any] | None) -> list[np.ndarray]:
+def _draw_batch(
+    system: System, plans: list[Plan], media: list[Sequence[Media]], on_step: Callable[[int], Any] | None
+) -> list[np.ndarray]:
     first = plans[0]
     if not (first.width and first.height and first.steps):
         raise ValueError("draw() takes settled plans: size and steps filled in")
@@ -71,13 +87,19 @@ def _draw_batch(system: System, plans: list[Plan], media: list[Sequence[Media]],
     generators = [torch.Generator().manual_seed(plan.seed) for plan in plans]
 
     def noise() -> torch.Tensor:
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(system.device)
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(
+            system.device
+        )
 
     with torch.inference_mode():
         x = solve(
-            system.sampler, lambda x, s: system.velocity(x, s, condition), noise() * condition.scale, first.steps, noise,
+            system.sampler,
+            lambda x, s: system.velocity(x, s, condition),
+            noise() * condition.scale,
+            first.steps,
+            noise,
             (lambda i, _: on_step(i)) if on_step else None,
-        )  # fmt: skip
+        )
         decoded = system.space.decode(x)
     return [np.ascontiguousarray(p) for p in decoded.cpu().permute(0, 2, 3, 1).numpy()]
 
@@ -99,10 +121,16 @@ class Pipeline:
     def limits(self) -> Limits:
         sampler = self.system.sampler
         return Limits(
-            width=self.system.native, height=self.system.native, max_side=self.system.max_side, round_size=self.system.space.round_size,
-            steps=sampler.num_steps, guidance_scale=sampler.guidance_scale, image_guidance_scale=sampler.image_guidance_scale,
-            tasks=self.system.capabilities, control=self.system.control,
-        )  # fmt: skip
+            width=self.system.native,
+            height=self.system.native,
+            max_side=self.system.max_side,
+            round_size=self.system.space.round_size,
+            steps=sampler.num_steps,
+            guidance_scale=sampler.guidance_scale,
+            image_guidance_scale=sampler.image_guidance_scale,
+            tasks=self.system.capabilities,
+            control=self.system.control,
+        )
 
     def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
         """What a request is understood as, settled; any field of the plan can be overridden.
@@ -111,18 +139,27 @@ class Pipeline:
         """
         unknown = set(overrides) - set(Plan.__dataclass_fields__)
         if unknown:
-            raise RequestError(f"a plan has no field {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}")
+            raise RequestError(
+                f"a plan has no field {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}"
+            )
         plan = self.planner.plan(request, pictures, _as_task(overrides.pop("task", None)))
         return settle(replace(plan, **overrides), self.limits)
 
     def run(
-        self, request: str, images: Sequence[str | Path | np.ndarray] = (), on_step: Callable[[int], Any] | None = None, **overrides: Any
+        self,
+        request: str,
+        images: Sequence[str | Path | np.ndarray] = (),
+        on_step: Callable[[int], Any] | None = None,
+        **overrides: Any,
     ) -> Result:
-        """Carry out a request about or with pictures (files or uint8 arrays); overrides are fields of the plan."""
+        """Carry out a request about or with pictures (files or uint8 arrays); overrides are fields of the
+        plan."""
         media = [self.open(image) for image in images]
         return self.carry_out(self.plan(request, len(media), **overrides), media, on_step)
 
-    def carry_out(self, plan: Plan, media: Sequence[Media] = (), on_step: Callable[[int], Any] | None = None) -> Result:
+    def carry_out(
+        self, plan: Plan, media: Sequence[Media] = (), on_step: Callable[[int], Any] | None = None
+    ) -> Result:
         """Carry out a settled plan."""
         if plan.task is Task.ANSWER:
             return Result(plan, text="".join(self.stream(plan, media)))
@@ -141,6 +178,8 @@ class Pipeline:
         """A file or a uint8 array as media. Raises PictureError or RequestError for what is no picture."""
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise RequestError(f"a picture must be uint8 (height, width, 3), got {image.dtype} {image.shape}")
+                raise RequestError(
+                    f"a picture must be uint8 (height, width, 3), got {image.dtype} {image.shape}"
+                )
             return Media(image)
         return Media(open_picture(image), str(image))

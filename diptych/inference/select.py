@@ -1,4 +1,5 @@
-"""Best of N: draw many, let a verifier score each once, keep the best (SANA-1.5, arXiv 2501.18427 section 3.4)."""
+"""Best of N: draw many, let a verifier score each once, keep the best (SANA-1.5, arXiv 2501.18427 section
+3.4)."""
 
 from __future__ import annotations
 
@@ -30,14 +31,21 @@ class Candidate:
 
 
 def best_of(
-    system: System, plan: Plan, verifier: Verifier, count: int, keep: int = 1, media: Sequence[Media] = (), folder: Path | None = None,
+    system: System,
+    plan: Plan,
+    verifier: Verifier,
+    count: int,
+    keep: int = 1,
+    media: Sequence[Media] = (),
+    folder: Path | None = None,
     progress: Callable[[int], Any] | None = None,
-) -> list[Candidate]:  # fmt: skip
-    """The `keep` best of `count` pictures with the seeds plan.seed, plan.seed + 1 ..., best first; of equal scores the earlier seed.
+) -> list[Candidate]:
+    """The `keep` best of `count` pictures with the seeds plan.seed, plan.seed + 1 ..., best first; of equal
+    scores the earlier seed.
 
-    Each is scored once, in batches; no more than a batch and the kept ones are in memory. With `folder`, every candidate and its score
-    is saved there, and a selection that was stopped goes on from there with the same result. Raises RequestError for counts that
-    cannot be, and where the folder holds another selection.
+    Each is scored once, in batches; no more than a batch and the kept ones are in memory. With `folder`,
+    every candidate and its score is saved there, and a selection that was stopped goes on from there with the
+    same result. Raises RequestError for counts that cannot be, and where the folder holds another selection.
     """
     if not 1 <= count <= MAX_CANDIDATES:
         raise RequestError(f"best of N takes 1 to {MAX_CANDIDATES} candidates, got {count}")
@@ -51,8 +59,13 @@ def best_of(
         if folder and all(seed in done for seed in seeds):
             found = [Candidate(seed, done[seed], open_picture(_picture(folder, seed))) for seed in seeds]
         else:
-            pictures = draw(system, [replace(plan, seed=seed, count=1) for seed in seeds], [media] * len(seeds))
-            found = [Candidate(*row) for row in zip(seeds, scores(verifier, plan.prompt, pictures), pictures, strict=True)]
+            pictures = draw(
+                system, [replace(plan, seed=seed, count=1) for seed in seeds], [media] * len(seeds)
+            )
+            found = [
+                Candidate(*row)
+                for row in zip(seeds, scores(verifier, plan.prompt, pictures), pictures, strict=True)
+            ]
             if folder:
                 _save(folder, found)
         best = sorted([*best, *found], key=lambda candidate: (-candidate.score, candidate.seed))[:keep]
@@ -71,16 +84,25 @@ def _save(folder: Path, found: Sequence[Candidate]) -> None:
         part = folder / f".{candidate.seed}.part"
         Image.fromarray(candidate.pixels).save(part, format="png")
         part.rename(_picture(folder, candidate.seed))
-    journal.append(folder / _SCORES, ({"seed": candidate.seed, "score": candidate.score} for candidate in found))
+    journal.append(
+        folder / _SCORES, ({"seed": candidate.seed, "score": candidate.score} for candidate in found)
+    )
 
 
 def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dict[int, float]:
     """Scores that lie in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    request = {"plan": json.loads(plan.to_json()), "verifier": verifier.name, "model": system.card.get("sha256", {}), "batch": BATCH}
+    request = {
+        "plan": json.loads(plan.to_json()),
+        "verifier": verifier.name,
+        "model": system.card.get("sha256", {}),
+        "batch": BATCH,
+    }
     path = folder / _REQUEST
     if not path.is_file():
         journal.write_whole(path, json.dumps(request, indent=1))
     elif json.loads(path.read_text()) != request:
-        raise RequestError(f"{folder} holds candidates of another request, model or verifier; choose another folder")
+        raise RequestError(
+            f"{folder} holds candidates of another request, model or verifier; choose another folder"
+        )
     return {row["seed"]: row["score"] for row in journal.resume(folder / _SCORES)}

@@ -36,7 +36,11 @@ def contact_sheet(cells: Sequence[Cell], path: str | Path, columns: int = 6, sid
         x, y = _PAD + index % columns * (side + _PAD), _PAD + index // columns * (side + caption + _PAD)
         sheet.paste(Image.fromarray(cell.pixels).resize((side, side), Image.Resampling.LANCZOS), (x, y))
         colour = {True: _GREEN, False: _RED, None: _GRAY}[cell.right]
-        pen.rectangle((x - 2, y - 2, x + side + 1, y + side + 1), outline=colour if cell.right is not None else (225, 225, 225), width=2)
+        pen.rectangle(
+            (x - 2, y - 2, x + side + 1, y + side + 1),
+            outline=colour if cell.right is not None else (225, 225, 225),
+            width=2,
+        )
         lines = textwrap.wrap(cell.text, max(8, side // 8))[:3]
         pen.multiline_text((x, y + side + 5), "\n".join(lines), fill=colour, font=font, spacing=2)
     path = Path(path)

@@ -36,16 +36,21 @@ class YesNo:
     def __init__(self, system: Any, name: str) -> None:
         """Raises RequestError for a model that cannot read pictures."""
         if Task.ANSWER not in system.capabilities:
-            raise RequestError(f"verifier {name!r}: this model draws only, it cannot read pictures; use clip or vlm:MODEL")
+            raise RequestError(
+                f"verifier {name!r}: this model draws only, it cannot read pictures; use clip or vlm:MODEL"
+            )
         self.system, self.name = system, name
 
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
         question = QUESTION.format(prompt)
-        return list(self.system.log_odds([[Message("user", question, (Media(pixels),))] for pixels in pictures]))
+        return list(
+            self.system.log_odds([[Message("user", question, (Media(pixels),))] for pixels in pictures])
+        )
 
 
 class Similarity:
-    """Cosine similarity of picture and prompt in the space of a CLIP or SigLIP model, through transformers."""
+    """Cosine similarity of picture and prompt in the space of a CLIP or SigLIP model, through
+    transformers."""
 
     def __init__(self, folder: str, device: torch.device | str = "cpu") -> None:
         from transformers import AutoModel, AutoProcessor
@@ -53,22 +58,32 @@ class Similarity:
         self.name = f"clip:{folder}"
         self.model: Any = _load(AutoModel, folder).to(device).eval()
         if not hasattr(self.model, "get_image_features"):
-            raise RequestError(f"verifier {self.name!r}: {type(self.model).__name__} gives no features of pictures and texts to compare")
+            raise RequestError(
+                f"verifier {self.name!r}: {type(self.model).__name__} gives no features of pictures and "
+                "texts to compare"
+            )
         self.processor: Any = _load(AutoProcessor, folder)
 
     @torch.inference_mode()
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
         # SigLIP was trained on texts padded to one length, CLIP on texts of their own
         padding = "max_length" if "siglip" in self.model.config.model_type else True
-        given = self.processor(text=[prompt], images=_pil(pictures), return_tensors="pt", padding=padding, truncation=True)
+        given = self.processor(
+            text=[prompt], images=_pil(pictures), return_tensors="pt", padding=padding, truncation=True
+        )
         given = given.to(self.model.device)
-        text = _features(self.model.get_text_features(**{k: v for k, v in given.items() if k in ("input_ids", "attention_mask")}))
+        text = _features(
+            self.model.get_text_features(
+                **{k: v for k, v in given.items() if k in ("input_ids", "attention_mask")}
+            )
+        )
         image = _features(self.model.get_image_features(pixel_values=given["pixel_values"]))
         return torch.nn.functional.cosine_similarity(image, text).tolist()
 
 
 class VisionLanguageModel:
-    """Any picture-and-text model of transformers, asked in words: log-odds of yes as the first word of its answer."""
+    """Any picture-and-text model of transformers, asked in words: log-odds of yes as the first word of its
+    answer."""
 
     def __init__(self, folder: str, device: torch.device | str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -76,8 +91,13 @@ class VisionLanguageModel:
         self.name = f"vlm:{folder}"
         self.model: Any = _load(AutoModelForImageTextToText, folder).to(device).eval()
         self.processor: Any = _load(AutoProcessor, folder)
-        if not getattr(self.processor, "image_processor", None) or not getattr(self.processor, "chat_template", None):
-            raise RequestError(f"verifier {self.name!r} cannot read pictures in a conversation: it has no image processor or no chat template")
+        if not getattr(self.processor, "image_processor", None) or not getattr(
+            self.processor, "chat_template", None
+        ):
+            raise RequestError(
+                f"verifier {self.name!r} cannot read pictures in a conversation: it has no image "
+                "processor or no chat template"
+            )
         self.yes, self.no = self._words("yes"), self._words("no")
         if self.yes & self.no:
             raise RequestError(f"verifier {self.name!r}: yes and no begin with the same token")
@@ -85,13 +105,25 @@ class VisionLanguageModel:
     def _words(self, word: str) -> set[int]:
         """First tokens of the ways in which a model writes a word."""
         tokenizer = self.processor.tokenizer
-        return {tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in (word, word.capitalize())}
+        return {
+            tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in (word, word.capitalize())
+        }
 
     @torch.inference_mode()
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
-        content = [{"type": "image"}, {"type": "text", "text": QUESTION.format(prompt) + " Answer yes or no."}]
-        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        given = self.processor(text=[text] * len(pictures), images=[[p] for p in _pil(pictures)], return_tensors="pt", padding=True)
+        content = [
+            {"type": "image"},
+            {"type": "text", "text": QUESTION.format(prompt) + " Answer yes or no."},
+        ]
+        text = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        given = self.processor(
+            text=[text] * len(pictures),
+            images=[[p] for p in _pil(pictures)],
+            return_tensors="pt",
+            padding=True,
+        )
         given = given.to(self.model.device)
         logits = self.model(**given).logits
         last = given["attention_mask"].shape[1] - 1 - given["attention_mask"].flip(1).argmax(1)
@@ -101,7 +133,8 @@ class VisionLanguageModel:
 
 
 def load_verifier(name: str, system: Any) -> Verifier:
-    """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder or hub id, of transformers or of ours.
+    """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder or hub id, of
+    transformers or of ours.
 
     It judges on the device that `system` draws on.
 
@@ -132,10 +165,14 @@ def scores(verifier: Verifier, prompt: str, pictures: Sequence[np.ndarray]) -> l
     for start in range(0, len(pictures), BATCH):
         found += verifier.score(prompt, pictures[start : start + BATCH])
     if len(found) != len(pictures):
-        raise RequestError(f"verifier {verifier.name!r} gave {len(found)} scores for {len(pictures)} pictures")
+        raise RequestError(
+            f"verifier {verifier.name!r} gave {len(found)} scores for {len(pictures)} pictures"
+        )
     for number, score in enumerate(found):
         if score != score:
-            raise RequestError(f"verifier {verifier.name!r} gave NaN for picture {number} of {prompt!r}; it cannot choose")
+            raise RequestError(
+                f"verifier {verifier.name!r} gave NaN for picture {number} of {prompt!r}; it cannot choose"
+            )
     return found
 
 
@@ -152,9 +189,15 @@ def _is_ours(model: str) -> bool:
 def _load(kind: Any, folder: str) -> Any:
     try:
         # pickled weights and code from the hub are never run
-        return kind.from_pretrained(folder, trust_remote_code=False, **({} if "Processor" in kind.__name__ else {"use_safetensors": True}))
+        return kind.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            **({} if "Processor" in kind.__name__ else {"use_safetensors": True}),
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RequestError(f"the verifier {folder} could not be loaded ({str(error).splitlines()[0]})") from error
+        raise RequestError(
+            f"the verifier {folder} could not be loaded ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _features(output: Any) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""A small bidirectional transformer over caption tokens, learned together with a denoiser where no language model is wanted.
+"""A small bidirectional transformer over caption tokens, learned together with a denoiser where no language
+model is wanted.
 
 Shapes: B batch, T tokens, C channels.
 """
@@ -35,8 +36,12 @@ class _Block(nn.Module):
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, -1))
-        x = x + self.out(F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2))
+        query, key, value = (
+            p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, -1)
+        )
+        x = x + self.out(
+            F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        )
         return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
 
 

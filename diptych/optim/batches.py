@@ -1,4 +1,5 @@
-"""Parameters of equal shape that CAME computes together, and its passes over their memory in torch's operations, on any device."""
+"""Parameters of equal shape that CAME computes together, and its passes over their memory in torch's
+operations, on any device."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from diptych.optim import eight_bit
 MIN_EIGHT_BIT = 16_384
 """Matrices of at most this many elements keep their momentum in float32, as published."""
 TOGETHER = {"cpu": 2**19}
-"""Elements that are computed together: small parameters of equal shape, or some rows of a large one. A CPU's cache holds no more."""
+"""Elements that are computed together: small parameters of equal shape, or some rows of a large one. A CPU's
+cache holds no more."""
 TOGETHER_DEFAULT = 2**24
 
 
@@ -37,8 +39,15 @@ class Kind:
         part, sharded = local(parameter), False
         if isinstance(parameter, DTensor):
             (placement, *others) = parameter.placements
-            if others or not isinstance(placement, Shard | Replicate) or (isinstance(placement, Shard) and placement.dim != 0):
-                raise ValueError(f"CAME takes parameters sharded along their first axis over one mesh dimension, got {parameter.placements}")
+            if (
+                others
+                or not isinstance(placement, Shard | Replicate)
+                or (isinstance(placement, Shard) and placement.dim != 0)
+            ):
+                raise ValueError(
+                    "CAME takes parameters sharded along their first axis over one mesh dimension, got "
+                    f"{parameter.placements}"
+                )
             sharded = isinstance(placement, Shard)
         return cls(tuple(parameter.shape), tuple(part.shape), part.dtype, part.device, sharded)
 
@@ -52,13 +61,17 @@ class Kind:
 
     @property
     def factored(self) -> bool:
-        """Matrices and 1x1 convolutions; all else keeps a whole average of squares and has no confidence term."""
+        """Matrices and 1x1 convolutions; all else keeps a whole average of squares and has no confidence
+        term."""
         return len(self.shape) == 2 or (len(self.shape) == 4 and self.shape[2:] == (1, 1))
 
     @property
     def compiled(self) -> bool:
-        """Whether the loops of cpu.py step it; what is sharded waits for sums over the ranks between its passes."""
-        return self.factored and self.device.type == "cpu" and self.dtype == torch.float32 and not self.sharded
+        """Whether the loops of cpu.py step it; what is sharded waits for sums over the ranks between its
+        passes."""
+        return (
+            self.factored and self.device.type == "cpu" and self.dtype == torch.float32 and not self.sharded
+        )
 
     def in_eight_bits(self, group: dict[str, Any]) -> bool:
         """Whether the momentum is kept in 8 bits."""
@@ -70,7 +83,8 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Rooms:
-    """Float32 tensors to work in, not initialised: the same memory each time, as fresh pages cost more than what is computed in them."""
+    """Float32 tensors to work in, not initialised: the same memory each time, as fresh pages cost more than
+    what is computed in them."""
 
     def __init__(self) -> None:
         self._rooms: dict[tuple[str, torch.device], Tensor] = {}
@@ -83,7 +97,8 @@ class Rooms:
 
 
 def begin_state(kind: Kind, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-    """Fill an empty state of a parameter with zeros: averages over rows and columns, or a whole average; momentum, or its codes."""
+    """Fill an empty state of a parameter with zeros: averages over rows and columns, or a whole average;
+    momentum, or its codes."""
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=kind.device)
@@ -113,14 +128,23 @@ class _Piece:
 
 
 class Batch:
-    """Parameters of one kind with their states as stacked tensors: B matrices (n, k), of which this rank has some rows, or B vectors
-    (elements, 1). In pieces where one is large."""
+    """Parameters of one kind with their states as stacked tensors: B matrices (n, k), of which this rank has
+    some rows, or B vectors (elements, 1). In pieces where one is large."""
 
-    def __init__(self, kind: Kind, members: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any], rooms: Rooms) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        members: list[Tensor],
+        states: list[dict[str, Tensor]],
+        group: dict[str, Any],
+        rooms: Rooms,
+    ) -> None:
         self.kind, self.members, self.states, self.rooms = kind, members, states, rooms
         self.eight_bit = kind.in_eight_bits(group)
         self.shape = (kind.local[0], kind.shape[1]) if kind.factored else (torch.Size(kind.local).numel(), 1)
-        self.pieces = [_Piece(rows, (len(members), rows.stop - rows.start, self.shape[1]), {}) for rows in self._rows()]
+        self.pieces = [
+            _Piece(rows, (len(members), rows.stop - rows.start, self.shape[1]), {}) for rows in self._rows()
+        ]
         self._view("weights", [local(p).view(self.shape) for p in members])
         for name in ("exp_avg", "exp_avg_sq"):
             if name in self.states[0]:
@@ -143,7 +167,8 @@ class Batch:
         self._view("gradient", [local(p.grad).reshape(self.shape) for p in self.members])  # type: ignore[arg-type]
 
     def load(self, name: str) -> Tensor:
-        """A small state of all members, (B, ...): the tensor itself where there is one, else a copy that `finish` writes back."""
+        """A small state of all members, (B, ...): the tensor itself where there is one, else a copy that
+        `finish` writes back."""
         if len(self.states) == 1:
             return self.states[0][name][None]
         if name not in self._loaded:
@@ -157,8 +182,6 @@ class Batch:
         self._loaded.clear()
         for piece in self.pieces:
             del piece.views["gradient"]
-
-    # -- the four passes over matrices ------------------------------------------------------------------------------------------
 
     def squares(self) -> tuple[Tensor, Tensor]:
         """Sums of squared gradients over columns, (B, n), and over rows, (B, k)."""
@@ -195,10 +218,9 @@ class Batch:
             left = torch.mul(self.take_momentum(piece), rows[:, piece.rows, None], out=self.work(piece))
             self.move(piece, left, columns[:, None], group)
 
-    # -- parts of passes --------------------------------------------------------------------------------------------------------
-
     def move(self, piece: _Piece, left: Tensor, right: Tensor, group: dict[str, Any]) -> None:
-        """Decay a piece of the weights and subtract lr times the product of `left` and `right`, which broadcasts."""
+        """Decay a piece of the weights and subtract lr times the product of `left` and `right`, which
+        broadcasts."""
         weights = self.take("weights", piece)
         if group["weight_decay"]:
             weights.mul_(1 - group["lr"] * group["weight_decay"])
@@ -213,7 +235,8 @@ class Batch:
         return torch.mul(gradient, gradient, out=self.work(piece))
 
     def take(self, name: str, piece: _Piece) -> Tensor:
-        """A piece of the members' tensors in float32: a view where it can be one, else a copy in a room of that name."""
+        """A piece of the members' tensors in float32: a view where it can be one, else a copy in a room of
+        that name."""
         views = piece.views[name]
         if len(views) == 1 and views[0].dtype == torch.float32:
             return views[0][None]
@@ -233,7 +256,9 @@ class Batch:
     def take_momentum(self, piece: _Piece) -> Tensor:
         if not self.eight_bit:
             return self.take("exp_avg", piece)
-        momentum, spare = (self.rooms.room(what, piece.shape, self.kind.device) for what in ("exp_avg", "spare"))
+        momentum, spare = (
+            self.rooms.room(what, piece.shape, self.kind.device) for what in ("exp_avg", "spare")
+        )
         for state, out, free in zip(self.states, momentum, spare, strict=True):
             eight_bit.decode(*self._coded(state, piece), out.flatten(), free.flatten())
         return momentum
@@ -241,7 +266,9 @@ class Batch:
     def put_momentum(self, piece: _Piece, momentum: Tensor) -> None:
         if not self.eight_bit:
             return self.put("exp_avg", piece, momentum)
-        for state, values, free in zip(self.states, momentum, self.rooms.room("spare", piece.shape, self.kind.device), strict=True):
+        for state, values, free in zip(
+            self.states, momentum, self.rooms.room("spare", piece.shape, self.kind.device), strict=True
+        ):
             eight_bit.encode(values.flatten(), *self._coded(state, piece), free.flatten())
 
     def _coded(self, state: dict[str, Tensor], piece: _Piece) -> tuple[Tensor, Tensor]:
@@ -268,4 +295,9 @@ def round_randomly(x: Tensor) -> Tensor:
     """float32 -> bfloat16, up or down with the probabilities that keep the mean (stochastic rounding)."""
     noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device)
     # a bfloat16 is the upper half of a float32
-    return (x.contiguous().view(torch.int32) + noise).bitwise_and_(-(2**16)).view(torch.float32).to(torch.bfloat16)
+    return (
+        (x.contiguous().view(torch.int32) + noise)
+        .bitwise_and_(-(2**16))
+        .view(torch.float32)
+        .to(torch.bfloat16)
+    )

@@ -18,7 +18,8 @@ NAMES = ("muon", "adamw", "came", "came8bit")
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     name: str = "muon"
-    """'muon': Muon for the matrices of the blocks, AdamW for the rest; 'adamw', 'came', 'came8bit' (momentum in 8 bits): that for all."""
+    """'muon': Muon for the matrices of the blocks, AdamW for the rest; 'adamw', 'came', 'came8bit' (momentum
+    in 8 bits): that for all."""
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's; CAME has 0.9, 0.999, 0.9999, as published."""
@@ -36,7 +37,9 @@ class OptimConfig:
         if self.name not in NAMES:
             raise ValueError(f"optimiser must be one of {', '.join(NAMES)}, got {self.name!r}")
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.decay <= 1:
-            raise ValueError(f"lr and clip must be above 0 and decay a share, got {self.lr}, {self.clip}, {self.decay}")
+            raise ValueError(
+                f"lr and clip must be above 0 and decay a share, got {self.lr}, {self.clip}, {self.decay}"
+            )
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -52,26 +55,42 @@ def is_muon(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
     return config.name == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"
 
 
-def build_optimisers(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> list[torch.optim.Optimizer]:
+def build_optimisers(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
+) -> list[torch.optim.Optimizer]:
     """Optimisers over named parameters.
 
-    Raises ValueError for Muon on sharded parameters, as its orthogonalisation needs the whole matrix, and for bfloat16 weights without
-    CAME: others lose every step that is smaller than a weight's last digit.
+    Raises ValueError for Muon on sharded parameters, as its orthogonalisation needs the whole matrix, and for
+    bfloat16 weights without CAME: others lose every step that is smaller than a weight's last digit.
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in parameters:
         (matrices if is_muon(name, parameter, config) else rest).append(parameter)
     if any(isinstance(p, DTensor) for p in matrices):
-        raise ValueError("muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw or came8bit")
+        raise ValueError(
+            "muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw or "
+            "came8bit"
+        )
     if config.name in ("came", "came8bit"):
         bits = 8 if config.name == "came8bit" else 32
-        return [CAME(rest, lr=config.lr, weight_decay=config.weight_decay, bits=bits, stochastic_rounding=True)]
+        return [
+            CAME(rest, lr=config.lr, weight_decay=config.weight_decay, bits=bits, stochastic_rounding=True)
+        ]
     if any(p.dtype == torch.bfloat16 for p in [*matrices, *rest]):
-        raise ValueError(f"{config.name} has no stochastic rounding, so weights in bfloat16 need --stages.N.optim.name came8bit, or came")
+        raise ValueError(
+            f"{config.name} has no stochastic rounding, so weights in bfloat16 need "
+            "--stages.N.optim.name came8bit, or came"
+        )
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimisers.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimisers.append(
+            torch.optim.Muon(
+                matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
     if rest:
-        optimisers.append(torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay))
+        optimisers.append(
+            torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        )
     return optimisers

@@ -1,8 +1,8 @@
 """CAME's step of float32 matrices on a CPU: compiled loops, each of which reads and writes every number once.
 
-The same step as in came.py, whose operations would pass over memory two to three times as often. Here a matrix stays in a core's
-cache from the first pass to the last, and each thread has matrices of its own. Numba compiles the loops on first use and keeps them
-on disk.
+The same step as in came.py, whose operations would pass over memory two to three times as often. Here a
+matrix stays in a core's cache from the first pass to the last, and each thread has matrices of its own. Numba
+compiles the loops on first use and keeps them on disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _BLOCK, _SMALLEST = eight_bit.BLOCK, float32(eight_bit.SMALLEST)
 _SQUARED_TOP, _UNIT = float32(eight_bit.TOP**2), float32(eight_bit.UNIT)
 _ONE, _ZERO = float32(1), float32(0)
 _ROWS, _BLOCKS = 1024, 256
-"""Rows or 8-bit blocks whose sums are taken before they are added to the others': float32 has seven digits."""
+"""Rows or 8-bit blocks whose sums are taken before they are added to the others': float32 has seven
+digits."""
 
 
 class _Settings(NamedTuple):
@@ -42,13 +43,18 @@ class _Settings(NamedTuple):
     """Of the weights: 1 - lr * decay."""
 
 
-def begin_step(parameters: Sequence[Tensor], states: Sequence[dict[str, Tensor]], group: dict[str, Any]) -> Callable[[], None]:
-    """Begin a step of all, on as many threads as torch takes; what is returned takes part in it and waits for its end."""
+def begin_step(
+    parameters: Sequence[Tensor], states: Sequence[dict[str, Tensor]], group: dict[str, Any]
+) -> Callable[[], None]:
+    """Begin a step of all, on as many threads as torch takes; what is returned takes part in it and waits for
+    its end."""
     (beta1, beta2, beta3), (eps1, eps2) = group["betas"], group["eps"]
     kept = 1 - group["lr"] * group["weight_decay"]
     # 1 - beta in float64: in float32 a beta of 0.9999 has lost four digits of it
     shares = (1 - beta1, 1 - beta2, 1 - beta3)
-    settings = _Settings(*(float32(x) for x in (group["lr"], *shares, eps1, eps2, group["clip_threshold"], kept)))
+    settings = _Settings(
+        *(float32(x) for x in (group["lr"], *shares, eps1, eps2, group["clip_threshold"], kept))
+    )
     # the largest first, so that no thread is left alone with one at the end
     waiting = deque(sorted(range(len(parameters)), key=lambda n: -parameters[n].numel()))
     arguments = [_arrays(p, state) for p, state in zip(parameters, states, strict=True)]
@@ -78,9 +84,17 @@ def _arrays(parameter: Tensor, state: dict[str, Tensor]) -> tuple[Any, list[Any]
     assert parameter.grad is not None
     shape = parameter.shape[:2]
     weights, gradient = parameter.detach().view(shape).numpy(), parameter.grad.reshape(shape).numpy()
-    averages = tuple(state[f"exp_avg_{what}_{side}"].numpy() for what in ("sq", "res") for side in ("row", "col"))
+    averages = tuple(
+        state[f"exp_avg_{what}_{side}"].numpy() for what in ("sq", "res") for side in ("row", "col")
+    )
     if "exp_avg_codes" in state:
-        return _step_coded, [weights, gradient, state["exp_avg_codes"].numpy(), state["exp_avg_scale"].numpy(), averages]
+        return _step_coded, [
+            weights,
+            gradient,
+            state["exp_avg_codes"].numpy(),
+            state["exp_avg_scale"].numpy(),
+            averages,
+        ]
     return _step, [weights, gradient, state["exp_avg"].view(shape).numpy(), averages]
 
 
@@ -93,16 +107,15 @@ def _exact(function: Callable[..., Any], **options: Any) -> Any:
     try:
         return njit(nogil=True, error_model="numpy", cache=True, **options)(function)
     except RuntimeError:
-        # neither beside the code nor in the user's cache folder may files be written: compiled anew by each process
+        # neither beside the code nor in the user's cache folder may files be written: compiled anew by each
+        # process
         return njit(nogil=True, error_model="numpy", **options)(function)
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Sums may be taken in another order, so that they fit vector registers; NaN and infinity keep their meaning."""
+    """Sums may be taken in another order, so that they fit vector registers; NaN and infinity keep their
+    meaning."""
     return _exact(function, fastmath={"reassoc", "contract", "nsz"})
-
-
-# -- compiled: no type hints, as the types are those that the arrays have ----------------------------------------------------------
 
 
 @_compiled
@@ -130,7 +143,16 @@ def _update_factors(gradient, averages, settings):  # type: ignore[no-untyped-de
     n, k = gradient.shape
     rows, columns = np.empty(n, float32), np.empty(k, float32)
     over_columns, over_rows = _squares(gradient)
-    _average(averages[0], averages[1], over_columns, over_rows, settings.square_eps, settings.square_share, rows, columns)
+    _average(
+        averages[0],
+        averages[1],
+        over_columns,
+        over_rows,
+        settings.square_eps,
+        settings.square_share,
+        rows,
+        columns,
+    )
     rms = math.sqrt(_length(gradient, rows, columns) / (n * k))
     rows *= _ONE / max(_ONE, float32(rms) / settings.clip_threshold)
     return rows, columns
@@ -138,11 +160,21 @@ def _update_factors(gradient, averages, settings):  # type: ignore[no-untyped-de
 
 @_compiled
 def _step_factors(over_columns, over_rows, averages, settings, rows, columns):  # type: ignore[no-untyped-def]
-    """The step is the momentum times these of its row and its column, from sums of (m - u)^2 where the doubt is beta1 (m - u)."""
+    """The step is the momentum times these of its row and its column, from sums of (m - u)^2 where the doubt
+    is beta1 (m - u)."""
     beta1 = _ONE - settings.share
     over_columns *= beta1 * beta1
     over_rows *= beta1 * beta1
-    _average(averages[2], averages[3], over_columns, over_rows, settings.doubt_eps, settings.doubt_share, rows, columns)
+    _average(
+        averages[2],
+        averages[3],
+        over_columns,
+        over_rows,
+        settings.doubt_eps,
+        settings.doubt_share,
+        rows,
+        columns,
+    )
     rows *= settings.lr
 
 
@@ -201,7 +233,8 @@ def _length(gradient, rows, columns):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _advance(gradient, momentum, rows, columns, share):  # type: ignore[no-untyped-def]
-    """m <- m + share (gradient * rows * columns - m); sums of squares of what lay between, over columns and over rows."""
+    """m <- m + share (gradient * rows * columns - m); sums of squares of what lay between, over columns and
+    over rows."""
     n, k = gradient.shape
     over_columns, over_rows, part = np.empty(n, float32), np.zeros(k, float32), np.zeros(k, float32)
     for i in range(n):
@@ -221,7 +254,9 @@ def _advance_coded(gradient, codes, scale, rows, columns, share):  # type: ignor
         _decode(codes[first:last], scale[block], values)
         for i, left, right in _row_parts(first, last, k):
             momentum = values[i * k + left - first : i * k + right - first]
-            over_columns[i] += _approach(gradient[i, left:right], momentum, rows[i], columns[left:right], share, part[left:right])
+            over_columns[i] += _approach(
+                gradient[i, left:right], momentum, rows[i], columns[left:right], share, part[left:right]
+            )
         scale[block] = _encode(values[: last - first], codes[first:last])
         if (block + 1) % _BLOCKS == 0 or block + 1 == len(scale):
             _add(over_rows, part)
@@ -277,7 +312,8 @@ def _decode(codes, scale, values):  # type: ignore[no-untyped-def]
 @_exact
 def _encode(values, codes):  # type: ignore[no-untyped-def]
     """One block, as `eight_bit.encode`; returns the scale."""
-    # without their sign bit, floats are ordered as the integers of the same bits are, whose maximum fits vector registers
+    # without their sign bit, floats are ordered as the integers of the same bits are, whose maximum fits
+    # vector registers
     bits, top = values.view(np.int32), np.int32(0)
     for j in range(len(bits)):
         top = max(top, bits[j] & np.int32(0x7FFFFFFF))

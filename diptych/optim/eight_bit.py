@@ -1,8 +1,9 @@
-"""Optimiser states in 8 bits: flat blocks of 2,048 elements, each with its own scale, and a code whose steps grow with the value.
+"""Optimiser states in 8 bits: flat blocks of 2,048 elements, each with its own scale, and a code whose steps
+grow with the value.
 
-A code c in -127 .. 127 stands for sign(c) (c / 127)^2 times the largest magnitude of its block. Zero is exactly 0, the largest
-element is exact, so storing twice changes nothing; small values keep more digits than in a linear code, which matters as blocks of
-momentum have heavy tails.
+A code c in -127 .. 127 stands for sign(c) (c / 127)^2 times the largest magnitude of its block. Zero is
+exactly 0, the largest element is exact, so storing twice changes nothing; small values keep more digits than
+in a linear code, which matters as blocks of momentum have heavy tails.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ SMALLEST = 1e-30
 
 
 def encode(values: Tensor, codes: Tensor, scale: Tensor, spare: Tensor) -> None:
-    """Finite values (N,) into codes int8 (N,) and scales float32 (ceil(N / 2048),). A block of zeros has scale 0 and codes 0.
+    """Finite values (N,) into codes int8 (N,) and scales float32 (ceil(N / 2048),). A block of zeros has
+    scale 0 and codes 0.
 
     `spare` is a tensor of the values' shape to work in, so that nothing large is allocated.
     """
@@ -41,7 +43,8 @@ def decode(codes: Tensor, scale: Tensor, out: Tensor, spare: Tensor) -> None:
 
 
 def _blocks(values: Tensor, per_block: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Views of the full blocks (blocks, 2048) and of the rest (1, rest), each with its part of what there is one of a block."""
+    """Views of the full blocks (blocks, 2048) and of the rest (1, rest), each with its part of what there is
+    one of a block."""
     full, rest = divmod(len(values), BLOCK)
     parts = [(values[: full * BLOCK].view(full, BLOCK), per_block[:full])] if full else []
     return [*parts, (values[None, full * BLOCK :], per_block[full:])] if rest else parts

@@ -31,18 +31,25 @@ class Limits:
 
 
 def settle(plan: Plan, limits: Limits) -> Plan:
-    """Fill in, round and check a plan. Raises RequestError, one sentence, for what is impossible or contradicts itself."""
+    """Fill in, round and check a plan. Raises RequestError, one sentence, for what is impossible or
+    contradicts itself."""
     if plan.missing:
         raise RequestError(f"the request needs {' and '.join(plan.missing)}")
     if plan.task not in limits.tasks:
-        raise RequestError(f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(limits.tasks))}")
+        raise RequestError(
+            f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(limits.tasks))}"
+        )
     if not plan.prompt.strip():
         raise RequestError("the request is empty: say what to draw, to answer or to change")
     if len(plan.prompt) > MAX_PROMPT:
-        raise RequestError(f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read")
+        raise RequestError(
+            f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read"
+        )
     used = sum(role is not Role.UNUSED for role in plan.inputs)
     if plan.task is not Task.TEXT_TO_IMAGE and used > limits.max_sources:
-        raise RequestError(f"{used} pictures are attached, but this model looks at {limits.max_sources}; attach one")
+        raise RequestError(
+            f"{used} pictures are attached, but this model looks at {limits.max_sources}; attach one"
+        )
     if plan.task is Task.ANSWER:
         return plan
     _check_numbers(plan, limits)
@@ -56,22 +63,30 @@ def settle(plan: Plan, limits: Limits) -> Plan:
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
     return replace(
-        plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes),
+        plan,
+        width=rounded[0],
+        height=rounded[1],
+        adjustments=tuple(notes),
         steps=limits.steps if plan.steps is None else plan.steps,
         guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,
-        image_guidance_scale=limits.image_guidance_scale if plan.image_guidance_scale is None else plan.image_guidance_scale,
-    )  # fmt: skip
+        image_guidance_scale=limits.image_guidance_scale
+        if plan.image_guidance_scale is None
+        else plan.image_guidance_scale,
+    )
 
 
 def _with_control(plan: Plan, limits: Limits) -> Plan:
-    """Pictures attached to a drawing: the control picture of a system that has one, else unused, as was planned."""
+    """Pictures attached to a drawing: the control picture of a system that has one, else unused, as was
+    planned."""
     asked = Role.CONTROL in plan.inputs
     if asked and not limits.control:
         raise RequestError("this model does not draw along an attached picture")
     if not limits.control:
         return plan
     if len(plan.inputs) > 1:
-        raise RequestError(f"{len(plan.inputs)} pictures are attached, but this model draws along one ({limits.control})")
+        raise RequestError(
+            f"{len(plan.inputs)} pictures are attached, but this model draws along one ({limits.control})"
+        )
     note = () if asked else (f"the attached picture is taken as the control picture ({limits.control})",)
     return replace(plan, inputs=(Role.CONTROL,), adjustments=plan.adjustments + note)
 
@@ -86,6 +101,9 @@ def _check_numbers(plan: Plan, limits: Limits) -> None:
         raise RequestError(f"seed must be 0 or more and below 2^63, got {plan.seed}")
     if plan.steps is not None and not 1 <= plan.steps <= MAX_STEPS:
         raise RequestError(f"steps must be 1 to {MAX_STEPS}, got {plan.steps}")
-    for name, scale in (("guidance_scale", plan.guidance_scale), ("image_guidance_scale", plan.image_guidance_scale)):
+    for name, scale in (
+        ("guidance_scale", plan.guidance_scale),
+        ("image_guidance_scale", plan.image_guidance_scale),
+    ):
         if scale is not None and not 0 <= scale <= 100:
             raise RequestError(f"{name} must be 0 to 100, got {scale}")

@@ -1,4 +1,5 @@
-"""The rule planner: a request in plain words to a plan, deterministically. The baseline for a learned planner."""
+"""The rule planner: a request in plain words to a plan, deterministically. The baseline for a learned
+planner."""
 
 from __future__ import annotations
 
@@ -7,22 +8,56 @@ import re
 from diptych.planning.normalise import MAX_PROMPT
 from diptych.request import Plan, RequestError, Role, Task
 
-_NUMBERS = {w: n for n, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])}
+_NUMBERS = {
+    w: n
+    for n, w in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        ]
+    )
+}
 _NUMBER = rf"(\d{{1,12}}|{'|'.join(_NUMBERS)})"
 _QUESTION = re.compile(
-    r"^(what|how many|how much|how|which|where|who|why|when|is|are|do|does|can you see|count|describe|caption|tell me|name)\b|\?\s*$"
+    r"^(what|how many|how much|how|which|where|who|why|when|is|are|do|does|can you "
+    r"see|count|describe|caption|tell me|name)\b|\?\s*$"
 )
-_DRAW = re.compile(r"^(please )?(draw|paint a|paint an|generate|create|sketch|show me|make (me )?(a|an|\d+|two|three|four|five) )\b")
+_DRAW = re.compile(
+    r"^(please )?(draw|paint a|paint an|generate|create|sketch|show me|make (me "
+    r")?(a|an|\d+|two|three|four|five) )\b"
+)
 _EDIT_SURE = re.compile(
     r"^(please )?((remove|delete|erase|replace|recolou?r|move|shift|swap)\b"
-    r"|(make|paint|turn|change|give|use|colou?r|take) (the|its|it)\b|(make|use) .*\bbackground\b|take .* away\b)"
+    r"|(make|paint|turn|change|give|use|colou?r|take) (the|its|it)\b|(make|use) .*\bbackground\b|take .* "
+    r"away\b)"
 )
 _EDIT_MAYBE = re.compile(r"^(please )?(add|put|insert|also draw|use|turn|change|make|give|take|paint)\b")
 _SEVERAL = re.compile(r"\b(both|these|the two|the three|two|three) (pictures|images|photos)\b|\bcompare\b")
-_SHAPES = {"square": (1.0, 1.0), "wide": (4 / 3, 1.0), "landscape": (4 / 3, 1.0), "horizontal": (4 / 3, 1.0),
-           "tall": (1.0, 4 / 3), "portrait": (1.0, 4 / 3), "vertical": (1.0, 4 / 3)}  # fmt: skip
+_SHAPES = {
+    "square": (1.0, 1.0),
+    "wide": (4 / 3, 1.0),
+    "landscape": (4 / 3, 1.0),
+    "horizontal": (4 / 3, 1.0),
+    "tall": (1.0, 4 / 3),
+    "portrait": (1.0, 4 / 3),
+    "vertical": (1.0, 4 / 3),
+}
 _SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)")
-_SHAPE_AFTER = re.compile(rf",? ?(?:\b(?:as|in) )?(?:\ba )?\b({'|'.join(_SHAPES)}) format\b|, ?({'|'.join(k for k in _SHAPES if k != 'square')})$")
+_SHAPE_AFTER = re.compile(
+    rf",? ?(?:\b(?:as|in) )?(?:\ba )?\b({'|'.join(_SHAPES)}) format\b|, "
+    rf"?({'|'.join(k for k in _SHAPES if k != 'square')})$"
+)
 
 
 class RulePlanner:
@@ -39,7 +74,9 @@ class RulePlanner:
         if not request.strip():
             raise RequestError("the request is empty: say what to draw, to answer or to change")
         if len(request) > MAX_PROMPT:
-            raise RequestError(f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read")
+            raise RequestError(
+                f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read"
+            )
         text = re.sub(r"\s+", " ", request).strip().lower()
         understood, confidence = self._task(text, pictures)
         if task is None:
@@ -48,21 +85,38 @@ class RulePlanner:
             confidence = 1.0
         missing = self._missing(text, task, pictures)
         role = {Task.ANSWER: Role.SUBJECT, Task.EDIT: Role.SOURCE, Task.TEXT_TO_IMAGE: Role.UNUSED}[task]
-        notes = ("the attached picture is not used: the request asks for a new one",) if role is Role.UNUSED and pictures else ()
+        notes = (
+            ("the attached picture is not used: the request asks for a new one",)
+            if role is Role.UNUSED and pictures
+            else ()
+        )
         if task is Task.ANSWER:
-            return Plan(task=task, prompt=text, inputs=(role,) * pictures, confidence=confidence, missing=missing)
+            return Plan(
+                task=task, prompt=text, inputs=(role,) * pictures, confidence=confidence, missing=missing
+            )
         text, width, height = self._size(text)
         text, seed = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
         text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
-        text, guidance = self._setting(text, r",? ?(?:with |and )?guidance(?: scale)?(?: of| =)? (-?\d+(?:\.\d+)?)", "guidance")
+        text, guidance = self._setting(
+            text, r",? ?(?:with |and )?guidance(?: scale)?(?: of| =)? (-?\d+(?:\.\d+)?)", "guidance"
+        )
         text, count = self._count(text)
         text, negative = self._negative(text)
         return Plan(
-            task=task, prompt=text.strip(" ,.!"), inputs=(role,) * pictures, width=width, height=height, count=count,
-            seed=int(seed) if seed is not None else 0, steps=int(steps) if steps is not None else None,
-            guidance_scale=float(guidance) if guidance is not None else None, negative_prompt=negative,
-            confidence=confidence, missing=missing, adjustments=notes,
-        )  # fmt: skip
+            task=task,
+            prompt=text.strip(" ,.!"),
+            inputs=(role,) * pictures,
+            width=width,
+            height=height,
+            count=count,
+            seed=int(seed) if seed is not None else 0,
+            steps=int(steps) if steps is not None else None,
+            guidance_scale=float(guidance) if guidance is not None else None,
+            negative_prompt=negative,
+            confidence=confidence,
+            missing=missing,
+            adjustments=notes,
+        )
 
     @staticmethod
     def _task(text: str, pictures: int) -> tuple[Task, float]:
@@ -81,7 +135,11 @@ class RulePlanner:
         if task is Task.TEXT_TO_IMAGE:
             return ()
         if not pictures:
-            return ("a picture to change (attach one)" if task is Task.EDIT else "a picture to look at (attach one)",)
+            return (
+                "a picture to change (attach one)"
+                if task is Task.EDIT
+                else "a picture to look at (attach one)",
+            )
         if pictures < 2 and _SEVERAL.search(text):
             return (f"two pictures, but {pictures} is attached",)
         return ()
@@ -92,14 +150,20 @@ class RulePlanner:
             sizes = " and ".join(f"{w}x{h}" for w, h in found)
             raise RequestError(f"the request names two sizes, {sizes}: keep one")
         if found:
-            pattern = r",? ?(?:\b(?:at|in|of|with|sized?) )?-?\d{1,12} ?(?:x|×|by) ?-?\d{1,12}(?: ?(?:px|pixels))?"
+            pattern = (
+                r",? ?(?:\b(?:at|in|of|with|sized?) )?-?\d{1,12} ?(?:x|×|by) ?-?\d{1,12}(?: ?(?:px|pixels))?"
+            )
             return re.sub(pattern, "", text), *found[0]
         named = _SHAPE_BEFORE.findall(text) + [a or b for a, b in _SHAPE_AFTER.findall(text)]
         if len({_SHAPES[word] for word in named}) > 1:
             raise RequestError(f"the request names two shapes of picture, {' and '.join(named)}: keep one")
         if named:
             w, h = _SHAPES[named[0]]
-            return _SHAPE_AFTER.sub("", _SHAPE_BEFORE.sub("", text)), round(self.native * w), round(self.native * h)
+            return (
+                _SHAPE_AFTER.sub("", _SHAPE_BEFORE.sub("", text)),
+                round(self.native * w),
+                round(self.native * h),
+            )
         return text, None, None
 
     @staticmethod
@@ -111,7 +175,9 @@ class RulePlanner:
 
     @staticmethod
     def _count(text: str) -> tuple[str, int]:
-        match = re.search(rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ", text)
+        match = re.search(
+            rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ", text
+        )
         if not match:
             return text, 1
         value = int(match[1]) if match[1].isdigit() else _NUMBERS[match[1]]

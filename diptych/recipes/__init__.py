@@ -7,12 +7,28 @@ from diptych.recipes.sana import sana_control, sana_curriculum, sana_finetune, s
 from diptych.training.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
-    "emoji": emoji, "emoji-full": emoji_full, "emoji-small": emoji_small, "emoji-recover": emoji_recover, "emoji-verifier": emoji_verifier,
-    "sana-small": sana_small, "sana-curriculum": sana_curriculum, "sana-finetune": sana_finetune, "sana-lora": sana_lora,
+    "emoji": emoji,
+    "emoji-full": emoji_full,
+    "emoji-small": emoji_small,
+    "emoji-recover": emoji_recover,
+    "emoji-verifier": emoji_verifier,
+    "sana-small": sana_small,
+    "sana-curriculum": sana_curriculum,
+    "sana-finetune": sana_finetune,
+    "sana-lora": sana_lora,
     "sana-control": sana_control,
-}  # fmt: skip
+}
 
 __all__ = [
-    "RECIPES", "emoji", "emoji_full", "emoji_recover", "emoji_small", "emoji_verifier", "sana_control", "sana_curriculum", "sana_finetune",
-    "sana_lora", "sana_small",
-]  # fmt: skip
+    "RECIPES",
+    "emoji",
+    "emoji_full",
+    "emoji_recover",
+    "emoji_small",
+    "emoji_verifier",
+    "sana_control",
+    "sana_curriculum",
+    "sana_finetune",
+    "sana_lora",
+    "sana_small",
+]

@@ -21,7 +21,8 @@ OVERLAP = 0.25
 
 
 class Autoencoder(Protocol):
-    """Pictures of -1..1 (P, 3, height, width) <-> raw latents (P, channels, height / factor, width / factor)."""
+    """Pictures of -1..1 (P, 3, height, width) <-> raw latents (P, channels, height / factor, width /
+    factor)."""
 
     channels: int
     factor: int
@@ -55,8 +56,9 @@ class DiffusersAutoencoder(nn.Module):
 class LatentSpace:
     """Scaled latents as target of the flow.
 
-    `scale` multiplies raw latents, so that they have about unit variance (DC-AE: 0.41407). Encoding and decoding are
-    deterministic. Pictures larger than `tile` px a side are worked on in overlapping tiles, so memory is bounded.
+    `scale` multiplies raw latents, so that they have about unit variance (DC-AE: 0.41407). Encoding and
+    decoding are deterministic. Pictures larger than `tile` px a side are worked on in overlapping tiles, so
+    memory is bounded.
     """
 
     def __init__(self, autoencoder: Autoencoder, scale: float = 1.0, tile: int = TILE) -> None:
@@ -67,8 +69,8 @@ class LatentSpace:
         self.tile = tile
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """uint8 (P, 3, height, width) -> (P, channels, height / factor, width / factor). Raises ValueError for sides that are no
-        multiples of the factor."""
+        """uint8 (P, 3, height, width) -> (P, channels, height / factor, width / factor). Raises ValueError
+        for sides that are no multiples of the factor."""
         height, width = pixels.shape[-2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"sides must be multiples of {self.factor} px, got {width}x{height}")
@@ -80,7 +82,9 @@ class LatentSpace:
         """Scaled latents -> uint8 pictures, clamped."""
         parts = self._parameters()
         latents = (target / self.scale).to(parts)
-        x = self._tiled(latents, self.autoencoder.decode, self.tile // self.factor, float(self.factor)).float()
+        x = self._tiled(
+            latents, self.autoencoder.decode, self.tile // self.factor, float(self.factor)
+        ).float()
         return ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def shape(self, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int]:
@@ -112,7 +116,8 @@ class LatentSpace:
     @staticmethod
     @torch.no_grad()
     def _tiled(x: Tensor, work: Callable[[Tensor], Tensor], tile: int, ratio: float) -> Tensor:
-        """work(x), in tiles of `tile` where a side is longer, their overlaps blended linearly. `ratio` = output / input side."""
+        """work(x), in tiles of `tile` where a side is longer, their overlaps blended linearly. `ratio` =
+        output / input side."""
         height, width = x.shape[-2:]
         if max(height, width) <= tile:
             return work(x)
@@ -149,10 +154,11 @@ def _ramp(length: int, like: Tensor) -> Tensor:
 
 
 def load_space(folder: Path) -> LatentSpace:
-    """An image space from a folder: diffusers' AutoencoderDC or AutoencoderTiny, or a tiny autoencoder that `save_space` wrote.
+    """An image space from a folder: diffusers' AutoencoderDC or AutoencoderTiny, or a tiny autoencoder that
+    `save_space` wrote.
 
-    A folder with published tiny files (NAME_encoder.safetensors, NAME_decoder.safetensors) will do as well. Raises ValueError for
-    a folder of another kind. Only safetensors are read.
+    A folder with published tiny files (NAME_encoder.safetensors, NAME_decoder.safetensors) will do as well.
+    Raises ValueError for a folder of another kind. Only safetensors are read.
     """
     path = folder / "config.json"
     pair = [sorted(folder.glob(f"*{part}.safetensors")) for part in ("encoder", "decoder")]
@@ -164,10 +170,17 @@ def load_space(folder: Path) -> LatentSpace:
     kind = config.get("_class_name")
     if kind == "TinyAutoencoder":
         weights = load_file(folder / "model.safetensors")
-        parts = {part: {n.split(".", 1)[1]: t for n, t in weights.items() if n.startswith(part)} for part in ("encoder.", "decoder.")}
-        return LatentSpace(TinyAutoencoder(parts["encoder."], parts["decoder."] or None).eval(), config["scale"])
+        parts = {
+            part: {n.split(".", 1)[1]: t for n, t in weights.items() if n.startswith(part)}
+            for part in ("encoder.", "decoder.")
+        }
+        return LatentSpace(
+            TinyAutoencoder(parts["encoder."], parts["decoder."] or None).eval(), config["scale"]
+        )
     if kind not in ("AutoencoderDC", "AutoencoderTiny"):
-        raise ValueError(f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder")
+        raise ValueError(
+            f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder"
+        )
     import diffusers
 
     model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
@@ -182,10 +195,17 @@ def save_space(space: LatentSpace, folder: Path) -> None:
         return
     assert isinstance(space.autoencoder, nn.Module)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"_class_name": "TinyAutoencoder", "scale": space.scale}, indent=1) + "\n")
-    save_file({name: tensor.contiguous() for name, tensor in space.autoencoder.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(
+        json.dumps({"_class_name": "TinyAutoencoder", "scale": space.scale}, indent=1) + "\n"
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in space.autoencoder.state_dict().items()},
+        folder / "model.safetensors",
+    )
 
 
 def tiny_space(encoder: Path, decoder: Path | None = None) -> LatentSpace:
     """A tiny autoencoder from its published files (safetensors)."""
-    return LatentSpace(TinyAutoencoder(load_file(encoder), None if decoder is None else load_file(decoder)).eval())
+    return LatentSpace(
+        TinyAutoencoder(load_file(encoder), None if decoder is None else load_file(decoder)).eval()
+    )

@@ -10,7 +10,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PixelSpace:
-    """Pictures (P, 3, height, width) in -1..1 for drawing, ImageNet-normalised for reading; sides multiples of `multiple`."""
+    """Pictures (P, 3, height, width) in -1..1 for drawing, ImageNet-normalised for reading; sides multiples
+    of `multiple`."""
 
     def __init__(self, multiple: int) -> None:
         self.multiple = multiple
@@ -35,4 +36,6 @@ class PixelSpace:
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size that can be drawn; ties to even, at least one token a side."""
-        return tuple(max(self.multiple, round(side / self.multiple) * self.multiple) for side in (width, height))  # type: ignore[return-value]
+        return tuple(
+            max(self.multiple, round(side / self.multiple) * self.multiple) for side in (width, height)
+        )  # type: ignore[return-value]

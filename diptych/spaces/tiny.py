@@ -1,7 +1,9 @@
-"""Tiny autoencoders of the TAESD family, under their public weight names, with the variants that diffusers lacks.
+"""Tiny autoencoders of the TAESD family, under their public weight names, with the variants that diffusers
+lacks.
 
-A plain sequence of 3x3 convolutions and residual blocks. FLUX.2's variant has, in the three blocks next to the latent, a
-group-normalised branch before the block's own convolutions; SANA's encoder halves the picture twice before its first block.
+A plain sequence of 3x3 convolutions and residual blocks. FLUX.2's variant has, in the three blocks next to
+the latent, a group-normalised branch before the block's own convolutions; SANA's encoder halves the picture
+twice before its first block.
 """
 
 from __future__ import annotations
@@ -15,9 +17,16 @@ WIDTH = 64
 class Block(nn.Module):
     def __init__(self, pool: bool) -> None:
         super().__init__()
-        self.conv = nn.Sequential(_conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH))
+        self.conv = nn.Sequential(
+            _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH)
+        )
         wide = 4 * WIDTH
-        norm = [nn.Conv2d(WIDTH, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(), nn.Conv2d(wide, WIDTH, 1, bias=False)]
+        norm = [
+            nn.Conv2d(WIDTH, wide, 1, bias=False),
+            nn.GroupNorm(4, wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, WIDTH, 1, bias=False),
+        ]
         self.pool = nn.Sequential(*norm) if pool else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +48,11 @@ def encoder(channels: int, pool: bool, deep: bool) -> nn.Sequential:
         stem = [_conv(3, WIDTH // 2, 2), nn.ReLU(), _conv(WIDTH // 2, WIDTH, 2), nn.ReLU(), Block(False)]
     else:
         stem = [_conv(3, WIDTH), Block(False)]
-    stages = [layer for last in (False, False, pool) for layer in (_conv(WIDTH, WIDTH, 2, bias=False), *(Block(last) for _ in range(3)))]
+    stages = [
+        layer
+        for last in (False, False, pool)
+        for layer in (_conv(WIDTH, WIDTH, 2, bias=False), *(Block(last) for _ in range(3)))
+    ]
     return nn.Sequential(*stem, *stages, _conv(WIDTH, channels))
 
 
@@ -48,9 +61,15 @@ def decoder(channels: int, pool: bool) -> nn.Sequential:
     stages = [
         layer
         for first in (pool, False, False)
-        for layer in (*(Block(first) for _ in range(3)), nn.Upsample(scale_factor=2), _conv(WIDTH, WIDTH, bias=False))
+        for layer in (
+            *(Block(first) for _ in range(3)),
+            nn.Upsample(scale_factor=2),
+            _conv(WIDTH, WIDTH, bias=False),
+        )
     ]
-    return nn.Sequential(SoftClamp(), _conv(channels, WIDTH), nn.ReLU(), *stages, Block(False), _conv(WIDTH, 3))
+    return nn.Sequential(
+        SoftClamp(), _conv(channels, WIDTH), nn.ReLU(), *stages, Block(False), _conv(WIDTH, 3)
+    )
 
 
 def _conv(before: int, after: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:

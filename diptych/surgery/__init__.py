@@ -1,4 +1,5 @@
-"""Model -> model: deeper, shallower, wider, LoRA adapters, frames of other roles, packed and compiled copies for drawing."""
+"""Model -> model: deeper, shallower, wider, LoRA adapters, frames of other roles, packed and compiled copies
+for drawing."""
 
 from diptych.surgery.fast import prepare
 from diptych.surgery.frames import with_frames

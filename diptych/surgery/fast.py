@@ -13,8 +13,8 @@ from diptych.models.linear_dit import LinearDiT
 
 
 class PackedLinear(nn.Module):
-    """A float32 linear layer whose weight lies in oneDNN's own blocked layout: on CPUs where the default matrix library has no
-    fast path (AMD), products take half the time."""
+    """A float32 linear layer whose weight lies in oneDNN's own blocked layout: on CPUs where the default
+    matrix library has no fast path (AMD), products take half the time."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -26,8 +26,8 @@ class PackedLinear(nn.Module):
 
 
 def prepare(model: LinearDiT, compile_blocks: bool = False) -> LinearDiT:
-    """A copy of a linear DiT for drawing: packed weights in float32 on a CPU where that is measured to be faster, blocks compiled if
-    asked. Weights are shared with the original where they stay as they are.
+    """A copy of a linear DiT for drawing: packed weights in float32 on a CPU where that is measured to be
+    faster, blocks compiled if asked. Weights are shared with the original where they stay as they are.
     """
     fast = copy.copy(model)
     fast._modules = dict(model._modules)
@@ -45,7 +45,8 @@ def prepare(model: LinearDiT, compile_blocks: bool = False) -> LinearDiT:
 
 @torch.inference_mode()
 def _packing_pays(linear: nn.Linear) -> bool:
-    """Whether a packed layer is at least a tenth faster on this machine: it doubles the speed on AMD, and costs some on Intel."""
+    """Whether a packed layer is at least a tenth faster on this machine: it doubles the speed on AMD, and
+    costs some on Intel."""
     x = torch.randn(256, linear.in_features)
     seconds: dict[str, list[float]] = {"plain": [], "packed": []}
     layers = {"plain": linear, "packed": PackedLinear(linear)}

@@ -15,23 +15,34 @@ DROPPED = 2
 """Last blocks that partial preservation leaves out by default: they have learnt to be the last."""
 _STD, _DEPTHWISE_STD = 0.02, 0.2
 _SILENT = {
-    LinearDiT: ("attention.out.weight", "attention.out.bias", "cross_attention.out.weight", "cross_attention.out.bias", "feed_forward.narrow.weight"),
+    LinearDiT: (
+        "attention.out.weight",
+        "attention.out.bias",
+        "cross_attention.out.weight",
+        "cross_attention.out.bias",
+        "feed_forward.narrow.weight",
+    ),
     MoT: ("o.weight", "down.weight"),
 }
 """Last projections of a block's branches: where these are zero, the block returns what it was given."""
 
 
-def growth_plan(blocks: int, depth: int, keep: int | None = None, strategy: str = "partial") -> list[int | None]:
+def growth_plan(
+    blocks: int, depth: int, keep: int | None = None, strategy: str = "partial"
+) -> list[int | None]:
     """Source of each block of a grown model: a block of the old one, or None for a new one.
 
-    'partial' (the paper's partial preservation): the first `keep` blocks (default: all but the last two), then new ones that change
-    nothing yet. 'cyclic': all blocks over and over. 'replicate': each block several times in a row. Only 'partial' computes what
-    the kept blocks computed. Raises ValueError where there is nothing to grow or nothing to keep.
+    'partial' (the paper's partial preservation): the first `keep` blocks (default: all but the last two),
+    then new ones that change nothing yet. 'cyclic': all blocks over and over. 'replicate': each block several
+    times in a row. Only 'partial' computes what the kept blocks computed. Raises ValueError where there is
+    nothing to grow or nothing to keep.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if depth <= blocks:
-        raise ValueError(f"the model has {blocks} blocks already; to grow it, depth must be more than that, got {depth}")
+        raise ValueError(
+            f"the model has {blocks} blocks already; to grow it, depth must be more than that, got {depth}"
+        )
     if strategy == "partial":
         keep = max(1, blocks - DROPPED) if keep is None else keep
         if not 1 <= keep <= blocks:
@@ -44,10 +55,15 @@ def growth_plan(blocks: int, depth: int, keep: int | None = None, strategy: str 
     return [index * blocks // depth for index in range(depth)]
 
 
-def grow(model: Model, depth: int, keep: int | None = None, strategy: str = "partial", seed: int = 0) -> Model:
-    """A deeper model by `growth_plan`; see there. The old one stays whole; kept tensors are shared with it."""
+def grow(
+    model: Model, depth: int, keep: int | None = None, strategy: str = "partial", seed: int = 0
+) -> Model:
+    """A deeper model by `growth_plan`; see there. The old one stays whole; kept tensors are shared with
+    it."""
     generator = torch.Generator().manual_seed(seed)
-    return with_blocks(model, growth_plan(len(model.blocks), depth, keep, strategy), lambda: _identity(model, generator))
+    return with_blocks(
+        model, growth_plan(len(model.blocks), depth, keep, strategy), lambda: _identity(model, generator)
+    )
 
 
 def _identity(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -67,7 +83,8 @@ def _identity(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]
 
 
 def _linear_dit_block(config: LinearDiTConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """As published: normal of 0.02, of 0.2 in the depthwise convolution; attention's biases zero, norms one; frame parts zero."""
+    """As published: normal of 0.02, of 0.2 in the depthwise convolution; attention's biases zero, norms one;
+    frame parts zero."""
     block = dict(Block(config).state_dict())
     for name, tensor in block.items():
         if name.endswith(("_norm", ".mix", ".beside")):

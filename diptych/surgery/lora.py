@@ -8,15 +8,27 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-TARGETS = ("attention.qkv", "attention.out", "cross_attention.query", "cross_attention.key_value", "cross_attention.out", "feed_forward.widen",
-           "feed_forward.narrow")  # fmt: skip
+TARGETS = (
+    "attention.qkv",
+    "attention.out",
+    "cross_attention.query",
+    "cross_attention.key_value",
+    "cross_attention.out",
+    "feed_forward.widen",
+    "feed_forward.narrow",
+)
 
 
 def add_lora(model: nn.Module, rank: int, seed: int = 0) -> None:
-    """Put adapters of `rank` on every matrix of the blocks, in place; the model computes what it did until they are trained."""
+    """Put adapters of `rank` on every matrix of the blocks, in place; the model computes what it did until
+    they are trained."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.endswith(TARGETS)]
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(TARGETS)
+    ]
     if not names:
         raise ValueError("the model has no matrices that LoRA is put on")
     torch.manual_seed(seed)

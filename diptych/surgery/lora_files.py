@@ -1,7 +1,7 @@
 """LoRA files of the linear DiT in the key styles of peft, diffusers and kohya, from and to our modules.
 
-Ours keeps q, k and v as one matrix; there they are apart. Three adapters of rank r become one of rank 3r whose second matrix is
-block-diagonal, and one becomes three that share their first matrix: both exact.
+Ours keeps q, k and v as one matrix; there they are apart. Three adapters of rank r become one of rank 3r
+whose second matrix is block-diagonal, and one becomes three that share their first matrix: both exact.
 """
 
 from __future__ import annotations
@@ -16,16 +16,24 @@ from diptych.models.linear_dit.convert import DIFFUSERS_BLOCK
 
 STYLES = ("peft", "diffusers", "kohya")
 _PREFIX = {"peft": "base_model.model.", "diffusers": "transformer.", "kohya": "lora_unet_"}
-_DOWN_UP = {"peft": ("lora_A.weight", "lora_B.weight"), "diffusers": ("lora_A.weight", "lora_B.weight"),
-            "kohya": ("lora_down.weight", "lora_up.weight")}  # fmt: skip
-_MODULES = {ours: theirs.split() for ours, theirs in DIFFUSERS_BLOCK.items() if not ours.endswith("_norm") and ours != "table"}
+_DOWN_UP = {
+    "peft": ("lora_A.weight", "lora_B.weight"),
+    "diffusers": ("lora_A.weight", "lora_B.weight"),
+    "kohya": ("lora_down.weight", "lora_up.weight"),
+}
+_MODULES = {
+    ours: theirs.split()
+    for ours, theirs in DIFFUSERS_BLOCK.items()
+    if not ours.endswith("_norm") and ours != "table"
+}
 
 Adapters = dict[str, tuple[Tensor, Tensor]]
 """Our module name -> A (rank, in) and B (out, rank), the scale alpha / rank folded into B."""
 
 
 def read_lora(weights: Mapping[str, Tensor]) -> Adapters:
-    """Adapters of a file in any of the three styles. Raises ValueError for a key that belongs to no module of SANA."""
+    """Adapters of a file in any of the three styles. Raises ValueError for a key that belongs to no module of
+    SANA."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         module, kind = _split(key)
@@ -48,7 +56,10 @@ def _split(key: str) -> tuple[str, str]:
             if key.startswith(_PREFIX[style]) and key.endswith(ending):
                 name = key.removeprefix(_PREFIX[style]).removesuffix(ending)
                 module = _from_kohya(name) if style == "kohya" else name.removeprefix("transformer.")
-                if re.fullmatch(r"transformer_blocks\.\d+\..+", module) and module.split(".", 2)[2] in _THEIRS:
+                if (
+                    re.fullmatch(r"transformer_blocks\.\d+\..+", module)
+                    and module.split(".", 2)[2] in _THEIRS
+                ):
                     return module, kind
     raise ValueError(f"{key!r} is no key of a LoRA for SANA in the style of {', '.join(STYLES)}")
 
@@ -83,7 +94,8 @@ def _ours(singles: Mapping[str, tuple[Tensor, Tensor]]) -> Adapters:
 
 
 def write_lora(adapters: Mapping[str, tuple[Tensor, Tensor]], style: str) -> dict[str, Tensor]:
-    """A file's tensors in a style; the scale is 1 (alpha = rank). Raises ValueError for a style that there is not."""
+    """A file's tensors in a style; the scale is 1 (alpha = rank). Raises ValueError for a style that there is
+    not."""
     if style not in STYLES:
         raise ValueError(f"the LoRA style must be one of {', '.join(STYLES)}, got {style!r}")
     tensors = {}
@@ -104,16 +116,20 @@ def write_lora(adapters: Mapping[str, tuple[Tensor, Tensor]], style: str) -> dic
 
 @torch.no_grad()
 def merge_adapters(model: nn.Module, adapters: Adapters, strength: float = 1.0) -> None:
-    """Add adapters into a model's matrices, in place. Raises ValueError where they are for a model of another size; then nothing
-    was changed."""
+    """Add adapters into a model's matrices, in place. Raises ValueError where they are for a model of another
+    size; then nothing was changed."""
     weights = dict(model.named_parameters())
     for name, (down, up) in adapters.items():
         weight = weights.get(f"{name}.weight")
         if weight is None:
-            raise ValueError(f"the LoRA has an adapter for {name}, which this model does not have: it is for a deeper model")
+            raise ValueError(
+                f"the LoRA has an adapter for {name}, which this model does not have: it is for a deeper "
+                "model"
+            )
         if weight.shape != (up.shape[0], down.shape[1]):
             raise ValueError(
-                f"the LoRA's adapter of {name} is for a matrix of {(up.shape[0], down.shape[1])}, here it is {tuple(weight.shape)}: it is for "
+                f"the LoRA's adapter of {name} is for a matrix of {(up.shape[0], down.shape[1])}, here "
+                f"it is {tuple(weight.shape)}: it is for "
                 "another size"
             )
     for name, (down, up) in adapters.items():

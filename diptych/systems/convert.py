@@ -1,4 +1,5 @@
-"""A SANA model from one form on disk to another: our folder, diffusers' pipeline folder, the native checkpoint file."""
+"""A SANA model from one form on disk to another: our folder, diffusers' pipeline folder, the native
+checkpoint file."""
 
 from __future__ import annotations
 
@@ -34,12 +35,20 @@ def convert_lora(source: Path, out: Path, style: str) -> None:
     aside.rename(out)
 
 
-def convert_model(source: Path, out: Path, to: str, base: Path | None = None, cross_heads: int | None = None, lora: Path | None = None) -> list[str]:
-    """Write `source` as `to`, with the adapters of the file `lora` merged into it; returns what the target's own code will compute
-    otherwise, in words.
+def convert_model(
+    source: Path,
+    out: Path,
+    to: str,
+    base: Path | None = None,
+    cross_heads: int | None = None,
+    lora: Path | None = None,
+) -> list[str]:
+    """Write `source` as `to`, with the adapters of the file `lora` merged into it; returns what the target's
+    own code will compute otherwise, in words.
 
-    A native checkpoint holds the denoiser alone: text encoder, autoencoder and sampler come from `base`, a published pipeline
-    folder or one of ours. `out` appears whole or not at all. Raises ModelFolderError or ValueError for what cannot be converted.
+    A native checkpoint holds the denoiser alone: text encoder, autoencoder and sampler come from `base`, a
+    published pipeline folder or one of ours. `out` appears whole or not at all. Raises ModelFolderError or
+    ValueError for what cannot be converted.
     """
     if to not in FORMS:
         raise ValueError(f"--to must be one of {', '.join(FORMS)}, got {to!r}")
@@ -49,7 +58,11 @@ def convert_model(source: Path, out: Path, to: str, base: Path | None = None, cr
     if lora is not None:
         merge_adapters(system.model, read_lora(read_checkpoint(lora)))
         system.card = {**system.card, "parents": [*system.card.get("parents", []), lora.name]}
-    writers: dict[str, Callable[[SanaSystem, Path], None]] = {"diptych": _write_diptych, "diffusers": _write_diffusers, "sana": _write_native}
+    writers: dict[str, Callable[[SanaSystem, Path], None]] = {
+        "diptych": _write_diptych,
+        "diffusers": _write_diffusers,
+        "sana": _write_native,
+    }
     aside = out.with_name(out.name + ".part")
     _remove(aside)
     try:
@@ -58,40 +71,67 @@ def convert_model(source: Path, out: Path, to: str, base: Path | None = None, cr
     finally:
         _remove(aside)
     config = system.model.config
-    return [] if to == "diptych" else convert.conventions_lost(config, "diffusers" if to == "diffusers" else "native")
+    return (
+        []
+        if to == "diptych"
+        else convert.conventions_lost(config, "diffusers" if to == "diffusers" else "native")
+    )
 
 
 def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = None) -> SanaSystem:
     """A system around a native checkpoint's denoiser."""
     if base is None:
-        raise ValueError(f"{path} holds the denoiser alone: name with --base a folder whose text encoder and autoencoder go with it")
+        raise ValueError(
+            f"{path} holds the denoiser alone: name with --base a folder whose text encoder and "
+            "autoencoder go with it"
+        )
     weights = read_checkpoint(path)
     config = convert.config_from_native(weights, cross_heads)
     model = denoiser(config, convert.from_native(weights), None)
     parts = SanaSystem.load(base)
     null = convert.native_null_caption(weights)
     sampler = SPRINT_SAMPLER if config.guidance_embedding else parts.sampler
-    card = {"name": path.stem, "family": "sana", "licence": "see the checkpoint", "parents": [path.name], "weights": "native checkpoint"}
+    card = {
+        "name": path.stem,
+        "family": "sana",
+        "licence": "see the checkpoint",
+        "parents": [path.name],
+        "weights": "native checkpoint",
+    }
     return SanaSystem(
-        model, parts.text, parts.space, sampler, parts.native, "empty" if null is None else "caption_mask", null, card=card
-    )  # fmt: skip
+        model,
+        parts.text,
+        parts.space,
+        sampler,
+        parts.native,
+        "empty" if null is None else "caption_mask",
+        null,
+        card=card,
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors of a native `.pth` or `.safetensors` file. A pickle that needs more than plain tensors is refused: it could run code."""
+    """Tensors of a native `.pth` or `.safetensors` file. A pickle that needs more than plain tensors is
+    refused: it could run code."""
     if not path.is_file():
         raise ModelFolderError(f"{path} is neither a model folder nor a checkpoint file")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ModelFolderError(f"{path} cannot be read ({error}): cut off, damaged or no safetensors file") from error
+            raise ModelFolderError(
+                f"{path} cannot be read ({error}): cut off, damaged or no safetensors file"
+            ) from error
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelFolderError(f"{path} needs more than plain tensors to be read and could run code: refused") from error
+        raise ModelFolderError(
+            f"{path} needs more than plain tensors to be read and could run code: refused"
+        ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise ModelFolderError(f"{path} cannot be read ({error}): cut off, damaged or no checkpoint") from error
+        raise ModelFolderError(
+            f"{path} cannot be read ({error}): cut off, damaged or no checkpoint"
+        ) from error
     found = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise ModelFolderError(f"{path} is no state dict of tensors")
@@ -111,12 +151,17 @@ def _write_diffusers(system: SanaSystem, out: Path) -> None:
 
     text, space = system.text, system.space.autoencoder
     if not isinstance(text, GemmaEncoder) or not isinstance(space, DiffusersAutoencoder):
-        raise ValueError("a diffusers folder needs a Gemma text encoder and an autoencoder of diffusers; this model has others")
+        raise ValueError(
+            "a diffusers folder needs a Gemma text encoder and an autoencoder of diffusers; this model "
+            "has others"
+        )
     values = convert.config_to_diffusers(system.model.config)
     with torch.device("meta"):
         transformer = diffusers.SanaTransformer2DModel.from_config(values)
     # diffusers keeps no table of positions among the weights when there is none
-    transformer.load_state_dict(convert.to_diffusers(dict(system.model.state_dict())), strict=False, assign=True)
+    transformer.load_state_dict(
+        convert.to_diffusers(dict(system.model.state_dict())), strict=False, assign=True
+    )
     parts = (text.tokenizer, text.model, space.model, transformer, _scheduler(system.sampler))
     guided = system.model.config.guidance_embedding
     made: Any = diffusers.SanaSprintPipeline(*parts) if guided else diffusers.SanaPipeline(*parts)
@@ -130,7 +175,9 @@ def _scheduler(sampler: SamplerConfig) -> Any:
         return diffusers.SCMScheduler()
     if sampler.solver == "euler":
         return diffusers.FlowMatchEulerDiscreteScheduler(shift=sampler.shift)
-    return diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=sampler.shift)
+    return diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=sampler.shift
+    )
 
 
 def _remove(path: Path) -> None:

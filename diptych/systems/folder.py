@@ -1,4 +1,5 @@
-"""A model on disk: config.json, tokenizer.json, model.safetensors and card.json with checksums. Nothing is ever unpickled."""
+"""A model on disk: config.json, tokenizer.json, model.safetensors and card.json with checksums. Nothing is
+ever unpickled."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class ModelFolderError(ValueError):
 
 
 def locate(name: str | Path | None) -> Path:
-    """Folder of a model: the shipped one for None or 'default', a path, or a hub id 'owner/name' (downloaded).
+    """Folder of a model: the shipped one for None or 'default', a path, or a hub id 'owner/name'
+    (downloaded).
 
     Of a hub repository only JSON, safetensors and vocabulary files are taken, never code.
     """
@@ -32,16 +34,24 @@ def locate(name: str | Path | None) -> Path:
     folder = Path(name)
     if folder.exists():
         if not folder.is_dir():
-            hint = " (a pickle: it could run code and is refused; convert it to safetensors)" if folder.suffix in _PICKLES else ""
+            hint = (
+                " (a pickle: it could run code and is refused; convert it to safetensors)"
+                if folder.suffix in _PICKLES
+                else ""
+            )
             raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+            return Path(
+                snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+            )
         except Exception as error:
-            raise ModelFolderError(f"{name} is no folder here and could not be fetched from the hub ({error})") from error
+            raise ModelFolderError(
+                f"{name} is no folder here and could not be fetched from the hub ({error})"
+            ) from error
     raise ModelFolderError(f"{name} is neither a folder, nor 'default', nor a hub id such as owner/name")
 
 
@@ -52,7 +62,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not weights.is_file():
         pickles = [p.name for p in folder.iterdir() if p.suffix in _PICKLES]
         if pickles:
-            raise ModelFolderError(f"{folder / pickles[0]} is a pickle and could run code: refused; model.safetensors is needed")
+            raise ModelFolderError(
+                f"{folder / pickles[0]} is a pickle and could run code: refused; model.safetensors is needed"
+            )
         raise ModelFolderError(f"{folder} has no model.safetensors")
     for name, expected in card(folder).get("sha256", {}).items():
         actual = checksum(folder / name) if (folder / name).is_file() else None
@@ -72,7 +84,8 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def card(folder: Path) -> dict[str, Any]:
-    """The model's card: what it was trained on, by which command, where it came from; {} where there is none."""
+    """The model's card: what it was trained on, by which command, where it came from; {} where there is
+    none."""
     path = folder / "card.json"
     try:
         return dict(json.loads(path.read_text())) if path.is_file() else {}
@@ -96,7 +109,9 @@ def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
         weights |= _load(folder / name)
     missing = [name for name in places if name not in weights]
     if missing:
-        raise ModelFolderError(f"{folder / places[missing[0]]} lacks {missing[0]}, which {index.name} says it holds")
+        raise ModelFolderError(
+            f"{folder / places[missing[0]]} lacks {missing[0]}, which {index.name} says it holds"
+        )
     return weights
 
 
@@ -106,21 +121,34 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelFolderError(f"{path} cannot be read ({error}): cut off, damaged or no safetensors file") from error
+        raise ModelFolderError(
+            f"{path} cannot be read ({error}): cut off, damaged or no safetensors file"
+        ) from error
 
 
 def family(folder: Path) -> str:
-    """'u1', 'sana' or another family's name, as the folder's own files tell. Raises ModelFolderError for no model folder."""
+    """'u1', 'sana' or another family's name, as the folder's own files tell. Raises ModelFolderError for no
+    model folder."""
     if (folder / "model_index.json").is_file():
         return "sana"
     return str(_config(folder).get("family"))
 
 
-def write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype | None) -> None:
-    """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their own."""
+def write(
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    about: dict[str, Any],
+    dtype: torch.dtype | None,
+) -> None:
+    """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their
+    own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    stored = {name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous() for name, tensor in weights.items()}
+    stored = {
+        name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous()
+        for name, tensor in weights.items()
+    }
     save_file(stored, folder / "model.safetensors")
     # safetensors creates its file for the owner alone
     (folder / "model.safetensors").chmod(0o644)

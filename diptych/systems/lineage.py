@@ -1,4 +1,5 @@
-"""Where a model comes from: its card holds the cards of its parents, and so on back to those trained from scratch."""
+"""Where a model comes from: its card holds the cards of its parents, and so on back to those trained from
+scratch."""
 
 from __future__ import annotations
 
@@ -6,17 +7,23 @@ from collections.abc import Iterator
 from typing import Any
 
 _OWN = ("sha256", "recipe")
-"""What a parent's card leaves behind: checksums of files that are elsewhere, and the whole recipe, which is long."""
+"""What a parent's card leaves behind: checksums of files that are elsewhere, and the whole recipe, which is
+long."""
 _INHERITED = ("family", "licence", "data", "recipe", "weights")
 
 
 def as_parent(card: dict[str, Any], name: str) -> dict[str, Any]:
     """A model's card as it is kept in the cards of its children; `name` stands for a model without a card."""
-    return {key: value for key, value in card.items() if key not in _OWN} if card else {"name": name, "made": "unknown: it had no card"}
+    return (
+        {key: value for key, value in card.items() if key not in _OWN}
+        if card
+        else {"name": name, "made": "unknown: it had no card"}
+    )
 
 
 def child(card: dict[str, Any], parent: str, name: str, made: str, command: str) -> dict[str, Any]:
-    """The card of a model that was made from another by surgery: `made` in words, and the command that repeats it."""
+    """The card of a model that was made from another by surgery: `made` in words, and the command that
+    repeats it."""
     inherited = {key: card[key] for key in _INHERITED if key in card}
     return {"name": name, **inherited, "made": made, "command": command, "parents": [as_parent(card, parent)]}
 
@@ -25,7 +32,10 @@ def lines(card: dict[str, Any], depth: int = 0) -> Iterator[tuple[int, str]]:
     """(generation, one line) of a model and its ancestors, the model first."""
     steps = f"trained {card['steps']:,} steps" if card.get("steps") else ""
     told = [str(card.get("name", "unnamed")), str(card.get("made") or steps), str(card.get("command", ""))]
-    yield depth, ": ".join(part for part in (told[0], told[1]) if part) + (f"  [{told[2]}]" if told[2] else "")
+    yield (
+        depth,
+        ": ".join(part for part in (told[0], told[1]) if part) + (f"  [{told[2]}]" if told[2] else ""),
+    )
     for parent in card.get("parents", []):
         # SANA's first cards hold names alone
         yield from lines(parent if isinstance(parent, dict) else {"name": parent}, depth + 1)

@@ -1,4 +1,5 @@
-"""SANA as a system: text hidden states -> linear DiT -> latents of a deep compression autoencoder (arXiv 2410.10629)."""
+"""SANA as a system: text hidden states -> linear DiT -> latents of a deep compression autoencoder (arXiv
+2410.10629)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from diptych.data.pictures import resize
 from diptych.data.tokens import TextTokenizer
 from diptych.flow import ProjectedGuidance, SamplerConfig, guided_velocity
 from diptych.models.caption_encoder import CaptionEncoder, CaptionEncoderConfig
-from diptych.models.linear_dit import LinearDiT, LinearDiTConfig, TextCondition, TextKeyValue, convert, trim_text
+from diptych.models.linear_dit import (
+    LinearDiT,
+    LinearDiTConfig,
+    TextCondition,
+    TextKeyValue,
+    convert,
+    trim_text,
+)
 from diptych.request import Media, Message, Plan, RequestError, Role, Task
 from diptych.spaces import LatentSpace, load_space, save_space
 from diptych.surgery import prepare
@@ -55,22 +63,42 @@ class SanaSystem:
     capabilities = frozenset({Task.TEXT_TO_IMAGE})
 
     def __init__(
-        self, model: LinearDiT, text: GemmaEncoder | LearnedEncoder, space: LatentSpace, sampler: SamplerConfig, native: int,
-        null: str = "empty", null_caption: Tensor | None = None, control: str = "", card: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        """`null` is what stands for no caption, in training and in sampling alike: 'empty': the encoding of "" with its own mask;
-        'caption_mask': the stored `null_caption` (tokens, channels) seen through the mask of the caption that it replaces, as the
-        native code trains. `control` names what a control picture holds, for a model trained with one."""
+        self,
+        model: LinearDiT,
+        text: GemmaEncoder | LearnedEncoder,
+        space: LatentSpace,
+        sampler: SamplerConfig,
+        native: int,
+        null: str = "empty",
+        null_caption: Tensor | None = None,
+        control: str = "",
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        """`null` is what stands for no caption, in training and in sampling alike: 'empty': the encoding of
+        "" with its own mask; 'caption_mask': the stored `null_caption` (tokens, channels) seen through the
+        mask of the caption that it replaces, as the native code trains. `control` names what a control
+        picture holds, for a model trained with one."""
         if text.channels != model.config.caption_channels:
-            raise ValueError(f"the text encoder gives {text.channels} channels, the denoiser reads {model.config.caption_channels}")
+            raise ValueError(
+                f"the text encoder gives {text.channels} channels, the denoiser reads "
+                f"{model.config.caption_channels}"
+            )
         if space.channels != model.config.channels:
-            raise ValueError(f"the image space has {space.channels} channels, the denoiser draws {model.config.channels}")
+            raise ValueError(
+                f"the image space has {space.channels} channels, the denoiser draws {model.config.channels}"
+            )
         if null not in NULLS or (null == "caption_mask") != (null_caption is not None):
             raise ValueError(f"null must be 'empty', or 'caption_mask' with a null caption, got {null!r}")
         self.model, self.text, self.space, self.sampler = model.eval(), text, space, sampler
         if control and not model.config.multi_frame:
             raise ValueError(f"control {control!r} needs a model with multi_frame")
-        self.native, self.null, self.null_caption, self.control, self.card = native, null, null_caption, control, card or {}
+        self.native, self.null, self.null_caption, self.control, self.card = (
+            native,
+            null,
+            null_caption,
+            control,
+            card or {},
+        )
         self.max_side = 4096
         self._drawing = self.model
 
@@ -79,15 +107,17 @@ class SanaSystem:
         return self.model.head.weight.device
 
     def accelerate(self, compile_blocks: bool = False) -> None:
-        """Draw with a copy of the denoiser made for speed (`surgery.prepare`); on a CPU where packing pays, its matrices are in memory
-        twice from then on."""
+        """Draw with a copy of the denoiser made for speed (`surgery.prepare`); on a CPU where packing pays,
+        its matrices are in memory twice from then on."""
         self._drawing = prepare(self.model, compile_blocks)
 
     def parts(self) -> dict[str, nn.Module]:
         space = self.space.autoencoder
-        return {"denoiser": self.model, "text encoder": self.text.model, **({"autoencoder": space} if isinstance(space, nn.Module) else {})}
-
-    # -- drawing ------------------------------------------------------------------------------------------------------
+        return {
+            "denoiser": self.model,
+            "text encoder": self.text.model,
+            **({"autoencoder": space} if isinstance(space, nn.Module) else {}),
+        }
 
     @torch.inference_mode()
     def condition(self, plans: Sequence[Plan], media: Sequence[Sequence[Media]] = ()) -> Condition:
@@ -97,7 +127,9 @@ class SanaSystem:
             raise ValueError("condition() takes settled plans: guidance filled in")
         embedded = self.model.config.guidance_embedding
         if embedded and any(plan.negative_prompt for plan in plans):
-            raise RequestError("this model has its guidance built in, so a negative prompt has no effect: leave it out")
+            raise RequestError(
+                "this model has its guidance built in, so a negative prompt has no effect: leave it out"
+            )
         guided = guidance != 1.0 and not embedded
         text, mask = self.text.encode([plan.prompt for plan in plans])
         if guided:
@@ -107,7 +139,9 @@ class SanaSystem:
         projected = ProjectedGuidance(guidance) if sampler.guidance_norm == "projected" else None
         condition = self._drawing.condition(trimmed, real)
         given = self._given(plans, media)
-        return Condition(condition, guidance, sampler.guidance_norm, sampler.guidance_interval, guided, projected, given)
+        return Condition(
+            condition, guidance, sampler.guidance_norm, sampler.guidance_interval, guided, projected, given
+        )
 
     def _given(self, plans: Sequence[Plan], media: Sequence[Sequence[Media]]) -> Tensor | None:
         if not any(Role.CONTROL in plan.inputs for plan in plans):
@@ -143,9 +177,18 @@ class SanaSystem:
         if condition.projected is not None:
             return condition.projected(x, sigma, conditional, unconditional)
         velocities = {"conditional": conditional, "unconditional": unconditional}
-        return guided_velocity(velocities, condition.guidance_scale, 1.0, condition.guidance_norm, 1, first_step=sigma == 1.0)
+        return guided_velocity(
+            velocities, condition.guidance_scale, 1.0, condition.guidance_norm, 1, first_step=sigma == 1.0
+        )
 
-    def _pass(self, x: Tensor, sigma: float, text: TextCondition, given: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+    def _pass(
+        self,
+        x: Tensor,
+        sigma: float,
+        text: TextCondition,
+        given: Tensor | None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         levels = torch.full((len(x),), sigma, device=x.device)
         dtype = self.model.head.weight.dtype
         if given is None:
@@ -165,22 +208,29 @@ class SanaSystem:
     def answers(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
         raise RequestError("this model draws; it does not answer")
 
-    # -- disk -------------------------------------------------------------------------------------------------------------
-
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a whole model folder: denoiser, text encoder, image space, settings and card; weights in `dtype` or their own."""
+        """Write a whole model folder: denoiser, text encoder, image space, settings and card; weights in
+        `dtype` or their own."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {f"denoiser.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.null_caption is not None:
             weights["null_caption"] = self.null_caption
         config = {
-            "family": FAMILY, "native": self.native, "null": self.null, "model": dataclasses.asdict(self.model.config),
-            "sampler": dataclasses.asdict(self.sampler), "control": self.control,
-        }  # fmt: skip
+            "family": FAMILY,
+            "native": self.native,
+            "null": self.null,
+            "model": dataclasses.asdict(self.model.config),
+            "sampler": dataclasses.asdict(self.sampler),
+            "control": self.control,
+        }
         if isinstance(self.text, GemmaEncoder):
             self.text.save(folder / "text_encoder", folder / "tokenizer")
-            config["text"] = {"kind": "gemma", "instruction": self.text.instruction, "lowercase": self.text.lowercase}
+            config["text"] = {
+                "kind": "gemma",
+                "instruction": self.text.instruction,
+                "lowercase": self.text.lowercase,
+            }
         else:
             self.text.tokenizer.save(folder / "tokenizer.json")
             weights |= {f"text.{name}": tensor for name, tensor in self.text.model.state_dict().items()}
@@ -189,7 +239,9 @@ class SanaSystem:
         model_folder.write(folder, config, weights, self.card, dtype)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> SanaSystem:
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> SanaSystem:
         """Read a folder that `save` wrote, or a published diffusers pipeline folder.
 
         Raises ModelFolderError for one that is not whole or of another kind.
@@ -206,30 +258,56 @@ class SanaSystem:
             text = _text(folder, dict(config["text"]), weights, dtype)
             space = load_space(folder / "space")
             null = weights.get("null_caption")
-            system = cls(model, text, space, settings, config["native"], config["null"], null, config["control"], model_folder.card(folder))
+            system = cls(
+                model,
+                text,
+                space,
+                settings,
+                config["native"],
+                config["null"],
+                null,
+                config["control"],
+                model_folder.card(folder),
+            )
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise ModelFolderError(f"{folder}: config and weights are not of one {FAMILY} model ({error})") from error
+            raise ModelFolderError(
+                f"{folder}: config and weights are not of one {FAMILY} model ({error})"
+            ) from error
         return system.to(device)
 
     @classmethod
-    def _from_diffusers(cls, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> SanaSystem:
+    def _from_diffusers(
+        cls, folder: Path, device: torch.device | str, dtype: torch.dtype | None
+    ) -> SanaSystem:
         index = json.loads((folder / "model_index.json").read_text())
         kind = index.get("_class_name")
         if kind not in ("SanaPipeline", "SanaSprintPipeline"):
-            raise ModelFolderError(f"{folder}: pipeline {kind!r} is neither SanaPipeline nor SanaSprintPipeline")
+            raise ModelFolderError(
+                f"{folder}: pipeline {kind!r} is neither SanaPipeline nor SanaSprintPipeline"
+            )
         try:
             values = json.loads((folder / "transformer" / "config.json").read_text())
             config = convert.config_from_diffusers(values)
-            sampler, whole_time = _sampler(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+            sampler, whole_time = _sampler(
+                json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+            )
             config = replace(config, whole_time=whole_time)
             weights = model_folder.read_weights(folder / "transformer", "diffusion_pytorch_model")
             model = denoiser(config, convert.from_diffusers(weights), dtype)
-            text = GemmaEncoder.load(folder / "text_encoder", folder / "tokenizer", published_instruction(), dtype)
+            text = GemmaEncoder.load(
+                folder / "text_encoder", folder / "tokenizer", published_instruction(), dtype
+            )
             space = load_space(folder / "vae")
         except (KeyError, FileNotFoundError, RuntimeError, ValueError) as error:
             raise ModelFolderError(f"{folder} is no whole SANA pipeline: {error}") from error
         side = int(values.get("sample_size", 32)) * space.factor
-        card = {"name": folder.name, "family": FAMILY, "licence": "see the folder", "parents": [], "weights": "published"}
+        card = {
+            "name": folder.name,
+            "family": FAMILY,
+            "licence": "see the folder",
+            "parents": [],
+            "weights": "published",
+        }
         return cls(model, text, space, sampler, side, card=card).to(device)
 
     def to(self, device: torch.device | str) -> SanaSystem:
@@ -240,7 +318,8 @@ class SanaSystem:
 
 
 def denoiser(config: LinearDiTConfig, weights: dict[str, Tensor], dtype: torch.dtype | None) -> LinearDiT:
-    """A model holding `weights` themselves: nothing is allocated twice. Raises ValueError where they contradict the config."""
+    """A model holding `weights` themselves: nothing is allocated twice. Raises ValueError where they
+    contradict the config."""
     with torch.device("meta"):
         model = LinearDiT(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -251,7 +330,9 @@ def denoiser(config: LinearDiTConfig, weights: dict[str, Tensor], dtype: torch.d
             raise ValueError(f"{name} is {tuple(weights[name].shape)}, the config's sizes make it {shape}")
     if extra := sorted(set(weights) - set(expected)):
         raise ValueError(f"the config has no place for {extra[0]}")
-    model.load_state_dict({name: tensor if dtype is None else tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
+    model.load_state_dict(
+        {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in weights.items()}, assign=True
+    )
     return model
 
 
@@ -261,17 +342,31 @@ def _sampler(scheduler: dict[str, Any]) -> tuple[SamplerConfig, bool]:
     if kind == "SCMScheduler":
         return SPRINT_SAMPLER, False
     if kind == "FlowMatchEulerDiscreteScheduler":
-        return replace(SAMPLER, solver="euler", schedule="diffusers_euler", shift=float(scheduler.get("shift", 1.0)), num_steps=28), False
-    if kind == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas") and scheduler.get("prediction_type") == "flow_prediction":
+        return replace(
+            SAMPLER,
+            solver="euler",
+            schedule="diffusers_euler",
+            shift=float(scheduler.get("shift", 1.0)),
+            num_steps=28,
+        ), False
+    if (
+        kind == "DPMSolverMultistepScheduler"
+        and scheduler.get("use_flow_sigmas")
+        and scheduler.get("prediction_type") == "flow_prediction"
+    ):
         # that scheduler's times are whole numbers
         return replace(SAMPLER, shift=float(scheduler["flow_shift"])), True
     raise ValueError(f"scheduler {kind!r} with these settings is none of SANA's")
 
 
-def _text(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype | None) -> GemmaEncoder | LearnedEncoder:
+def _text(
+    folder: Path, config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype | None
+) -> GemmaEncoder | LearnedEncoder:
     kind = config.pop("kind")
     if kind == "gemma":
-        encoder = GemmaEncoder.load(folder / "text_encoder", folder / "tokenizer", config["instruction"], dtype)
+        encoder = GemmaEncoder.load(
+            folder / "text_encoder", folder / "tokenizer", config["instruction"], dtype
+        )
         encoder.lowercase = config["lowercase"]
         return encoder
     model = CaptionEncoder(CaptionEncoderConfig(**config))

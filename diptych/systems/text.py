@@ -1,4 +1,5 @@
-"""Text encoders of SANA: prompts -> hidden states and which of them are real. Gemma through transformers, or a small learned one."""
+"""Text encoders of SANA: prompts -> hidden states and which of them are real. Gemma through transformers, or
+a small learned one."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ LEARNED = "learned"
 
 
 class TextEncoder(Protocol):
-    """Prompts to hidden states (B, T, channels) and a mask (B, T), True = real, real tokens first, T as long as the longest."""
+    """Prompts to hidden states (B, T, channels) and a mask (B, T), True = real, real tokens first, T as long
+    as the longest."""
 
     channels: int
 
@@ -38,7 +40,8 @@ class TextEncoder(Protocol):
 
 
 def published_instruction() -> str:
-    """The instruction that published SANA weights were trained behind: the default of diffusers' own pipeline."""
+    """The instruction that published SANA weights were trained behind: the default of diffusers' own
+    pipeline."""
     from diffusers import SanaPipeline
 
     lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
@@ -46,27 +49,40 @@ def published_instruction() -> str:
 
 
 class GemmaEncoder:
-    """Last hidden states of a decoder language model behind a fixed instruction, as published (SANA section 2.4).
+    """Last hidden states of a decoder language model behind a fixed instruction, as published (SANA section
+    2.4).
 
-    The instruction is read once: its keys and values are kept, and each prompt only adds its own tokens. What is kept of the
-    sequence is its first token and the last 299 positions from the end of the instruction on.
+    The instruction is read once: its keys and values are kept, and each prompt only adds its own tokens. What
+    is kept of the sequence is its first token and the last 299 positions from the end of the instruction on.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, instruction: str = "", lowercase: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, instruction: str = "", lowercase: bool = True
+    ) -> None:
         """`lowercase`: prompts are stripped and lower-cased first, as diffusers does."""
-        self.model, self.tokenizer, self.instruction, self.lowercase = model.eval(), tokenizer, instruction, lowercase
+        self.model, self.tokenizer, self.instruction, self.lowercase = (
+            model.eval(),
+            tokenizer,
+            instruction,
+            lowercase,
+        )
         config: Any = model.config
         self.channels = int(config.hidden_size)
         self._instruction_ids: list[int] = self._ids(instruction) if instruction else []
         self._encode_one = lru_cache(maxsize=512)(self._encode_uncached)
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: Path, instruction: str, dtype: torch.dtype | None = None) -> GemmaEncoder:
-        """From a transformers folder, safetensors only, no remote code. Raises ValueError where it is not whole."""
+    def load(
+        cls, folder: Path, tokenizer: Path, instruction: str, dtype: torch.dtype | None = None
+    ) -> GemmaEncoder:
+        """From a transformers folder, safetensors only, no remote code. Raises ValueError where it is not
+        whole."""
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, dtype=dtype or "auto")
+            model = AutoModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=dtype or "auto"
+            )
             words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
         except (OSError, KeyError) as error:
             raise ValueError(f"{folder}: the text encoder cannot be read ({error})") from error
@@ -90,7 +106,10 @@ class GemmaEncoder:
         states = [self._encode_one(prompt, instruct) for prompt in prompts]
         length = max(len(state) for state in states)
         text = torch.stack([nn.functional.pad(state, (0, 0, 0, length - len(state))) for state in states])
-        real = torch.arange(length, device=text.device) < torch.tensor([len(s) for s in states], device=text.device)[:, None]
+        real = (
+            torch.arange(length, device=text.device)
+            < torch.tensor([len(s) for s in states], device=text.device)[:, None]
+        )
         return text, real
 
     def _ids(self, text: str) -> list[int]:
@@ -106,7 +125,10 @@ class GemmaEncoder:
             warnings.warn(f"the prompt is longer than {MAX_TOKENS} tokens: {cut!r} was cut", stacklevel=2)
             ids = ids[:limit]
         # the prompt's first letters may merge with the instruction's last piece, so that one is read again
-        shared = next((i for i, (ours, given) in enumerate(zip(prefix, ids, strict=False)) if ours != given), min(len(prefix), len(ids)))
+        shared = next(
+            (i for i, (ours, given) in enumerate(zip(prefix, ids, strict=False)) if ours != given),
+            min(len(prefix), len(ids)),
+        )
         shared = min(shared, len(prefix) - 1)
         if shared < 2:
             return self._hidden(ids, None, 0)
@@ -116,7 +138,8 @@ class GemmaEncoder:
 
     @lru_cache(maxsize=4)  # noqa: B019 the encoder lives as long as its cache
     def _instruction_cache(self, length: int) -> tuple[Any, Tensor]:
-        """Keys and values of the instruction's first `length` tokens, and the first token's hidden state (1, channels)."""
+        """Keys and values of the instruction's first `length` tokens, and the first token's hidden state (1,
+        channels)."""
         ids = torch.tensor([self._instruction_ids[:length]], device=self._device)
         out = self.model(input_ids=ids, use_cache=True)
         return out.past_key_values, out.last_hidden_state[0, :1]
@@ -125,7 +148,9 @@ class GemmaEncoder:
         tensor = torch.tensor([ids], device=self._device)
         positions = torch.arange(start, start + len(ids), device=self._device)[None]
         # the model adds to the cache that it is given
-        return self.model(input_ids=tensor, past_key_values=copy.deepcopy(cache), position_ids=positions).last_hidden_state[0]
+        return self.model(
+            input_ids=tensor, past_key_values=copy.deepcopy(cache), position_ids=positions
+        ).last_hidden_state[0]
 
     @property
     def _device(self) -> torch.device:
@@ -144,13 +169,18 @@ class LearnedEncoder:
         return LEARNED
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids (B, T) and mask (B, T). The first token stands for the whole text; a prompt beyond the limit is cut with a warning."""
+        """Ids (B, T) and mask (B, T). The first token stands for the whole text; a prompt beyond the limit is
+        cut with a warning."""
         limit = self.model.config.max_tokens
         rows = []
         for prompt in prompts:
             ids = [self.tokenizer.ids["<|user|>"], *self.tokenizer.encode(prompt)]
             if len(ids) > limit:
-                warnings.warn(f"the prompt is longer than {limit} tokens: {self.tokenizer.decode(ids[limit:])!r} was cut", stacklevel=2)
+                warnings.warn(
+                    f"the prompt is longer than {limit} tokens: {self.tokenizer.decode(ids[limit:])!r} "
+                    "was cut",
+                    stacklevel=2,
+                )
             rows.append(ids[:limit])
         length = max(map(len, rows))
         padded = torch.tensor([row + [self.tokenizer.ids["<|pad|>"]] * (length - len(row)) for row in rows])

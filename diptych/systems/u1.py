@@ -1,4 +1,5 @@
-"""SenseNova-U1 as a system: one native model, pixels in and out, no vision encoder and no VAE (arXiv 2605.12500)."""
+"""SenseNova-U1 as a system: one native model, pixels in and out, no vision encoder and no VAE (arXiv
+2605.12500)."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ MAX_ANSWER = 64
 
 @dataclass(frozen=True)
 class Condition:
-    """All that is constant across denoising steps, for B pictures of one size: one prefix cache per guidance pass."""
+    """All that is constant across denoising steps, for B pictures of one size: one prefix cache per guidance
+    pass."""
 
     caches: dict[str, Cache]
     guidance_scale: float
@@ -47,7 +49,14 @@ class U1System:
     control = ""
     capabilities = frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT})
 
-    def __init__(self, model: MoT, tokenizer: TextTokenizer, flow: FlowConfig, native: int, card: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: MoT,
+        tokenizer: TextTokenizer,
+        flow: FlowConfig,
+        native: int,
+        card: dict[str, Any] | None = None,
+    ) -> None:
         """`native` is the side, px, of the pictures that the model was trained on."""
         self.model, self.tokenizer, self.flow, self.native = model.eval(), tokenizer, flow, native
         self.card = card or {}
@@ -67,8 +76,6 @@ class U1System:
 
     def parts(self) -> dict[str, torch.nn.Module]:
         return dict(self.model.named_children())
-
-    # -- drawing ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def condition(self, plans: Sequence[Plan], media: Sequence[Sequence[Media]]) -> Condition:
@@ -94,27 +101,43 @@ class U1System:
         sampler = self.sampler
         tokens = first.width * first.height // self.token**2
         return Condition(
-            caches, guidance, image_guidance, sampler.guidance_norm, sampler.guidance_interval,
+            caches,
+            guidance,
+            image_guidance,
+            sampler.guidance_norm,
+            sampler.guidance_interval,
             noise_scale(self.flow, tokens),
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
     def velocity(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
         """Guided velocity dx/dsigma for noisy pictures x (B, 3, height, width) at one noise level."""
         low, high = condition.guidance_interval
-        caches = condition.caches if low <= sigma <= high else {"conditional": condition.caches["conditional"]}
+        caches = (
+            condition.caches if low <= sigma <= high else {"conditional": condition.caches["conditional"]}
+        )
         levels = torch.full((x.shape[0],), sigma, device=x.device)
         scales = torch.full_like(levels, condition.scale)
         velocities = {
-            kind: to_velocity(self.model.denoise(x, levels, scales, cache).float(), x, levels, self.flow.sigma_min) for kind, cache in caches.items()
+            kind: to_velocity(
+                self.model.denoise(x, levels, scales, cache).float(), x, levels, self.flow.sigma_min
+            )
+            for kind, cache in caches.items()
         }
         return guided_velocity(
-            velocities, condition.guidance_scale, condition.image_guidance_scale, condition.guidance_norm, self.token, first_step=sigma == 1.0
+            velocities,
+            condition.guidance_scale,
+            condition.image_guidance_scale,
+            condition.guidance_norm,
+            self.token,
+            first_step=sigma == 1.0,
         )
 
     def _request(self, plan: Plan, media: Sequence[Media]) -> Sample:
         used = [m for m, role in zip(media, plan.inputs, strict=True) if role is not Role.UNUSED]
-        return Sample((Turn("user", (*(Picture(self.fit(m.pixels)) for m in used), plan.prompt)),), plan.task.value)
+        return Sample(
+            (Turn("user", (*(Picture(self.fit(m.pixels)) for m in used), plan.prompt)),), plan.task.value
+        )
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """A picture at a size that this model reads: its own area, sides multiples of a token."""
@@ -123,15 +146,17 @@ class U1System:
         size = self.space.round_size(round(width * shrink), round(height * shrink))
         return resize(pixels, *size)
 
-    # -- answering ------------------------------------------------------------------------------------------------------
-
     @torch.inference_mode()
     def answer(self, messages: Sequence[Message], max_tokens: int = MAX_ANSWER) -> Iterator[str]:
         """The answer to a conversation, as pieces of text while they come (greedy)."""
-        turns = tuple(Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages)
+        turns = tuple(
+            Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages
+        )
         ids: list[int] = []
         said = ""
-        for token in self._greedy(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token), max_tokens):
+        for token in self._greedy(
+            answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token), max_tokens
+        ):
             ids.append(token)
             text = self.tokenizer.decode(ids)
             yield text[len(said) :]
@@ -153,8 +178,11 @@ class U1System:
         return [self.tokenizer.decode(row[: row.index(end)] if end in row else row) for row in table]
 
     @torch.inference_mode()
-    def log_odds(self, conversations: Sequence[Sequence[Message]], yes: str = "yes", no: str = "no") -> list[float]:
-        """log p(yes) - log p(no) of the first token of each answer. Raises ValueError where both begin with the same token."""
+    def log_odds(
+        self, conversations: Sequence[Sequence[Message]], yes: str = "yes", no: str = "no"
+    ) -> list[float]:
+        """log p(yes) - log p(no) of the first token of each answer. Raises ValueError where both begin with
+        the same token."""
         first, second = (self.tokenizer.encode(word)[0] for word in (yes, no))
         if first == second:
             raise ValueError(f"{yes!r} and {no!r} begin with the same token in this model's vocabulary")
@@ -165,11 +193,15 @@ class U1System:
         """Logits (B, vocabulary) of the first token of each answer, and the cache to go on with."""
         documents = []
         for messages in conversations:
-            turns = tuple(Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages)
+            turns = tuple(
+                Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages
+            )
             documents.append(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token))
         hidden, cache = self._prefix(documents)
         lengths = torch.tensor([len(d) for d in documents], device=self.device)
-        return self.model.text_head(hidden[torch.arange(len(documents), device=self.device), lengths - 1]), cache
+        return self.model.text_head(
+            hidden[torch.arange(len(documents), device=self.device), lengths - 1]
+        ), cache
 
     def _greedy(self, document: Document, max_tokens: int) -> Iterator[int]:
         hidden, cache = self._prefix([document])
@@ -189,20 +221,27 @@ class U1System:
         positions, picture = np.zeros((*shape, 3), dtype=np.int64), np.full(shape, -1, dtype=np.int64)
         for row, document in enumerate(documents):
             at = (row, slice(0, len(document)))
-            ids[at], kind[at], positions[at], picture[at] = document.ids, document.kind, document.positions, document.picture
+            ids[at], kind[at], positions[at], picture[at] = (
+                document.ids,
+                document.kind,
+                document.positions,
+                document.picture,
+            )
         tensors = [torch.from_numpy(a).to(self.device) for a in (ids, kind, positions, picture)]
         ids_, kind_, positions_, picture_ = tensors
         rows = torch.arange(len(documents), device=self.device)[:, None].expand(shape)
-        slots = Slots(kind_, positions_, rows, picture_, torch.zeros(shape, dtype=torch.bool, device=self.device))
+        slots = Slots(
+            kind_, positions_, rows, picture_, torch.zeros(shape, dtype=torch.bool, device=self.device)
+        )
         und = self.model.embedding(ids_)
         stacks = runs([pixels for d in documents for pixels in d.clean])
         if stacks:
             dtype = und.dtype
-            pictures = torch.cat([self.model.embed_clean(self.space.read(s.to(self.device)).to(dtype)) for s in stacks])
+            pictures = torch.cat(
+                [self.model.embed_clean(self.space.read(s.to(self.device)).to(dtype)) for s in stacks]
+            )
             und[kind_ == CLEAN] = pictures
         return self.model.prefix(und, positions_, torch.tensor(lengths, device=self.device), may_see(slots))
-
-    # -- disk -------------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config, tokenizer, weights and card."""
@@ -210,23 +249,36 @@ class U1System:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder / "tokenizer.json")
         config = {
-            "family": FAMILY, "native": self.native, "model": dataclasses.asdict(self.model.config), "flow": dataclasses.asdict(self.flow),
-        }  # fmt: skip
+            "family": FAMILY,
+            "native": self.native,
+            "model": dataclasses.asdict(self.model.config),
+            "flow": dataclasses.asdict(self.flow),
+        }
         model_folder.write(folder, config, dict(self.model.state_dict()), self.card, dtype)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> U1System:
-        """Read a folder that `save` wrote. Raises ModelFolderError for one that is not whole or of another kind."""
+        """Read a folder that `save` wrote. Raises ModelFolderError for one that is not whole or of another
+        kind."""
         config, weights = model_folder.read(folder)
         if config.get("family") != FAMILY:
-            raise model_folder.ModelFolderError(f"{folder}: family {config.get('family')!r} is not {FAMILY!r}")
+            raise model_folder.ModelFolderError(
+                f"{folder}: family {config.get('family')!r} is not {FAMILY!r}"
+            )
         try:
             model = MoT(_model_config(config["model"]))
-            sampler = SamplerConfig(**{**config["flow"]["sampler"], "guidance_interval": tuple(config["flow"]["sampler"]["guidance_interval"])})
+            sampler = SamplerConfig(
+                **{
+                    **config["flow"]["sampler"],
+                    "guidance_interval": tuple(config["flow"]["sampler"]["guidance_interval"]),
+                }
+            )
             flow = FlowConfig(**{**config["flow"], "sampler": sampler})
             model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise model_folder.ModelFolderError(f"{folder}: config and weights are not of one {FAMILY} model ({error})") from error
+            raise model_folder.ModelFolderError(
+                f"{folder}: config and weights are not of one {FAMILY} model ({error})"
+            ) from error
         tokenizer = TextTokenizer.load(folder / "tokenizer.json")
         return cls(model.to(device), tokenizer, flow, config["native"], model_folder.card(folder))
 

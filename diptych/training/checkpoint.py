@@ -45,11 +45,14 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
+def save(
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
+) -> Path:
     """Write `step` under `folder`: one safetensors file per group of tensors, state.json and checksums.
 
-    Nothing with the final name exists before everything is on disk. Older checkpoints beyond `keep` go afterwards. Raises
-    CheckpointError, naming the last good checkpoint, when the disk is full or not writable; no partial result is left.
+    Nothing with the final name exists before everything is on disk. Older checkpoints beyond `keep` go
+    afterwards. Raises CheckpointError, naming the last good checkpoint, when the disk is full or not
+    writable; no partial result is left.
     """
     target, aside = folder / f"{_PREFIX}{step:08d}", folder / f".writing-{os.getpid()}"
     try:
@@ -57,7 +60,10 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         for name, group in tensors.items():
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, aside / f"{name}.safetensors")
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()},
+                aside / f"{name}.safetensors",
+            )
         (aside / "state.json").write_text(json.dumps(state, indent=1))
         sums = {file.name: _checksum(file) for file in sorted(aside.iterdir())}
         (aside / _SUMS).write_text(json.dumps(sums, indent=1))
@@ -72,7 +78,11 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         # safetensors reports a full disk as an error of its own
         shutil.rmtree(aside, ignore_errors=True)
         good = latest_step(folder)
-        kept = f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
+        kept = (
+            f"the last good checkpoint is step {good}"
+            if good is not None
+            else "there is no earlier checkpoint"
+        )
         raise CheckpointError(f"{target} could not be written ({error}); {kept}") from error
     for old in _all(folder)[: -max(1, keep)]:
         shutil.rmtree(old, ignore_errors=True)
@@ -101,7 +111,9 @@ def verify(checkpoint: Path) -> str | None:
     return None
 
 
-def load_latest(folder: Path, report: Any = print) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def load_latest(
+    folder: Path, report: Any = print
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """Tensors and state of the newest good checkpoint; damaged ones are reported and the one before is used.
 
     None where there is no checkpoint at all; CheckpointError where all are damaged.
@@ -121,19 +133,26 @@ def load_latest(folder: Path, report: Any = print) -> tuple[dict[str, dict[str, 
     return None
 
 
-def optimiser_tensors(optimisers: list[torch.optim.Optimizer], names: dict[Any, str], full: Any) -> dict[str, Tensor]:
+def optimiser_tensors(
+    optimisers: list[torch.optim.Optimizer], names: dict[Any, str], full: Any
+) -> dict[str, Tensor]:
     """Optimiser state as flat names: 'optimiser|parameter|entry'. `full` gathers a sharded tensor."""
     out = {}
     for index, optimiser in enumerate(optimisers):
         state, parameters = optimiser.state_dict()["state"], _parameters(optimiser)
         for number, entries in state.items():
             for key, value in entries.items():
-                out[f"{index}|{names[parameters[number]]}|{key}"] = full(value) if isinstance(value, Tensor) else torch.tensor(value)
+                out[f"{index}|{names[parameters[number]]}|{key}"] = (
+                    full(value) if isinstance(value, Tensor) else torch.tensor(value)
+                )
     return out
 
 
-def restore_optimisers(optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: dict[str, Tensor], shard: Any) -> None:
-    """Inverse of `optimiser_tensors`; `shard(tensor, like)` gives a tensor the layout of the parameter `like`."""
+def restore_optimisers(
+    optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: dict[str, Tensor], shard: Any
+) -> None:
+    """Inverse of `optimiser_tensors`; `shard(tensor, like)` gives a tensor the layout of the parameter
+    `like`."""
     for index, optimiser in enumerate(optimisers):
         parameters = _parameters(optimiser)
         numbers = {names[parameter]: number for number, parameter in enumerate(parameters)}
@@ -147,12 +166,17 @@ def restore_optimisers(optimisers: list[torch.optim.Optimizer], names: dict[Any,
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def is_state_of(optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether state as `optimiser_tensors` gives it belongs to optimisers of these kinds over these parameters."""
+def is_state_of(
+    optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: Mapping[str, Tensor]
+) -> bool:
+    """Whether state as `optimiser_tensors` gives it belongs to optimisers of these kinds over these
+    parameters."""
     known = {
         f"{index}|{names[parameter]}|{key}"
-        for index, optimiser in enumerate(optimisers) for parameter in _parameters(optimiser) for key in _ENTRIES[type(optimiser)]
-    }  # fmt: skip
+        for index, optimiser in enumerate(optimisers)
+        for parameter in _parameters(optimiser)
+        for key in _ENTRIES[type(optimiser)]
+    }
     return known.issuperset(tensors)
 
 

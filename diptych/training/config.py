@@ -1,4 +1,5 @@
-"""What a run is: world, model size, flow, data, optimiser and stages, as one typed object that is saved with every run."""
+"""What a run is: world, model size, flow, data, optimiser and stages, as one typed object that is saved with
+every run."""
 
 from __future__ import annotations
 
@@ -41,13 +42,17 @@ class RunConfig:
     seed: int = 0
     stages: tuple[StageConfig, ...] = ()
     ema: float = 0.998
-    """Decay of the averaged weights that are sampled, validated and exported; 0: none, the weights themselves."""
+    """Decay of the averaged weights that are sampled, validated and exported; 0: none, the weights
+    themselves."""
     parallel: str = "auto"
-    """Several ranks: 'replicated' (the whole model on each), 'sharded' (FSDP2), 'auto': replicated where that fits, printed."""
+    """Several ranks: 'replicated' (the whole model on each), 'sharded' (FSDP2), 'auto': replicated where that
+    fits, printed."""
     bf16: bool = True
-    """bfloat16 autocast; optimiser and EMA stay float32, and so do weights unless `weights` says otherwise."""
+    """bfloat16 autocast; optimiser and EMA stay float32, and so do weights unless `weights` says
+    otherwise."""
     weights: str = "float32"
-    """'bfloat16': no float32 copy anywhere, for large models; needs CAME, which rounds its steps at random, and no EMA."""
+    """'bfloat16': no float32 copy anywhere, for large models; needs CAME, which rounds its steps at random,
+    and no EMA."""
     save_every: int = 100
     keep: int = 2
     """Checkpoints kept; the last good one is never deleted."""
@@ -64,7 +69,9 @@ class RunConfig:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         if self.weights == "bfloat16" and self.ema:
-            raise ValueError("an EMA is a float32 copy, which weights in bfloat16 are meant to save; set --ema 0")
+            raise ValueError(
+                "an EMA is a float32 copy, which weights in bfloat16 are meant to save; set --ema 0"
+            )
 
     @property
     def steps(self) -> int:
@@ -101,7 +108,8 @@ class TrainConfig(RunConfig):
 
     world: WorldConfig = field(default_factory=WorldConfig)
     size: int = 6
-    """The model's one dial: layers; width and all else follow. A run that starts from a model takes this and `depth` from it."""
+    """The model's one dial: layers; width and all else follow. A run that starts from a model takes this and
+    `depth` from it."""
     depth: int | None = None
     """Layers where they are not `size`."""
     patch: int = 8
@@ -129,7 +137,9 @@ def from_dict(cls: type[Any], values: dict[str, Any], where: str = "config") -> 
 def _value(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _value(next(a for a in arguments if a is not type(None)), value, where)
+        return (
+            None if value is None else _value(next(a for a in arguments if a is not type(None)), value, where)
+        )
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where)  # type: ignore[arg-type]
     if origin is tuple:

@@ -14,7 +14,8 @@ SMOOTHED = 25
 
 
 def draw_curves(run: Path) -> Path | None:
-    """Write curves.png into a run's folder: each loss, and below it the loss by noise level. None where nothing is logged yet."""
+    """Write curves.png into a run's folder: each loss, and below it the loss by noise level. None where
+    nothing is logged yet."""
     log = run / "log.jsonl"
     if not log.is_file():
         return None
@@ -43,7 +44,10 @@ def draw_curves(run: Path) -> Path | None:
             axis.plot(steps[SMOOTHED - 1 :], np.convolve(losses, kernel, "valid"), label=name, linewidth=1)
         else:
             axis.plot(steps, losses, label=name, linewidth=1)
-    for axis, title in ((above, f"losses (training: mean of {SMOOTHED} logged steps)"), (below, "by noise level")):
+    for axis, title in (
+        (above, f"losses (training: mean of {SMOOTHED} logged steps)"),
+        (below, "by noise level"),
+    ):
         axis.set(title=title, yscale="log")
         axis.grid(alpha=0.3)
         if axis.has_data():

@@ -19,7 +19,8 @@ STATE_BYTES = 20
 SHARE = 0.4
 """Of a device's memory that these may take before the model is sharded; the rest is for activations."""
 GLOO_REST = 0.3
-"""Seconds that gloo's threads are given to let go of the last sum's tensors; one that still does so while the interpreter ends aborts it."""
+"""Seconds that gloo's threads are given to let go of the last sum's tensors; one that still does so while the
+interpreter ends aborts it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def stop(ranks: Ranks) -> None:
 
 
 def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, parallel: str) -> tuple[Ranks, str]:
-    """Place the task's model, and shard it where `parallel` or its size says so: every block a group, the rest one more.
+    """Place the task's model, and shard it where `parallel` or its size says so: every block a group, the
+    rest one more.
 
     Returns the ranks as they now are, and what was chosen, in words.
     """
@@ -79,14 +81,20 @@ def prepare(task: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, parallel
     needed = STATE_BYTES * sum(p.numel() for p in task.parameters())
     room = _memory(ranks)
     if parallel == "replicated" or (parallel == "auto" and needed <= room * SHARE):
-        return ranks, f"{ranks.count} ranks, the whole model on each: weights and states take {needed / 2**30:.1f} of {room / 2**30:.1f} GiB"
+        return (
+            ranks,
+            f"{ranks.count} ranks, the whole model on each: weights and states take {needed / 2**30:.1f} "
+            f"of {room / 2**30:.1f} GiB",
+        )
     for block in blocks:
         fully_shard(block, mesh=ranks.mesh)
         if hasattr(block, "read"):
             # called apart from forward: its weights are gathered for it as well
             register_fsdp_forward_method(block, "read")
     fully_shard(task, mesh=ranks.mesh)
-    return replace(ranks, sharded=True), f"{ranks.count} ranks, the model sharded over them (FSDP2): {needed / 2**30:.1f} GiB in all"
+    return replace(
+        ranks, sharded=True
+    ), f"{ranks.count} ranks, the model sharded over them (FSDP2): {needed / 2**30:.1f} GiB in all"
 
 
 def _memory(ranks: Ranks) -> float:

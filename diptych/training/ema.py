@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """`shadow` follows the parameters: shadow += (1 - decay) (parameter - shadow), decay warmed up as (1 + n) / (10 + n).
+    """`shadow` follows the parameters: shadow += (1 - decay) (parameter - shadow), decay warmed up as (1 + n)
+    / (10 + n).
 
     With decay 0 there is no average: `shadow` holds the parameters themselves, and costs nothing.
     """
@@ -17,7 +18,9 @@ class EMA:
             raise ValueError(f"the EMA decay must be in 0..1, below 1, got {decay}")
         self.decay = decay
         self.updates = 0
-        self.shadow: dict[str, Tensor] = {name: p.detach().float().clone() if decay else p.detach() for name, p in model.named_parameters()}
+        self.shadow: dict[str, Tensor] = {
+            name: p.detach().float().clone() if decay else p.detach() for name, p in model.named_parameters()
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -27,4 +30,6 @@ class EMA:
             return
         parameters = dict(model.named_parameters())
         names = list(self.shadow)
-        torch._foreach_lerp_([self.shadow[n] for n in names], [parameters[n].detach().float() for n in names], weight)
+        torch._foreach_lerp_(
+            [self.shadow[n] for n in names], [parameters[n].detach().float() for n in names], weight
+        )

@@ -64,7 +64,8 @@ class EmojiSource:
         return tuple(turns)
 
     def _verify(self, rng: np.random.Generator) -> tuple[Turn, ...]:
-        """Does the picture show what was asked for? Half the claims are true, the others miss by one mistake."""
+        """Does the picture show what was asked for? Half the claims are true, the others miss by one
+        mistake."""
         wanted = self._wanted(rng)
         scene = self.world.scene_for(wanted, rng)
         turns: list[Turn] = []
@@ -73,7 +74,10 @@ class EmojiSource:
             media: tuple[str | Picture, ...] = () if turns else (self._picture(scene),)
             words = caption(self.world, claim) if rng.random() < 0.5 else prompt(self.world, claim, rng)
             question = QUESTION.format(words)
-            turns += [Turn("user", (*media, question)), Turn("assistant", ("yes" if shows(self.world, scene, claim) else "no",))]
+            turns += [
+                Turn("user", (*media, question)),
+                Turn("assistant", ("yes" if shows(self.world, scene, claim) else "no",)),
+            ]
         return tuple(turns)
 
     def _edit(self, rng: np.random.Generator) -> tuple[Turn, ...]:
@@ -93,7 +97,9 @@ class EmojiSource:
         return (Turn("assistant", (text,)),)
 
 
-def several_questions(world: EmojiWorld, scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+def several_questions(
+    world: EmojiWorld, scene: Scene, rng: np.random.Generator, count: int
+) -> list[Question]:
     """Up to `count` questions of different types that the scene allows, at least one."""
     asked = []
     for type in rng.permutation(QUESTION_TYPES):
@@ -111,13 +117,19 @@ def random_edit(world: EmojiWorld, rng: np.random.Generator, type: str | None = 
         if chosen == "swap":
             wanted = _with_person(world, wanted, rng)
         edit = sample_edit(world, world.scene_for(wanted, rng), chosen, rng)
-        if edit is not None and not any(world.is_held_out(_counts(scene)) for scene in (edit.source, edit.target)):
+        if edit is not None and not any(
+            world.is_held_out(_counts(scene)) for scene in (edit.source, edit.target)
+        ):
             return edit
 
 
 def _with_person(world: EmojiWorld, wanted: Wanted, rng: np.random.Generator) -> Wanted:
     """The same facts with the first kind exchanged for one person, since few scenes have one by chance."""
-    people = [n for n in world.names if tone_base(n)[1] or gender_partner(n) in world.kinds or f"{n}: dark skin tone" in world.kinds]
+    people = [
+        n
+        for n in world.names
+        if tone_base(n)[1] or gender_partner(n) in world.kinds or f"{n}: dark skin tone" in world.kinds
+    ]
     person = people[int(rng.integers(len(people)))]
     rest = [(name, count) for name, count in wanted.counts[1:] if name != person]
     return Wanted(((person, 1), *rest), None, wanted.background)
@@ -130,5 +142,14 @@ def _counts(scene: Scene) -> Wanted:
 def world_texts(world: EmojiWorld, seed: int, count: int) -> list[str]:
     """Prompts, questions, answers and instructions to learn a vocabulary from."""
     sources = [EmojiSource(world, task, seed) for task in ("generate", "understand", "edit")]
-    texts = [part for n in range(count) for s in sources for t in s.draw(n).turns for part in t.parts if isinstance(part, str)]
-    return texts + [text for kind in world.kinds.values() for text in (kind.name, kind.plural, *dict(kind.local).values())]
+    texts = [
+        part
+        for n in range(count)
+        for s in sources
+        for t in s.draw(n).turns
+        for part in t.parts
+        if isinstance(part, str)
+    ]
+    return texts + [
+        text for kind in world.kinds.values() for text in (kind.name, kind.plural, *dict(kind.local).values())
+    ]

@@ -30,13 +30,24 @@ OPTIMISER = "optimiser.safetensors"
 PARENT = "parent.json"
 """In the run's folder: what the run started from, as it was named and with its card."""
 SAMPLE_PROMPTS = (
-    "a cat", "a dog and a car", "three apples", "a purple heart", "a cat left of a dog", "a red circle and a blue square",
-    "a fish above a house", "two stars and a tree on a mint background", "four bananas", "a crown below a yellow heart",
-    "a green square and an orange circle", "dua kucing di atas satu hati merah",
-)  # fmt: skip
+    "a cat",
+    "a dog and a car",
+    "three apples",
+    "a purple heart",
+    "a cat left of a dog",
+    "a red circle and a blue square",
+    "a fish above a house",
+    "two stars and a tree on a mint background",
+    "four bananas",
+    "a crown below a yellow heart",
+    "a green square and an orange circle",
+    "dua kucing di atas satu hati merah",
+)
 
 
-def system_of(model: MoT, tokenizer: TextTokenizer, config: TrainConfig, card: dict[str, Any] | None = None) -> U1System:
+def system_of(
+    model: MoT, tokenizer: TextTokenizer, config: TrainConfig, card: dict[str, Any] | None = None
+) -> U1System:
     return U1System(model, tokenizer, config.flow, config.world.size, card)
 
 
@@ -84,10 +95,17 @@ def _newest(run: Path, command: str, hardware: str) -> tuple[dict[str, dict[str,
     values = json.loads((run / "config.json").read_text())
     parent = json.loads((run / PARENT).read_text()) if (run / PARENT).is_file() else None
     about = {
-        "name": values["name"], "licence": "Apache-2.0", "command": command + (f" --start {parent['start']}" if parent else ""), "hardware": hardware,
-        "torch": torch.__version__.split("+")[0], "seed": values["seed"], "steps": state["step"], "seconds": round(state["seconds"]),
-        "recipe": values, "parents": [parent["card"]] if parent else [],
-    }  # fmt: skip
+        "name": values["name"],
+        "licence": "Apache-2.0",
+        "command": command + (f" --start {parent['start']}" if parent else ""),
+        "hardware": hardware,
+        "torch": torch.__version__.split("+")[0],
+        "seed": values["seed"],
+        "steps": state["step"],
+        "seconds": round(state["seconds"]),
+        "recipe": values,
+        "parents": [parent["card"]] if parent else [],
+    }
     return tensors, about
 
 
@@ -97,16 +115,26 @@ def _u1(run: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> U1Syste
     model = MoT(by_size(config.size, tokenizer.vocab_size, config.patch, config.depth))
     model.load_state_dict(weights)
     card = {
-        **about, "family": "u1", "documents": about["steps"] * config.data.documents_per_step, "weights": "EMA, stored as float16",
+        **about,
+        "family": "u1",
+        "documents": about["steps"] * config.data.documents_per_step,
+        "weights": "EMA, stored as float16",
         "data": "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode",
-    }  # fmt: skip
+    }
     return system_of(model, tokenizer, config, card)
 
 
 def _sana(job: SanaJob, weights: dict[str, Tensor], about: dict[str, Any]) -> SanaSystem:
     pictures = about["steps"] * job.config.data.pictures_per_step
     parents = [] if job.start is None else [as_parent(job.start.card, "start")]
-    card = {**about, "family": "sana", "pictures": pictures, "data": job.config.pictures, "weights": "EMA", "parents": parents}
+    card = {
+        **about,
+        "family": "sana",
+        "pictures": pictures,
+        "data": job.config.pictures,
+        "weights": "EMA",
+        "parents": parents,
+    }
     return job.system(weights, card)
 
 

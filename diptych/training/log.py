@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from diptych.training.config import RunConfig
@@ -53,7 +60,12 @@ class RunLog:
         self._advance(step, stage, report)
         if step % self.config.log_every:
             return
-        row = {**report.means, "norm": report.norm, "lr": report.lr, **breakdown(report.losses, report.batches)}
+        row = {
+            **report.means,
+            "norm": report.norm,
+            "lr": report.lr,
+            **breakdown(report.losses, report.batches),
+        }
         self.record(step, stage, seconds, row)
 
     def record(self, step: int, stage: str, seconds: float, row: dict[str, float]) -> None:
@@ -70,7 +82,13 @@ class RunLog:
 
     def _advance(self, step: int, stage: str, report: StepReport) -> None:
         if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._progress = Progress(*columns, console=self.console)
             self._progress.start()
             self._bar = self._progress.add_task("", total=self.config.steps, completed=step)

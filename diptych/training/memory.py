@@ -1,4 +1,5 @@
-"""How much memory a SANA run takes, told before anything is loaded: sizes counted on tensors without storage."""
+"""How much memory a SANA run takes, told before anything is loaded: sizes counted on tensors without
+storage."""
 
 from __future__ import annotations
 
@@ -36,16 +37,18 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The peak: at the start of the backward pass, or at its end, when activations have gone and gradients have come."""
+        """The peak: at the start of the backward pass, or at its end, when activations have gone and
+        gradients have come."""
         steady = self.weights + self.optimiser + self.ema
         return steady + max(self.activations, self.gradients + 4 * self.working) + self.working
 
 
 def estimate(config: SanaTrainConfig, factor: int, text_tokens: int = CAPTION_TOKENS) -> Memory:
-    """Memory of a run of `config` over an image space that is `factor` times smaller, text encoder and autoencoder not counted.
+    """Memory of a run of `config` over an image space that is `factor` times smaller, text encoder and
+    autoencoder not counted.
 
-    The forward pass runs on fake tensors, and what autograd keeps for the backward pass is added up; recomputed blocks keep their
-    input alone.
+    The forward pass runs on fake tensors, and what autograd keeps for the backward pass is added up;
+    recomputed blocks keep their input alone.
     """
     with torch.device("meta"):
         model = LinearDiT(config.model)
@@ -55,13 +58,18 @@ def estimate(config: SanaTrainConfig, factor: int, text_tokens: int = CAPTION_TO
     kept, casts, block = _activations(config, factor, text_tokens)
     lora, size = config.lora_rank > 0, 2 if config.weights == "bfloat16" else 4
     return Memory(
-        weights=size * count, gradients=0 if lora else size * count, optimiser=0 if lora else round(4 * state), ema=4 * count if config.ema else 0,
-        activations=kept + casts, working=block // 4,
-    )  # fmt: skip
+        weights=size * count,
+        gradients=0 if lora else size * count,
+        optimiser=0 if lora else round(4 * state),
+        ema=4 * count if config.ema else 0,
+        activations=kept + casts,
+        working=block // 4,
+    )
 
 
 def _state_words(name: str, parameter: nn.Parameter, optim: OptimConfig) -> float:
-    """Float32 numbers of optimiser state per weight: one for Muon's momentum, two for AdamW; CAME's averages of a matrix are few."""
+    """Float32 numbers of optimiser state per weight: one for Muon's momentum, two for AdamW; CAME's averages
+    of a matrix are few."""
     if optim.name.startswith("came") and parameter.ndim == 2:
         few = (2 * sum(parameter.shape)) / parameter.numel()
         return few + (0.25 if optim.name == "came8bit" and parameter.numel() > MIN_EIGHT_BIT else 1)
@@ -71,7 +79,10 @@ def _state_words(name: str, parameter: nn.Parameter, optim: OptimConfig) -> floa
 def _activations(config: SanaTrainConfig, factor: int, text_tokens: int) -> tuple[int, int, int]:
     """(bytes kept for the backward pass, bytes of casted weights, bytes that one block keeps)."""
     pictures = config.data.pictures_per_step // config.data.accumulate
-    bucket = buckets(max(r for stage in config.stages for r in stage.resolutions or config.data.resolutions), factor * config.model.patch)[0]
+    bucket = buckets(
+        max(r for stage in config.stages for r in stage.resolutions or config.data.resolutions),
+        factor * config.model.patch,
+    )[0]
     shape = (config.model.channels, bucket.height // factor, bucket.width // factor)
     kept: dict[Any, int] = {}
     casts: dict[Any, int] = {}
@@ -94,7 +105,10 @@ def _activations(config: SanaTrainConfig, factor: int, text_tokens: int) -> tupl
         x = torch.empty(pictures, frames, *shape)
         text = torch.empty(pictures, text_tokens, config.model.caption_channels)
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=config.bf16),
+        ):
             condition = model.condition(text)
             before = sum(kept.values())
             out = model(x, torch.empty(pictures, frames), condition, roles=("target", "control")[:frames])

@@ -20,13 +20,25 @@ from diptych.systems.text import LEARNED, GemmaEncoder
 
 
 def precompute(
-    index: Index, space: LatentSpace, encoder: GemmaEncoder | None, out: Path, resolutions: tuple[int, ...], multiple: int, batch: int,
-    validation: float, control: str = "", part: int = 0, parts: int = 1, progress: Callable[[int, int], Any] | None = None,
-) -> None:  # fmt: skip
-    """Write a cache for runs over `index` at `resolutions` with `batch` pictures a step; with `control`, what it names too.
+    index: Index,
+    space: LatentSpace,
+    encoder: GemmaEncoder | None,
+    out: Path,
+    resolutions: tuple[int, ...],
+    multiple: int,
+    batch: int,
+    validation: float,
+    control: str = "",
+    part: int = 0,
+    parts: int = 1,
+    progress: Callable[[int, int], Any] | None = None,
+) -> None:
+    """Write a cache for runs over `index` at `resolutions` with `batch` pictures a step; with `control`, what
+    it names too.
 
-    Goes on where a run was stopped. With `parts` above 1, this process does its share; the cache is closed by the process that
-    finds all shards written. Raises BadSample for a picture that changed since it was indexed.
+    Goes on where a run was stopped. With `parts` above 1, this process does its share; the cache is closed by
+    the process that finds all shards written. Raises BadSample for a picture that changed since it was
+    indexed.
     """
     sizes = index.sizes()
     kept = [n for n, row in enumerate(index.rows) if is_validation(row.sha256, validation)]
@@ -36,8 +48,15 @@ def precompute(
     for numbers, together in ((learning, batch), (kept, 1)):
         if numbers:
             plan = BucketPlan(sizes[numbers], resolutions, multiple, together, 0)
-            wanted |= {latent_key(index.rows[n].id, plan.bucket_of[i]): (n, plan.bucket_of[i]) for i, n in enumerate(numbers)}
-    captions = {text_key(caption): caption for row in index.rows for caption in row.captions} if encoder is not None else {}
+            wanted |= {
+                latent_key(index.rows[n].id, plan.bucket_of[i]): (n, plan.bucket_of[i])
+                for i, n in enumerate(numbers)
+            }
+    captions = (
+        {text_key(caption): caption for row in index.rows for caption in row.captions}
+        if encoder is not None
+        else {}
+    )
     total, done = len(wanted) * (2 if control else 1) + len(captions), 0
 
     def advance(count: int) -> None:

@@ -30,7 +30,12 @@ VOCABULARY_SAMPLES = 3000
 
 
 def run(
-    config: TrainConfig, folder: Path, jsonl: Sequence[Path] = (), text: Sequence[Path] = (), start: str | None = None, quiet: bool = False
+    config: TrainConfig,
+    folder: Path,
+    jsonl: Sequence[Path] = (),
+    text: Sequence[Path] = (),
+    start: str | None = None,
+    quiet: bool = False,
 ) -> Trainer:
     """Train `config` in `folder`, going on where a run there stopped. Prints what it resolved to.
 
@@ -50,7 +55,9 @@ def run(
     words = begin.tokenizer if begin else tokenizer(config, world, folder)
     trainer = Trainer(JointJob(config, sources, words, validation), folder, quiet=quiet)
     if begin:
-        (folder / PARENT).write_text(json.dumps({"start": start, "card": as_parent(begin.card, str(start))}, indent=1) + "\n")
+        (folder / PARENT).write_text(
+            json.dumps({"start": start, "card": as_parent(begin.card, str(start))}, indent=1) + "\n"
+        )
         trainer.begin_from(dict(begin.model.named_parameters()), _optimiser_state(start))
     trainer.log.say(resolved(config, folder))
     trainer.train()
@@ -79,7 +86,8 @@ def _optimiser_state(start: str | None) -> dict[str, Tensor]:
 
 
 def _sized(config: TrainConfig, start: MoTConfig | None, folder: Path) -> TrainConfig:
-    """With the size of the model that the run starts from, or once started from: that one need not be at hand any more."""
+    """With the size of the model that the run starts from, or once started from: that one need not be at hand
+    any more."""
     if start is not None:
         return replace(config, size=start.width // CHANNELS, depth=start.depth)
     if (folder / PARENT).is_file():

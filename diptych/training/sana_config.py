@@ -40,7 +40,8 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SanaTrainConfig(RunConfig):
-    """A run over an index of pictures. A run that starts from a model takes its denoiser, text encoder and image space from it."""
+    """A run over an index of pictures. A run that starts from a model takes its denoiser, text encoder and
+    image space from it."""
 
     model: LinearDiTConfig
     text: TextConfig = field(default_factory=TextConfig)
@@ -52,7 +53,9 @@ class SanaTrainConfig(RunConfig):
     """Folder of latents and text made by `diptych data cache`; empty: they are computed during training."""
     law: NoiseLaw = field(default_factory=NoiseLaw)
     sampler: SamplerConfig = field(
-        default_factory=lambda: SamplerConfig(num_steps=20, solver="dpm", shift=3.0, first_sigma=0.999, guidance_scale=4.5)
+        default_factory=lambda: SamplerConfig(
+            num_steps=20, solver="dpm", shift=3.0, first_sigma=0.999, guidance_scale=4.5
+        )
     )
     data: PictureLoaderConfig = field(default_factory=PictureLoaderConfig)
     stages: tuple[SanaStage, ...] = ()

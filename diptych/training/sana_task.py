@@ -24,7 +24,9 @@ class SanaLosses(NamedTuple):
 
     def by_kind(self, batch: PictureBatch) -> dict[str, list[float]]:
         values: dict[str, list[float]] = defaultdict(list)
-        for error, sigma, weight in zip(self.pictures.tolist(), self.sigma.tolist(), self.weight.tolist(), strict=True):
+        for error, sigma, weight in zip(
+            self.pictures.tolist(), self.sigma.tolist(), self.weight.tolist(), strict=True
+        ):
             if weight:
                 values[sigma_bin(sigma)].append(error)
         return values
@@ -34,9 +36,12 @@ ReadText = Callable[[PictureBatch], tuple[Tensor, Tensor]]
 
 
 class SanaTask(nn.Module):
-    """Denoise a batch and compare velocities; `read_text` gives hidden states and mask, the null condition where dropped."""
+    """Denoise a batch and compare velocities; `read_text` gives hidden states and mask, the null condition
+    where dropped."""
 
-    def __init__(self, model: nn.Module, read_text: ReadText, encode: Callable[[Tensor], Tensor], law: NoiseLaw) -> None:
+    def __init__(
+        self, model: nn.Module, read_text: ReadText, encode: Callable[[Tensor], Tensor], law: NoiseLaw
+    ) -> None:
         """`model.denoiser` is a LinearDiT; `encode` turns uint8 pictures into latents without a gradient."""
         super().__init__()
         self.model, self.law = model, law
@@ -60,7 +65,9 @@ class SanaTask(nn.Module):
         if batch.control.numel():
             given = batch.control if batch.control.is_floating_point() else self._encode(batch.control)
             levels = torch.stack([sigma, torch.zeros_like(sigma)], 1)
-            velocity = denoiser(torch.cat([noisy, given[:, None]], 1), levels, condition, roles=("target", "control"))[:, 0]
+            velocity = denoiser(
+                torch.cat([noisy, given[:, None]], 1), levels, condition, roles=("target", "control")
+            )[:, 0]
         else:
             velocity = denoiser(noisy, sigma, condition)[:, 0]
         return (velocity.float() - (batch.noise - clean)).square().mean((1, 2, 3))

@@ -18,7 +18,8 @@ from diptych.training.job import sigma_bin
 
 
 class Losses(NamedTuple):
-    """Sums with their weights known beforehand, so that the mean is over the whole step, whatever the accumulation and the ranks."""
+    """Sums with their weights known beforehand, so that the mean is over the whole step, whatever the
+    accumulation and the ranks."""
 
     sums: dict[str, Tensor]
     """'text' and 'flow': to be divided by the step's totals of `JointTask.totals`."""
@@ -35,7 +36,9 @@ class Losses(NamedTuple):
         values: dict[str, list[float]] = defaultdict(list)
         for token, owner in zip(self.text_tokens.tolist(), self.text_owner.tolist(), strict=True):
             values[f"text/{batch.label_task[owner]}"].append(token)
-        for error, task, sigma in zip(self.flow_pictures.tolist(), batch.noisy_task, self.sigma.tolist(), strict=True):
+        for error, task, sigma in zip(
+            self.flow_pictures.tolist(), batch.noisy_task, self.sigma.tolist(), strict=True
+        ):
             values[f"flow/{task}"].append(error)
             values[sigma_bin(sigma)].append(error)
         return values
@@ -44,8 +47,8 @@ class Losses(NamedTuple):
 class JointTask(nn.Module):
     """Understand, generate, edit and interleave: what a row holds decides which losses it has.
 
-    Flow loss: mean squared velocity error of a picture, pictures weighted by the square root of their tokens; text loss:
-    mean over answer tokens (SenseNova-U1, arXiv 2605.12500 section 3).
+    Flow loss: mean squared velocity error of a picture, pictures weighted by the square root of their tokens;
+    text loss: mean over answer tokens (SenseNova-U1, arXiv 2605.12500 section 3).
     """
 
     def __init__(self, model: MoT, flow: FlowConfig, flex: bool = False) -> None:
@@ -74,11 +77,17 @@ class JointTask(nn.Module):
         errors, weights = self._velocity_errors(gen_hidden, noisy, targets, sigma)
         text = torch.cat([text, self._touch(und_hidden, gen_hidden)[None]])
         sums = {"text": text.sum(), "flow": (errors * weights).sum()}
-        return Losses(sums, text[: len(told)].detach(), batch.document.flatten()[layout.und][told], errors.detach(), sigma)
+        return Losses(
+            sums,
+            text[: len(told)].detach(),
+            batch.document.flatten()[layout.und][told],
+            errors.detach(),
+            sigma,
+        )
 
     def _touch(self, und: Tensor, gen: Tensor) -> Tensor:
-        """Zero, as a function of every parameter: a rank whose rows lack pictures or answers has the same gradients to reduce
-        as the others, and momentum moves on alike however many ranks there are."""
+        """Zero, as a function of every parameter: a rank whose rows lack pictures or answers has the same
+        gradients to reduce as the others, and momentum moves on alike however many ranks there are."""
         outside = [p.sum() for name, p in self.model.named_parameters() if not name.startswith("blocks.")]
         return 0.0 * (torch.stack(outside).sum() + und.sum() + gen.sum()).float()
 
@@ -86,7 +95,9 @@ class JointTask(nn.Module):
         ids, kind = batch.ids.flatten()[layout.und], batch.kind.flatten()[layout.und]
         und = self.model.embedding(ids)
         if batch.clean:
-            pictures = torch.cat([self.model.embed_clean(self.space.read(run).to(und.dtype)) for run in batch.clean])
+            pictures = torch.cat(
+                [self.model.embed_clean(self.space.read(run).to(und.dtype)) for run in batch.clean]
+            )
             und = und.index_copy(0, (kind == CLEAN).nonzero().flatten(), pictures.type_as(und))
         return und
 
@@ -94,7 +105,9 @@ class JointTask(nn.Module):
         sigma = training_sigma(self.flow, batch.level)
         gen, noisy, targets = [], [], []
         dtype = self.model.embedding.weight.dtype
-        for run, noise, level in zip(batch.noisy, batch.noise, sigma.split([len(r) for r in batch.noisy]), strict=True):
+        for run, noise, level in zip(
+            batch.noisy, batch.noise, sigma.split([len(r) for r in batch.noisy]), strict=True
+        ):
             scale = noise_scale(self.flow, run.shape[-1] * run.shape[-2] // self.token**2)
             clean = self.space.encode(run)
             x = interpolate(clean, noise, level, scale)
@@ -104,13 +117,20 @@ class JointTask(nn.Module):
         empty = self.model.embedding.weight.new_zeros(0, self.model.config.width)
         return (torch.cat(gen) if gen else empty), noisy, targets, sigma
 
-    def _velocity_errors(self, hidden: Tensor, noisy: list[Tensor], targets: list[Tensor], sigma: Tensor) -> tuple[Tensor, Tensor]:
-        errors, weights = [hidden.new_zeros(0, dtype=torch.float32)], [hidden.new_zeros(0, dtype=torch.float32)]
+    def _velocity_errors(
+        self, hidden: Tensor, noisy: list[Tensor], targets: list[Tensor], sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        errors, weights = (
+            [hidden.new_zeros(0, dtype=torch.float32)],
+            [hidden.new_zeros(0, dtype=torch.float32)],
+        )
         counts = [len(x) * x.shape[-1] * x.shape[-2] // self.token**2 for x in noisy]
         levels = sigma.split([len(x) for x in noisy])
         for part, x, target, level in zip(hidden.split(counts), noisy, targets, levels, strict=True):
             rows, columns = x.shape[-2] // self.token, x.shape[-1] // self.token
-            predicted = to_velocity(self.model.pixel_head(part, rows, columns).float(), x, level, self.flow.training_sigma_min)
+            predicted = to_velocity(
+                self.model.pixel_head(part, rows, columns).float(), x, level, self.flow.training_sigma_min
+            )
             errors.append((predicted - target).square().mean((1, 2, 3)))
             weights.append(torch.full_like(level, (rows * columns) ** 0.5))
         return torch.cat(errors), torch.cat(weights)

@@ -24,11 +24,13 @@ from diptych.training.log import RunLog, StepReport
 
 
 class TrainingStopped(RuntimeError):
-    """The run stopped itself: gradients that are not finite, or too many bad samples. The last checkpoint is good."""
+    """The run stopped itself: gradients that are not finite, or too many bad samples. The last checkpoint is
+    good."""
 
 
 class Trainer:
-    """One run in `folder`. A run that was interrupted goes on from its last good checkpoint, equal to the bit."""
+    """One run in `folder`. A run that was interrupted goes on from its last good checkpoint, equal to the
+    bit."""
 
     def __init__(self, job: Job, folder: Path, *, quiet: bool = False) -> None:
         config = job.config
@@ -58,13 +60,14 @@ class Trainer:
             (folder / "config.json").write_text(to_json(config))
             job.prepare(folder)
 
-    # -- the loop -----------------------------------------------------------------------------------------------------
-
     def train(self) -> None:
-        """Run to the end. Ctrl-C and SIGTERM save after the step that is being taken and stop the run; a second one stops it at once."""
+        """Run to the end. Ctrl-C and SIGTERM save after the step that is being taken and stop the run; a
+        second one stops it at once."""
         if self.ranks.first:
             self.lock = _lock(self.folder)
-        before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             self._resume()
             while self.step < self.config.steps:
@@ -113,7 +116,9 @@ class Trainer:
     def _train_step(self, stage: StageConfig, data: StepData[Any], lr: float) -> StepReport:
         names, weights = self.job.loss_names, self.job.loss_weights(stage)
         counted = [self.job.totals(batch) for batch in data.batches]
-        totals = dict(zip(names, self.ranks.total([sum(c[name] for c in counted) for name in names]), strict=True))
+        totals = dict(
+            zip(names, self.ranks.total([sum(c[name] for c in counted) for name in names]), strict=True)
+        )
         shares = {name: weights[name] / max(totals[name], 1.0) for name in names}
         parts: list[Losses] = []
         for number, batch in enumerate(data.batches):
@@ -138,7 +143,13 @@ class Trainer:
         # ranks hear a signal at different steps, and stop together
         *means, asked = self.ranks.total([*torch.stack(sums).sum(0).tolist(), float(self.asked_to_stop)])
         self.stopping = asked > 0
-        return StepReport({n: m / max(totals[n], 1.0) for n, m in zip(names, means, strict=True)}, norm, lr, parts, data.batches)
+        return StepReport(
+            {n: m / max(totals[n], 1.0) for n, m in zip(names, means, strict=True)},
+            norm,
+            lr,
+            parts,
+            data.batches,
+        )
 
     def _apply(self, lr: float) -> None:
         if self.config.weights == "bfloat16":
@@ -154,16 +165,19 @@ class Trainer:
         self.skipped += 1
         self.log.say(f"step {self.step}: gradient norm {norm}; the step is skipped ({self.skipped} in a row)")
         if self.skipped >= self.config.max_skipped:
-            raise TrainingStopped(f"the gradient was not finite {self.skipped} steps in a row (step {self.step})")
+            raise TrainingStopped(
+                f"the gradient was not finite {self.skipped} steps in a row (step {self.step})"
+            )
 
     def _note_bad(self, bad: tuple[str, ...]) -> None:
         for reason in bad:
             self.bad_samples += 1
             self.log.bad_sample(self.step, reason)
         if self.bad_samples > self.config.max_bad_samples:
-            raise TrainingStopped(f"{self.bad_samples} samples could not be used (limit {self.config.max_bad_samples}); see bad_samples.jsonl")
-
-    # -- stages, data ---------------------------------------------------------------------------------------------------
+            raise TrainingStopped(
+                f"{self.bad_samples} samples could not be used (limit {self.config.max_bad_samples}); "
+                "see bad_samples.jsonl"
+            )
 
     def _enter(self, index: int) -> None:
         stage = self.config.stages[index]
@@ -175,13 +189,15 @@ class Trainer:
             for name, parameter in named.items():
                 parameter.requires_grad_(name in chosen)
         self.learning = [named[name] for name in named if name in chosen]
-        self.optimisers = build_optimisers([(name, named[name]) for name in named if name in chosen], stage.optim)
-        self.log.say(f"stage {stage.name}: {stage.steps} steps, lr {stage.optim.lr:g}, {self.job.describe(stage)}")
+        self.optimisers = build_optimisers(
+            [(name, named[name]) for name in named if name in chosen], stage.optim
+        )
+        self.log.say(
+            f"stage {stage.name}: {stage.steps} steps, lr {stage.optim.lr:g}, {self.job.describe(stage)}"
+        )
 
     def _dataset(self, stage: StageConfig) -> StepDataset[Any]:
         return self.job.dataset(stage, self.ranks.rank, self.ranks.count)
-
-    # -- state ------------------------------------------------------------------------------------------------------------
 
     def _names(self) -> dict[Any, str]:
         return {parameter: name for name, parameter in self.model.named_parameters()}
@@ -194,9 +210,13 @@ class Trainer:
             "optimiser": checkpoint.optimiser_tensors(self.optimisers, names, distributed.full),
         }
         state = {
-            "step": self.step, "stage": self.stage, "ema_updates": self.ema.updates, "seconds": self.seconds,
-            "skipped": self.skipped, "bad_samples": self.bad_samples,
-        }  # fmt: skip
+            "step": self.step,
+            "stage": self.stage,
+            "ema_updates": self.ema.updates,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "bad_samples": self.bad_samples,
+        }
         if self.ranks.first:
             checkpoint.save(self.folder / "checkpoints", self.step, tensors, state, self.config.keep)
 
@@ -211,31 +231,44 @@ class Trainer:
         self.skipped, self.bad_samples = state["skipped"], state["bad_samples"]
         if self.step < self.config.steps and self.config.stage_at(self.step)[0] == state["stage"]:
             self._enter(state["stage"])
-            checkpoint.restore_optimisers(self.optimisers, self._names(), tensors["optimiser"], distributed.shard)
+            checkpoint.restore_optimisers(
+                self.optimisers, self._names(), tensors["optimiser"], distributed.shard
+            )
         self.log.say(f"resumed at step {self.step} of {self.config.steps}")
 
     @torch.no_grad()
     def _load(self, what: str, saved: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         odd = sorted(set(saved) ^ set(targets)) or [n for n in saved if saved[n].shape != targets[n].shape]
         if odd:
-            raise checkpoint.CheckpointError(f"the {what} weights in {self.folder} are of another architecture (first difference: {odd[0]})")
+            raise checkpoint.CheckpointError(
+                f"the {what} weights in {self.folder} are of another architecture (first difference: "
+                f"{odd[0]})"
+            )
         for name, tensor in saved.items():
             targets[name].copy_(distributed.shard(tensor, targets[name]))
 
-    def begin_from(self, weights: Mapping[str, Tensor], optimiser: Mapping[str, Tensor] | None = None) -> None:
-        """Take other weights before the first step, and save them, so that the run can go on without where they came from.
+    def begin_from(
+        self, weights: Mapping[str, Tensor], optimiser: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Take other weights before the first step, and save them, so that the run can go on without where
+        they came from.
 
-        With them optimiser state, named as `checkpoint.optimiser_tensors` does, where it is of the first stage's optimiser; parameters
-        that it does not name begin anew. Raises CheckpointError for weights of another architecture.
+        With them optimiser state, named as `checkpoint.optimiser_tensors` does, where it is of the first
+        stage's optimiser; parameters that it does not name begin anew. Raises CheckpointError for weights of
+        another architecture.
         """
         self._load("starting", weights, dict(self.model.named_parameters()))
         self._load("starting", weights, self.ema.shadow)
         if optimiser:
             self._enter(0)
             if checkpoint.is_state_of(self.optimisers, self._names(), optimiser):
-                checkpoint.restore_optimisers(self.optimisers, self._names(), dict(optimiser), distributed.shard)
+                checkpoint.restore_optimisers(
+                    self.optimisers, self._names(), dict(optimiser), distributed.shard
+                )
             else:
-                self.log.say("the optimiser state of the starting model is another optimiser's and is left out")
+                self.log.say(
+                    "the optimiser state of the starting model is another optimiser's and is left out"
+                )
         self._save()
 
     def _sample(self, stage: StageConfig) -> None:
@@ -249,7 +282,8 @@ class Trainer:
 
 
 def _lock(folder: Path) -> IO[str]:
-    """Hold the run's folder, so that two processes never write one run. Raises TrainingStopped if another holds it."""
+    """Hold the run's folder, so that two processes never write one run. Raises TrainingStopped if another
+    holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / ".lock").open("w")
     try:

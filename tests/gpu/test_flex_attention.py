@@ -16,14 +16,24 @@ def test_gradients_are_those_of_the_dense_mask():
     positions[0, :, 0] = torch.arange(length) % 128
     positions[0, kind[0].cpu() == NOISY, 0] = 64
     document = (torch.arange(length) // 128)[None].cuda()
-    slots = Slots(kind, positions.cuda(), document, torch.where(kind == NOISY, document, -1), torch.zeros_like(kind).bool())
+    slots = Slots(
+        kind,
+        positions.cuda(),
+        document,
+        torch.where(kind == NOISY, document, -1),
+        torch.zeros_like(kind).bool(),
+    )
     model = MoT(TINY).cuda()
     model.initialise(torch.Generator("cuda").manual_seed(0))
     gradients = []
     for flex in (False, True):
         layout = Layout.of(slots, flex=flex)
         torch.manual_seed(0)
-        und, gen, _ = model(torch.randn(len(layout.und), TINY.width).cuda(), torch.randn(len(layout.gen), TINY.width).cuda(), layout)
+        und, gen, _ = model(
+            torch.randn(len(layout.und), TINY.width).cuda(),
+            torch.randn(len(layout.gen), TINY.width).cuda(),
+            layout,
+        )
         model.zero_grad()
         (und.square().mean() + gen.square().mean()).backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})

@@ -36,17 +36,41 @@ def test_draw_ask_and_edit(tmp_path, capsys):
 
 def test_a_picture_from_a_cold_start_in_sixteen_seconds_of_processor(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "diptych.cli", "do", "a cat", "-o", str(tmp_path / "out.png")], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "diptych.cli", "do", "a cat", "-o", str(tmp_path / "out.png")],
+        check=True,
+        capture_output=True,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # the bar is 8 s on two idle cores; processor time does not grow with what else runs, and slower machines have twice as much
+    # the bar is 8 s on two idle cores; processor time does not grow with what else runs, and slower machines
+    # have twice as much
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 32
 
 
 def test_plan_prints_only_the_plan_and_every_field_can_be_overridden(capsys):
-    status = cli.main(["plan", "a cat, 100x70", "--seed", "9", "--guidance-scale", "2.5", "--negative-prompt", "a dog", "--steps", "11"])
+    status = cli.main(
+        [
+            "plan",
+            "a cat, 100x70",
+            "--seed",
+            "9",
+            "--guidance-scale",
+            "2.5",
+            "--negative-prompt",
+            "a dog",
+            "--steps",
+            "11",
+        ]
+    )
     plan = json.loads(capsys.readouterr().out)
     assert status == 0
-    assert (plan["width"], plan["height"], plan["seed"], plan["steps"], plan["guidance_scale"]) == (96, 64, 9, 11, 2.5)
+    assert (plan["width"], plan["height"], plan["seed"], plan["steps"], plan["guidance_scale"]) == (
+        96,
+        64,
+        9,
+        11,
+        2.5,
+    )
     assert plan["negative_prompt"] == "a dog"
 
 
@@ -91,9 +115,21 @@ def test_unknown_config_keys_name_the_nearest(capsys):
 
 
 COMMANDS = (
-    cli.Do, cli.ShowPlan, cli.Info, cli.Evaluate, cli.Export, cli.Convert, data_command.Index, data_command.Inspect, data_command.Cache,
-    data_command.Emoji, data_command.Drawn, surgery_command.Grow, surgery_command.Prune, SanaTrainCommand,
-)  # fmt: skip
+    cli.Do,
+    cli.ShowPlan,
+    cli.Info,
+    cli.Evaluate,
+    cli.Export,
+    cli.Convert,
+    data_command.Index,
+    data_command.Inspect,
+    data_command.Cache,
+    data_command.Emoji,
+    data_command.Drawn,
+    surgery_command.Grow,
+    surgery_command.Prune,
+    SanaTrainCommand,
+)
 
 
 def test_the_set_of_flags_is_frozen():
@@ -108,7 +144,19 @@ def test_the_set_of_flags_is_frozen():
         "Convert": ["source", "output", "to", "base", "cross_heads", "lora"],
         "Index": ["folder", "output"],
         "Inspect": ["folder", "output", "resolutions", "multiple"],
-        "Cache": ["folder", "output", "model", "space", "resolutions", "multiple", "batch", "validation", "control", "part", "parts"],
+        "Cache": [
+            "folder",
+            "output",
+            "model",
+            "space",
+            "resolutions",
+            "multiple",
+            "batch",
+            "validation",
+            "control",
+            "part",
+            "parts",
+        ],
         "Emoji": ["folder", "size", "tones", "only"],
         "Drawn": ["folder", "model", "count", "seed"],
         "Grow": ["source", "output", "depth", "width", "keep", "strategy", "seed"],
@@ -116,11 +164,28 @@ def test_the_set_of_flags_is_frozen():
         "SanaTrainCommand": ["output", "config", "start"],
     }
     assert [f.name for f in dataclasses.fields(cli.Overrides)] == [
-        "task", "prompt", "inputs", "width", "height", "frames", "count", "seed", "steps", "guidance_scale", "image_guidance_scale",
+        "task",
+        "prompt",
+        "inputs",
+        "width",
+        "height",
+        "frames",
+        "count",
+        "seed",
+        "steps",
+        "guidance_scale",
+        "image_guidance_scale",
         "negative_prompt",
-    ]  # fmt: skip
+    ]
     emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
-    assert sorted(RECIPES) == [*emoji, "sana-control", "sana-curriculum", "sana-finetune", "sana-lora", "sana-small"]
+    assert sorted(RECIPES) == [
+        *emoji,
+        "sana-control",
+        "sana-curriculum",
+        "sana-finetune",
+        "sana-lora",
+        "sana-small",
+    ]
 
 
 def test_demo_writes_a_page_and_a_contact_sheet(tmp_path, capsys):
@@ -135,7 +200,19 @@ def test_evaluate_writes_table_json_markdown_and_sheets(world, tmp_path, capsys)
     assert cli.main(["evaluate", "--prompts", "2", "-o", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) >= {"drawing, seen", "drawing, held-out", "questions", "edits", "exactly swapped"}
-    assert set(results["drawing, seen"]["by"]) == {"single", "two", "counting", "colours", "position", "binding"}
-    assert {p.name for p in tmp_path.glob("*.png")} == {"drawing-seen.png", "drawing-held-out.png", "questions.png", "edits.png"}
+    assert set(results["drawing, seen"]["by"]) == {
+        "single",
+        "two",
+        "counting",
+        "colours",
+        "position",
+        "binding",
+    }
+    assert {p.name for p in tmp_path.glob("*.png")} == {
+        "drawing-seen.png",
+        "drawing-held-out.png",
+        "questions.png",
+        "edits.png",
+    }
     assert "| drawing, seen | mean |" in (tmp_path / "results.md").read_text()
     assert "95 % interval" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Whole SANA runs through the public command: kills, several ranks with adversarial aspects, cached and not."""
+"""Whole SANA runs through the public command: kills, several ranks with adversarial aspects, cached and
+not."""
 
 import json
 import os
@@ -20,10 +21,30 @@ from diptych.training import checkpoint
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 KILLS = int(os.environ.get("DIPTYCH_KILLS", "2"))
 SMALL = [
-    "--model.depth", "2", "--model.width", "64", "--model.cross-heads", "2", "--model.caption-channels", "32", "--text.heads", "2",
-    "--data.pictures-per-step", "8", "--data.resolutions", "32", "--data.workers", "0", "--save-every", "2", "--log-every", "1",
-    "--sample-every", "1000000", "--no-bf16",
-]  # fmt: skip
+    "--model.depth",
+    "2",
+    "--model.width",
+    "64",
+    "--model.cross-heads",
+    "2",
+    "--model.caption-channels",
+    "32",
+    "--text.heads",
+    "2",
+    "--data.pictures-per-step",
+    "8",
+    "--data.resolutions",
+    "32",
+    "--data.workers",
+    "0",
+    "--save-every",
+    "2",
+    "--log-every",
+    "1",
+    "--sample-every",
+    "1000000",
+    "--no-bf16",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +68,20 @@ def material(tmp_path_factory):
 def command(material, folder: Path, steps: int, *more: str) -> list[str]:
     pictures, space = material
     data = ["--pictures", str(pictures), "--space", str(space)]
-    return [sys.executable, "-m", "diptych.cli", "train", "sana-small", "-o", str(folder), *SMALL, *data, "--stages.0.steps", str(steps), *more]
+    return [
+        sys.executable,
+        "-m",
+        "diptych.cli",
+        "train",
+        "sana-small",
+        "-o",
+        str(folder),
+        *SMALL,
+        *data,
+        "--stages.0.steps",
+        str(steps),
+        *more,
+    ]
 
 
 def losses(folder: Path) -> list[float]:
@@ -58,8 +92,19 @@ def losses(folder: Path) -> list[float]:
 def test_ranks_equal_one_process_whatever_the_aspects(material, tmp_path, ranks, parallel):
     # muon needs whole matrices, so it runs where the model is replicated
     adamw = ("--stages.0.optim.name", "adamw" if parallel == "sharded" else "muon", "--parallel", parallel)
-    subprocess.run(command(material, tmp_path / "one", 10, *adamw), env=ENVIRONMENT, check=True, capture_output=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "diptych.cli"]
+    subprocess.run(
+        command(material, tmp_path / "one", 10, *adamw), env=ENVIRONMENT, check=True, capture_output=True
+    )
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        "-m",
+        "diptych.cli",
+    ]
     many = torchrun + command(material, tmp_path / "many", 10, *adamw)[3:]
     done = subprocess.run(many, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,12 +117,29 @@ def test_ranks_equal_one_process_whatever_the_aspects(material, tmp_path, ranks,
 def test_killed_at_random_moments_a_cached_run_always_resumes(material, tmp_path):
     pictures, space = material
     cache = tmp_path / "cache"
-    arguments = ["data", "cache", str(pictures), "-o", str(cache), "--space", str(space), "--resolutions", "32", "--multiple", "16", "--batch", "8"]
+    arguments = [
+        "data",
+        "cache",
+        str(pictures),
+        "-o",
+        str(cache),
+        "--space",
+        str(space),
+        "--resolutions",
+        "32",
+        "--multiple",
+        "16",
+        "--batch",
+        "8",
+    ]
     assert main(arguments) == 0
     chance, saved, run = random.Random(0), 0, tmp_path / "run"
     for _ in range(KILLS):
         process = subprocess.Popen(
-            command(material, run, 100_000, "--cache", str(cache)), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(material, run, 100_000, "--cache", str(cache)),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         limit = time.monotonic() + 300
         while (checkpoint.latest_step(run / "checkpoints") or -1) <= saved:

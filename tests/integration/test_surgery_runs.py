@@ -23,9 +23,26 @@ from diptych.training import checkpoint
 SHIPPED = Path(cli.__file__).parent / "assets" / "emoji"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = [
-    "--size", "2", "--data.documents-per-step", "4", "--data.workers", "0", "--save-every", "2", "--sample-every", "1000000", "--no-bf16",
-    "--stages.0.steps", "0", "--stages.1.steps", "0", "--stages.2.steps", "0", "--stages.3.steps", "2",
-]  # fmt: skip
+    "--size",
+    "2",
+    "--data.documents-per-step",
+    "4",
+    "--data.workers",
+    "0",
+    "--save-every",
+    "2",
+    "--sample-every",
+    "1000000",
+    "--no-bf16",
+    "--stages.0.steps",
+    "0",
+    "--stages.1.steps",
+    "0",
+    "--stages.2.steps",
+    "0",
+    "--stages.3.steps",
+    "2",
+]
 
 
 def call(*arguments: object, capsys: pytest.CaptureFixture) -> tuple[int, str]:
@@ -39,7 +56,13 @@ def diptych_command(*arguments: object) -> list[str]:
 
 def prompts(folder: Path, count: int = 24) -> Path:
     path = folder / "prompts.txt"
-    path.write_text("".join(f"{word} {what}\n" for word in ("two", "three", "four") for what in ("cats", "dogs", "apples", "stars") * 2)[:10_000])
+    path.write_text(
+        "".join(
+            f"{word} {what}\n"
+            for word in ("two", "three", "four")
+            for what in ("cats", "dogs", "apples", "stars") * 2
+        )[:10_000]
+    )
     assert len(path.read_text().splitlines()) == count
     return path
 
@@ -48,18 +71,30 @@ def prompts(folder: Path, count: int = 24) -> Path:
 def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsys, optimiser):
     run, grown, on = tmp_path / "run", tmp_path / "grown", tmp_path / "on"
     chosen = [*TINY, "--stages.3.optim.name", optimiser]
-    subprocess.run(diptych_command("train", "emoji", "-o", run, *chosen), env=ENVIRONMENT, check=True, capture_output=True)
+    subprocess.run(
+        diptych_command("train", "emoji", "-o", run, *chosen),
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+    )
     status, said = call("grow", run, "--depth", 3, "--keep", 2, "-o", grown, capsys=capsys)
     assert status == 0
     assert "grown from 2 to 3 blocks (2 kept, 1 new), optimiser state with it" in said
     status, said = call("grow", run, "--width", 128, "-o", tmp_path / "wide", capsys=capsys)
-    assert (status, "optimiser state" in said, (tmp_path / "wide" / "optimiser.safetensors").exists()) == (0, False, False)
+    assert (status, "optimiser state" in said, (tmp_path / "wide" / "optimiser.safetensors").exists()) == (
+        0,
+        False,
+        False,
+    )
     before = checkpoint.load_latest(run / "checkpoints")[0]["optimiser"]
     assert before.keys() == load_file(grown / "optimiser.safetensors").keys()
     # a learning rate of almost nothing: the state, not the weights, tells what came along
     more = ["--stages.3.optim.lr", "1e-12", "--stages.3.steps", "1"]
     done = subprocess.run(
-        diptych_command("train", "emoji", "-o", on, *chosen, *more, "--start", grown), env=ENVIRONMENT, capture_output=True, text=True
+        diptych_command("train", "emoji", "-o", on, *chosen, *more, "--start", grown),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     tensors, state = checkpoint.load_latest(on / "checkpoints")
@@ -67,8 +102,12 @@ def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsy
     assert any(name.split("|")[1].startswith("blocks.2.") for name in tensors["optimiser"])
     assert json.loads((on / "config.json").read_text())["depth"] is not None
     first = checkpoint.load_latest(run / "checkpoints")[0]["ema"]
-    assert torch.allclose(tensors["model"]["blocks.1.gen.q.weight"], first["blocks.1.gen.q.weight"], atol=1e-8)
-    other = diptych_command("train", "emoji", "-o", tmp_path / "other", *TINY, "--stages.3.optim.name", "adamw", "--start", grown)
+    assert torch.allclose(
+        tensors["model"]["blocks.1.gen.q.weight"], first["blocks.1.gen.q.weight"], atol=1e-8
+    )
+    other = diptych_command(
+        "train", "emoji", "-o", tmp_path / "other", *TINY, "--stages.3.optim.name", "adamw", "--start", grown
+    )
     done = subprocess.run(other, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "another optimiser's and is left out" in " ".join(done.stdout.split())
     status, said = call("info", grown, capsys=capsys)
@@ -82,13 +121,29 @@ def test_a_wider_model_draws_the_same_and_is_trained_on(world, tmp_path, capsys)
     assert (status, "grown from 192 to 384 channels" in said) == (0, True), said
     pictures = []
     for model in ("default", wide):
-        assert call("do", "two red apples", "--model", model, "--seed", 1, "-o", tmp_path / "drawn.png", capsys=capsys)[0] == 0
+        assert (
+            call(
+                "do",
+                "two red apples",
+                "--model",
+                model,
+                "--seed",
+                1,
+                "-o",
+                tmp_path / "drawn.png",
+                capsys=capsys,
+            )[0]
+            == 0
+        )
         pictures.append(np.asarray(Image.open(tmp_path / "drawn.png"), dtype=int))
     assert abs(pictures[0] - pictures[1]).max() <= 1
     chosen = ["-o", on, "--start", wide, "--data.documents-per-step", "4", "--data.workers", "0", "--no-bf16"]
     for steps in (1, 2):  # the second goes on
         subprocess.run(
-            diptych_command("train", "emoji-recover", *chosen, "--stages.0.steps", steps), env=ENVIRONMENT, check=True, capture_output=True
+            diptych_command("train", "emoji-recover", *chosen, "--stages.0.steps", steps),
+            env=ENVIRONMENT,
+            check=True,
+            capture_output=True,
         )
     saved = json.loads((on / "config.json").read_text())
     assert (saved["size"], saved["depth"]) == (12, 6)
@@ -124,9 +179,38 @@ def test_a_killed_calibration_goes_on_and_gives_the_same_model(tmp_path, capsys)
 
 def test_a_killed_recovery_goes_on_to_the_bit(world, tmp_path, capsys):
     pruned = tmp_path / "pruned"
-    assert call("prune", "default", "--depth", 2, "--calibrate", prompts(tmp_path), "--prompts", 8, "-o", pruned, capsys=capsys)[0] == 0
-    small = ["--data.documents-per-step", "4", "--data.workers", "0", "--save-every", "1", "--sample-every", "1000000", "--stages.0.steps", "6"]
-    straight, killed = (diptych_command("train", "emoji-recover", "--start", pruned, "-o", tmp_path / name, *small) for name in ("a", "b"))
+    assert (
+        call(
+            "prune",
+            "default",
+            "--depth",
+            2,
+            "--calibrate",
+            prompts(tmp_path),
+            "--prompts",
+            8,
+            "-o",
+            pruned,
+            capsys=capsys,
+        )[0]
+        == 0
+    )
+    small = [
+        "--data.documents-per-step",
+        "4",
+        "--data.workers",
+        "0",
+        "--save-every",
+        "1",
+        "--sample-every",
+        "1000000",
+        "--stages.0.steps",
+        "6",
+    ]
+    straight, killed = (
+        diptych_command("train", "emoji-recover", "--start", pruned, "-o", tmp_path / name, *small)
+        for name in ("a", "b")
+    )
     subprocess.run(straight, env=ENVIRONMENT, check=True, capture_output=True)
     process = subprocess.Popen(killed, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     while (checkpoint.latest_step(tmp_path / "b" / "checkpoints") or 0) < 2:
@@ -135,7 +219,12 @@ def test_a_killed_recovery_goes_on_to_the_bit(world, tmp_path, capsys):
     process.send_signal(signal.SIGKILL)
     process.wait()
     shutil.rmtree(pruned)  # a run that goes on needs nothing but its own folder
-    subprocess.run([part for part in killed if part not in ("--start", str(pruned))], env=ENVIRONMENT, check=True, capture_output=True)
+    subprocess.run(
+        [part for part in killed if part not in ("--start", str(pruned))],
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+    )
     a, b = (checkpoint.load_latest(tmp_path / name / "checkpoints")[0] for name in ("a", "b"))
     for group in ("model", "ema", "optimiser"):
         assert a[group].keys() == b[group].keys()
@@ -144,7 +233,10 @@ def test_a_killed_recovery_goes_on_to_the_bit(world, tmp_path, capsys):
 
 def test_what_lies_in_the_output_folder_is_never_touched(tmp_path, capsys):
     (tmp_path / "diary.txt").write_text("mine")
-    for output, message in ((tmp_path, "holds other files (diary.txt)"), (tmp_path / "diary.txt", "is a file")):
+    for output, message in (
+        (tmp_path, "holds other files (diary.txt)"),
+        (tmp_path / "diary.txt", "is a file"),
+    ):
         status, said = call("grow", "default", "--depth", 7, "-o", output, capsys=capsys)
         assert (status, message in said) == (2, True), said
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
@@ -167,7 +259,11 @@ def test_models_without_a_card_are_told(tmp_path, capsys):
         ("", "empty.txt", "empty.txt holds no prompts"),
         ("\n\n", "blank.jsonl", "blank.jsonl holds no prompts"),
         ('{"prompt": "a cat"}\n{"prompt"', "broken.jsonl", "broken.jsonl:2: not JSON"),
-        ('{"prompt": "a cat"}\n{"picture": "x"}', "other.jsonl", "other.jsonl:2: none of prompt, caption, text holds a text"),
+        (
+            '{"prompt": "a cat"}\n{"picture": "x"}',
+            "other.jsonl",
+            "other.jsonl:2: none of prompt, caption, text holds a text",
+        ),
         (b"\xff\xfe\x00", "binary.txt", "binary.txt is no text in UTF-8"),
         (None, "missing.txt", "neither a file with prompts nor a folder"),
     ],
@@ -176,7 +272,9 @@ def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    status, said = call("prune", "default", "--depth", 3, "--calibrate", path, "-o", tmp_path / "out", capsys=capsys)
+    status, said = call(
+        "prune", "default", "--depth", 3, "--calibrate", path, "-o", tmp_path / "out", capsys=capsys
+    )
     assert (status, message in said) == (2, True), said
     assert not (tmp_path / "out").exists()
 
@@ -196,7 +294,10 @@ def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content
         (["do", "a cat", "--best-of", "1000000"], "got 1000000"),
         (["do", "a cat", "--best-of", "2", "--keep", "3"], "keep must be 1 to 2"),
         (["do", "a cat", "--best-of", "2", "--verifier", "magic"], "there is no verifier 'magic'"),
-        (["do", "how many cats are there?", "-i", "p.png", "--best-of", "2"], "best of N chooses among drawings"),
+        (
+            ["do", "how many cats are there?", "-i", "p.png", "--best-of", "2"],
+            "best of N chooses among drawings",
+        ),
         (["evaluate", "--best-of", "0"], "got 0"),
     ],
 )
@@ -211,7 +312,19 @@ def test_requests_that_cannot_be_are_one_sentence(arguments, message, tmp_path, 
 
 
 def test_score_against_n_is_measured_and_goes_on(world, tmp_path, capsys):
-    arguments = ["evaluate", "--best-of", "4", "--prompts", "1", "--verifier", "self", "--verifier", "vlm:default", "-o", tmp_path]
+    arguments = [
+        "evaluate",
+        "--best-of",
+        "4",
+        "--prompts",
+        "1",
+        "--verifier",
+        "self",
+        "--verifier",
+        "vlm:default",
+        "-o",
+        tmp_path,
+    ]
     status, said = call(*arguments, capsys=capsys)
     assert status == 0
     assert "self: learnt from labels of the checker's own rule" in said
@@ -240,7 +353,9 @@ def test_drawn_pictures_are_labelled_by_the_checker(world, tmp_path, capsys, mon
     assert status == 0
     assert "12 pictures" in said
     lines = (tmp_path / "drawn.jsonl").read_text()
-    (tmp_path / "drawn.jsonl").write_text("".join(lines.splitlines(keepends=True)[:6]))  # stopped within a batch
+    (tmp_path / "drawn.jsonl").write_text(
+        "".join(lines.splitlines(keepends=True)[:6])
+    )  # stopped within a batch
     assert call("data", "drawn", tmp_path, "--count", 12, capsys=capsys)[0] == 0
     assert (tmp_path / "drawn.jsonl").read_text() == lines
     source = JsonlSource(tmp_path / "drawn.jsonl", seed=0, multiple=16, max_side=96)
@@ -250,7 +365,11 @@ def test_drawn_pictures_are_labelled_by_the_checker(world, tmp_path, capsys, mon
         assert [turn.role for turn in asked] == ["user", "assistant"] * 2
         assert {asked[1].parts[0], asked[3].parts[0]} <= {"yes", "no"}
         picture = asked[0].parts[0].pixels
-        wanted = json.loads(line)["conversations"][0]["value"].removeprefix("<image> does this picture show ").removesuffix("?")
+        wanted = (
+            json.loads(line)["conversations"][0]["value"]
+            .removeprefix("<image> does this picture show ")
+            .removesuffix("?")
+        )
         if wanted in ("a cat", "a dog", "a fish"):
             only = checker.detect(picture).counts() == {wanted.removeprefix("a "): 1}
             assert (asked[1].parts[0] == "yes") == only

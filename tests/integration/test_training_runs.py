@@ -15,14 +15,43 @@ from PIL import Image
 from diptych.training import checkpoint
 
 SMALL = [
-    "--size", "2", "--data.documents-per-step", "4", "--data.workers", "0", "--save-every", "2", "--log-every", "1", "--sample-every", "1000000",
-    "--stages.0.steps", "2", "--stages.1.steps", "2", "--stages.3.steps", "2", "--no-bf16",
-]  # fmt: skip
+    "--size",
+    "2",
+    "--data.documents-per-step",
+    "4",
+    "--data.workers",
+    "0",
+    "--save-every",
+    "2",
+    "--log-every",
+    "1",
+    "--sample-every",
+    "1000000",
+    "--stages.0.steps",
+    "2",
+    "--stages.1.steps",
+    "2",
+    "--stages.3.steps",
+    "2",
+    "--no-bf16",
+]
 KILLS = int(os.environ.get("DIPTYCH_KILLS", "3"))
 
 
 def command(folder: Path, steps: int, *more: str) -> list[str]:
-    return [sys.executable, "-m", "diptych.cli", "train", "emoji", "-o", str(folder), *SMALL, "--stages.2.steps", str(steps), *more]
+    return [
+        sys.executable,
+        "-m",
+        "diptych.cli",
+        "train",
+        "emoji",
+        "-o",
+        str(folder),
+        *SMALL,
+        "--stages.2.steps",
+        str(steps),
+        *more,
+    ]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,7 +61,9 @@ def test_killed_at_random_moments_a_run_always_resumes_and_loses_nothing_saved(w
     chance = random.Random(0)
     saved = 0
     for _ in range(KILLS):
-        process = subprocess.Popen(command(tmp_path, 100_000), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(tmp_path, 100_000), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         wait_for_step(tmp_path, saved, process)
         time.sleep(chance.random() * 1.5)
         process.send_signal(signal.SIGKILL)
@@ -40,7 +71,9 @@ def test_killed_at_random_moments_a_run_always_resumes_and_loses_nothing_saved(w
         _, state = checkpoint.load_latest(tmp_path / "checkpoints")
         assert state["step"] >= saved
         saved = state["step"]
-    finished = subprocess.run(command(tmp_path, saved), env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        command(tmp_path, saved), env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
     assert f"resumed at step {saved}" in " ".join(finished.stdout.split())
 
 
@@ -54,7 +87,9 @@ def wait_for_step(folder: Path, after: int, process: subprocess.Popen) -> None:
 
 
 def test_ctrl_c_saves(world, tmp_path):
-    process = subprocess.Popen(command(tmp_path, 100_000, "--save-every", "1000000"), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path, 100_000, "--save-every", "1000000"), env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
     limit = time.monotonic() + 300
     while not (tmp_path / "log.jsonl").exists():
         assert time.monotonic() < limit
@@ -65,8 +100,21 @@ def test_ctrl_c_saves(world, tmp_path):
 
 
 def test_ranks_hear_ctrl_c_apart_and_stop_together(world, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych.cli"]
-    settings = ["--parallel", "sharded", *(part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw"))]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "diptych.cli",
+    ]
+    settings = [
+        "--parallel",
+        "sharded",
+        *(part for stage in range(4) for part in (f"--stages.{stage}.optim.name", "adamw")),
+    ]
     run = torchrun + command(tmp_path, 40, "--save-every", "1000000", *settings)[3:]
     process = subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 300
@@ -88,11 +136,22 @@ def losses(folder: Path) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize(("optimiser", "lr"), [("adamw", "2e-3"), ("came", "2e-4")])
 def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path, optimiser, lr):
-    chosen = [(f"--stages.{stage}.optim.name", optimiser, f"--stages.{stage}.optim.lr", lr) for stage in range(4)]
+    chosen = [
+        (f"--stages.{stage}.optim.name", optimiser, f"--stages.{stage}.optim.lr", lr) for stage in range(4)
+    ]
     settings = ["--parallel", "sharded", *(part for parts in chosen for part in parts)]
     one = command(tmp_path / "one", 14, *settings)
     subprocess.run(one, env=ENVIRONMENT, check=True, capture_output=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych.cli"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "diptych.cli",
+    ]
     two = torchrun + command(tmp_path / "two", 14, *settings)[3:]
     subprocess.run(two, env=ENVIRONMENT, check=True, capture_output=True)
     assert len(losses(tmp_path / "one")) == 20
@@ -102,16 +161,25 @@ def test_two_ranks_under_fsdp2_equal_one_process(world, tmp_path, optimiser, lr)
 
 def test_ones_own_jsonl_trains_and_broken_lines_are_told(world, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    good = {"conversations": [{"from": "human", "value": "red"}, {"from": "gpt", "value": "<image>"}], "image": "red.png"}
+    good = {
+        "conversations": [{"from": "human", "value": "red"}, {"from": "gpt", "value": "<image>"}],
+        "image": "red.png",
+    }
     rows = [json.dumps(good), "{broken", json.dumps({**good, "image": "rad.png"})]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows))
     run = command(tmp_path / "run", 2, "--jsonl", str(tmp_path / "mine.jsonl"), "--mixture", "mine", "1.0")
     done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert checkpoint.load_latest(tmp_path / "run" / "checkpoints")[1]["step"] == 8
-    reasons = {json.loads(line)["reason"] for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()}
+    reasons = {
+        json.loads(line)["reason"]
+        for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()
+    }
     assert any("mine.jsonl:2: not JSON" in reason for reason in reasons)
-    assert any("mine.jsonl:3: image 'rad.png' is not in" in reason and "nearest: 'red.png'" in reason for reason in reasons)
+    assert any(
+        "mine.jsonl:3: image 'rad.png' is not in" in reason and "nearest: 'red.png'" in reason
+        for reason in reasons
+    )
 
 
 def test_a_run_can_start_from_the_shipped_model(world, tmp_path):

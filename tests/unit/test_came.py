@@ -27,7 +27,10 @@ def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> list[nn.Par
 
 def gradients(step: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(100 + step)
-    return [torch.randn(shape, generator=generator) * 10.0 ** ((step + n) % 3 - 1) for n, shape in enumerate(SHAPES)]
+    return [
+        torch.randn(shape, generator=generator) * 10.0 ** ((step + n) % 3 - 1)
+        for n, shape in enumerate(SHAPES)
+    ]
 
 
 def take_steps(optimiser: CAME, parameters: list[nn.Parameter], steps: range) -> None:
@@ -77,7 +80,10 @@ def assert_equal_steps(one, other, bits):
 def test_parameters_together_step_as_each_alone(bits, monkeypatch):
     monkeypatch.setattr(Kind, "compiled", False)
     together, alone = parameters(), parameters()
-    one, many = CAME(together, bits=bits, weight_decay=0.1), [CAME([p], bits=bits, weight_decay=0.1) for p in alone]
+    one, many = (
+        CAME(together, bits=bits, weight_decay=0.1),
+        [CAME([p], bits=bits, weight_decay=0.1) for p in alone],
+    )
     take_steps(one, together, range(6))
     # in pieces of few rows, as large matrices are
     monkeypatch.setitem(TOGETHER, "cpu", 4096)
@@ -163,9 +169,6 @@ def test_gradients_are_let_go_after_the_step():
     assert all(gradient() is None for gradient in kept)
 
 
-# -- 8 bits ---------------------------------------------------------------------------------------------------------------------
-
-
 def stored(values: torch.Tensor) -> torch.Tensor:
     return stored_whole(values)[0]
 
@@ -205,13 +208,18 @@ def test_extremes_give_no_nan_and_zero_is_zero(value):
 
 
 def test_states_take_a_sixth_of_adamws():
-    weights = [nn.Parameter(torch.randn(768, 768)) for _ in range(4)] + [nn.Parameter(torch.randn(768)) for _ in range(4)]
+    weights = [nn.Parameter(torch.randn(768, 768)) for _ in range(4)] + [
+        nn.Parameter(torch.randn(768)) for _ in range(4)
+    ]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     ours, peer = CAME(weights, bits=8), torch.optim.AdamW(weights)
     ours.step()
     peer.step()
-    size = [sum(t.untyped_storage().nbytes() for state in o.state.values() for t in state.values()) for o in (ours, peer)]
+    size = [
+        sum(t.untyped_storage().nbytes() for state in o.state.values() for t in state.values())
+        for o in (ours, peer)
+    ]
     assert size[0] <= 0.16 * size[1]
 
 
@@ -251,8 +259,6 @@ def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="the saved group has 1 parameters, this one 2"):
         CAME([*weight, nn.Parameter(torch.zeros(1))]).load_state_dict(one.state_dict())
 
-
-# -- over ranks -----------------------------------------------------------------------------------------------------------------
 
 RANKS = """
 import sys, torch
@@ -295,8 +301,17 @@ def test_two_ranks_with_rows_of_each_matrix_step_as_one_process(tmp_path, bits):
     script.write_text(RANKS)
     here = str(Path(__file__).parent)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, str(script), here, str(tmp_path / "w.safetensors"), str(bits)], env=environment, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [*torchrun, str(script), here, str(tmp_path / "w.safetensors"), str(bits)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     two = load_file(tmp_path / "w.safetensors")
     start, weights = parameters(), parameters()
@@ -305,7 +320,9 @@ def test_two_ranks_with_rows_of_each_matrix_step_as_one_process(tmp_path, bits):
     for n, weight in enumerate(weights):
         difference = (two[f"{n}"] - weight.detach()).abs()
         # where sums differ in the last digit, a few codes are rounded the other way
-        assert difference.max() <= 1e-5 if bits == 32 else difference.norm() <= 0.01 * (weight - start[n]).norm()
+        assert (
+            difference.max() <= 1e-5 if bits == 32 else difference.norm() <= 0.01 * (weight - start[n]).norm()
+        )
         for name, value in one.export_state(weight).items():
             assert two[f"{n}.{name}"].shape == value.shape
             if bits == 32:

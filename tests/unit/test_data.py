@@ -82,7 +82,9 @@ def noises(data: list) -> dict[str, torch.Tensor]:
 def test_a_step_has_the_same_samples_and_noise_for_any_ranks_and_accumulation(tokenizer, ranks, accumulate):
     def step(ranks: int, accumulate: int) -> dict[str, torch.Tensor]:
         config = LoaderConfig(documents_per_step=12, row_tokens=40, accumulate=accumulate, workers=0)
-        return noises([DocumentDataset(mixture(), tokenizer, 8, config, rank=r, ranks=ranks)[5] for r in range(ranks)])
+        return noises(
+            [DocumentDataset(mixture(), tokenizer, 8, config, rank=r, ranks=ranks)[5] for r in range(ranks)]
+        )
 
     one, many = step(1, 1), step(ranks, accumulate)
     assert one.keys() == many.keys()
@@ -119,7 +121,10 @@ def a_picture(drawn: bool = False, size: int = 16) -> Picture:
 
 
 def test_template_and_positions_of_an_edit(tokenizer):
-    sample = Sample((Turn("user", (a_picture(), "remove the red heart")), Turn("assistant", (a_picture(drawn=True),))), "edit")
+    sample = Sample(
+        (Turn("user", (a_picture(), "remove the red heart")), Turn("assistant", (a_picture(drawn=True),))),
+        "edit",
+    )
     document = write(sample, tokenizer, 8)
     marks = tokenizer.ids
     assert document.ids[:2].tolist() == [marks["<|user|>"], marks["<img>"]]
@@ -134,7 +139,10 @@ def test_template_and_positions_of_an_edit(tokenizer):
 
 
 def test_guidance_dropout_removes_text_or_all(tokenizer):
-    sample = Sample((Turn("user", (a_picture(), "remove the red heart")), Turn("assistant", (a_picture(drawn=True),))), "edit")
+    sample = Sample(
+        (Turn("user", (a_picture(), "remove the red heart")), Turn("assistant", (a_picture(drawn=True),))),
+        "edit",
+    )
     no_text = write(sample, tokenizer, 8, drop_text=True)
     nothing = write(sample, tokenizer, 8, drop_text=True, drop_pictures=True)
     assert (no_text.kind == CLEAN).sum() == 4
@@ -156,7 +164,9 @@ def test_what_is_sampled_from_is_what_was_trained_on(tokenizer):
 
 
 def test_answers_are_predicted_and_questions_are_not(tokenizer):
-    document = write(Sample((Turn("user", ("what is this?",)), Turn("assistant", ("a cat",))), "understand"), tokenizer, 8)
+    document = write(
+        Sample((Turn("user", ("what is this?",)), Turn("assistant", ("a cat",))), "understand"), tokenizer, 8
+    )
     told = document.labels[document.labels != NO_LABEL]
     assert told.tolist() == [*tokenizer.encode("a cat"), tokenizer.ids["<|end|>"]]
     at = np.flatnonzero(document.labels != NO_LABEL)
@@ -164,7 +174,12 @@ def test_answers_are_predicted_and_questions_are_not(tokenizer):
 
 
 def test_a_drawn_picture_with_text_behind_it_stands_twice(tokenizer):
-    turns = (Turn("user", ("a cat",)), Turn("assistant", (a_picture(drawn=True),)), Turn("user", ("what is this?",)), Turn("assistant", ("a cat",)))
+    turns = (
+        Turn("user", ("a cat",)),
+        Turn("assistant", (a_picture(drawn=True),)),
+        Turn("user", ("what is this?",)),
+        Turn("assistant", ("a cat",)),
+    )
     document = write(Sample(turns, "interleave"), tokenizer, 8)
     noisy, clean = document.kind == NOISY, document.kind == CLEAN
     assert (document.positions[noisy] == document.positions[clean]).all()
@@ -184,7 +199,12 @@ def lines(tmp_path, *rows: object):
     return JsonlSource(path, seed=0, multiple=8, max_side=32)
 
 
-GOOD = {"id": 1, "conversations": [{"from": "human", "value": "a cat"}, {"from": "gpt", "value": "<image>"}], "image": "cat_1.png", "width": 40}
+GOOD = {
+    "id": 1,
+    "conversations": [{"from": "human", "value": "a cat"}, {"from": "gpt", "value": "<image>"}],
+    "image": "cat_1.png",
+    "width": 40,
+}
 
 
 def test_published_line_format_is_read_as_it_is(tmp_path):
@@ -193,7 +213,10 @@ def test_published_line_format_is_read_as_it_is(tmp_path):
     assert sample.turns[1].parts[0].drawn
     assert sample.turns[1].parts[0].pixels.shape == (16, 32, 3)
     edit = {
-        "conversations": [{"from": "human", "value": "<image>\nremove it"}, {"from": "gpt", "value": "<image>"}],
+        "conversations": [
+            {"from": "human", "value": "<image>\nremove it"},
+            {"from": "gpt", "value": "<image>"},
+        ],
         "image": ["cat_1.png", "cat_1.png"],
     }
     assert lines(tmp_path, edit).read(0).task == "edit"

@@ -46,7 +46,10 @@ def test_euler_carries_noise_to_the_data_distribution():
 
 def test_euler_converges_with_order_one():
     noise = torch.tensor([1.5], dtype=torch.float64)
-    errors = [abs(float(euler(gaussian_velocity, noise, sigmas(n, 1.0).double()) - (MEAN + STD * noise))) for n in (50, 100, 200, 400)]
+    errors = [
+        abs(float(euler(gaussian_velocity, noise, sigmas(n, 1.0).double()) - (MEAN + STD * noise)))
+        for n in (50, 100, 200, 400)
+    ]
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(0.9 < order < 1.1 for order in orders), orders
 
@@ -61,7 +64,9 @@ def test_velocity_is_the_derivative_of_the_path():
     clean, noise = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     sigma = torch.tensor([0.3, 0.8], dtype=torch.float64)
     step = 1e-6
-    slope = (interpolate(clean, noise, sigma + step, 2.0) - interpolate(clean, noise, sigma - step, 2.0)) / (2 * step)
+    slope = (interpolate(clean, noise, sigma + step, 2.0) - interpolate(clean, noise, sigma - step, 2.0)) / (
+        2 * step
+    )
     target = velocity_target(clean, interpolate(clean, noise, sigma, 2.0), sigma, 0.01)
     torch.testing.assert_close(target, slope, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(target, 2.0 * noise - clean)
@@ -92,13 +97,17 @@ def test_noise_grows_with_resolution_up_to_its_limit():
     assert noise_scale(config, 4 * 4096) == 8.0
 
 
-@pytest.mark.parametrize(("guidance", "image_guidance"), [(4.0, 1.0), (3.0, 3.0), (4.0, 1.5), (1.0, 1.0), (1.0, 2.0)])
+@pytest.mark.parametrize(
+    ("guidance", "image_guidance"), [(4.0, 1.0), (3.0, 3.0), (4.0, 1.5), (1.0, 1.0), (1.0, 2.0)]
+)
 def test_shortcuts_of_guidance_equal_the_general_rule(guidance: float, image_guidance: float):
     c, i, u = torch.randn(3, 1, 3, 2, 2)
     general = u + guidance * (c - i) + image_guidance * (i - u)
     named = {"conditional": c, "picture_only": i, "unconditional": u}
     needed = {kind: named[kind] for kind in passes_needed(guidance, image_guidance, has_pictures=True)}
-    torch.testing.assert_close(guided_velocity(needed, guidance, image_guidance), general, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        guided_velocity(needed, guidance, image_guidance), general, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_guidance_without_pictures_needs_two_passes_at_most():
@@ -108,12 +117,17 @@ def test_guidance_without_pictures_needs_two_passes_at_most():
 
 def test_renormalised_velocity_is_never_longer_than_the_conditional_one():
     conditional, guided = torch.randn(2, 3, 8, 8), 5 * torch.randn(2, 3, 8, 8)
-    assert (renormalise(guided, conditional, "global", 4).flatten(1).norm(dim=1) <= conditional.flatten(1).norm(dim=1) * 1.0001).all()
+    assert (
+        renormalise(guided, conditional, "global", 4).flatten(1).norm(dim=1)
+        <= conditional.flatten(1).norm(dim=1) * 1.0001
+    ).all()
     short = 0.1 * conditional
     torch.testing.assert_close(renormalise(short, conditional, "channel", 4), short)
 
 
-@pytest.mark.parametrize("bad", [{"num_steps": 0}, {"shift": 0.0}, {"guidance_norm": "no"}, {"guidance_interval": (0.9, 0.1)}])
+@pytest.mark.parametrize(
+    "bad", [{"num_steps": 0}, {"shift": 0.0}, {"guidance_norm": "no"}, {"guidance_interval": (0.9, 0.1)}]
+)
 def test_sampler_config_refuses_nonsense(bad: dict):
     with pytest.raises(ValueError, match=next(iter(bad))):
         SamplerConfig(**bad)
@@ -154,14 +168,19 @@ def test_projected_guidance_moves_across_the_prediction_and_no_further_than_its_
     guided = ProjectedGuidance(5.0, limit=1.0)(x, 0.6, conditional, unconditional)
     moved = -0.6 * (guided - conditional)
     clean = x - 0.6 * conditional
-    torch.testing.assert_close((moved * clean).sum((1, 2, 3)), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        (moved * clean).sum((1, 2, 3)), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9
+    )
     assert bool((moved.flatten(1).norm(dim=1) <= 4.0 + 1e-9).all())
     torch.testing.assert_close(ProjectedGuidance(1.0)(x, 0.6, conditional, unconditional), conditional)
 
 
 def mixture_velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """E[eps - x0 | x_sigma = x] for the mixture of two Gaussians in the plane that the golden set `flow` is about."""
-    weights, means, deviations = (torch.tensor(v, dtype=x.dtype) for v in ((0.4, 0.6), ((1.5, -0.5), (-1.0, 1.0)), (0.3, 0.5)))
+    """E[eps - x0 | x_sigma = x] for the mixture of two Gaussians in the plane that the golden set `flow` is
+    about."""
+    weights, means, deviations = (
+        torch.tensor(v, dtype=x.dtype) for v in ((0.4, 0.6), ((1.5, -0.5), (-1.0, 1.0)), (0.3, 0.5))
+    )
     keep = 1 - sigma
     variance = keep**2 * deviations**2 + sigma**2
     offset = x[:, None] - keep * means
@@ -172,7 +191,11 @@ def mixture_velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "solver", "steps", "limit"),
-    [("reference_dpm", "dpm", 20, 3e-5), ("diffusers_dpm", "dpm", 20, 3e-6), ("reference_euler", "euler", 28, 3e-6)],
+    [
+        ("reference_dpm", "dpm", 20, 3e-5),
+        ("diffusers_dpm", "dpm", 20, 3e-6),
+        ("reference_euler", "euler", 28, 3e-6),
+    ],
 )
 @pytest.mark.parametrize("whole_time", [False, True])
 def test_trajectories_are_the_published_ones(name, solver, steps, limit, whole_time):

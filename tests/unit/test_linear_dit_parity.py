@@ -40,7 +40,8 @@ def case_of(folder, case):
     return {name.split(".", 1)[1]: tensor for name, tensor in inputs.items() if name.startswith(case + ".")}
 
 
-# whole times reach 999: one unit in the last place of exp() on another processor moves a sinusoid by 3e-5 (golden NOTES)
+# whole times reach 999: one unit in the last place of exp() on another processor moves a sinusoid by 3e-5
+# (golden NOTES)
 @pytest.mark.parametrize("case", ["wide", "tall", "square"])
 @pytest.mark.parametrize(
     ("file", "name", "overrides", "limit"),
@@ -48,7 +49,12 @@ def case_of(folder, case):
         ("native", "velocity", {}, 4e-5),
         ("native", "velocity_time_over_1000", {"whole_time": False, "time_scale": 1.0}, 5e-6),
         ("diffusers", "velocity", {"cross_norm_eps": 1e-5, "attention_eps": 1e-15}, 4e-5),
-        ("diffusers", "velocity_fractional_time", {"cross_norm_eps": 1e-5, "attention_eps": 1e-15, "whole_time": False}, 4e-5),
+        (
+            "diffusers",
+            "velocity_fractional_time",
+            {"cross_norm_eps": 1e-5, "attention_eps": 1e-15, "whole_time": False},
+            4e-5,
+        ),
         (
             "diffusers",
             "velocity_time_over_1000",
@@ -69,7 +75,11 @@ def test_velocity_is_the_published_one(case, file, name, overrides, limit):
 def test_block_parts_are_the_native_ones():
     folder = golden("sana_native")
     model, _ = native_model(folder, cross_heads=4)
-    expected = {name.split(".", 1)[1]: t for name, t in load_file(folder / "native.safetensors").items() if name.startswith("wide.")}
+    expected = {
+        name.split(".", 1)[1]: t
+        for name, t in load_file(folder / "native.safetensors").items()
+        if name.startswith("wide.")
+    }
     block, grid, given = model.blocks[0], Grid(1, 6, 10, (0,)), case_of(folder, "wide")
     text = model.condition(given["caption"][:, 0], given["mask"][:, 0, 0])
     attended = block.attention(expected["block.0.self_attention_input"][:, None], grid)[:, 0]
@@ -86,7 +96,13 @@ def test_the_divisor_of_the_linear_attention_is_the_configured_one(eps, name):
     weights = load_file(golden("sana_native") / "linear_attention.safetensors")
     config = LinearDiTConfig(depth=1, width=64, cross_heads=1, qk_norm=False, attention_eps=eps)
     layer = LinearAttention(config)
-    layer.load_state_dict({"qkv.weight": weights["qkv.weight"], "out.weight": weights["proj.weight"], "out.bias": weights["proj.bias"]})
+    layer.load_state_dict(
+        {
+            "qkv.weight": weights["qkv.weight"],
+            "out.weight": weights["proj.weight"],
+            "out.bias": weights["proj.bias"],
+        }
+    )
     out = layer(weights["input"][:, None], Grid(1, 4, 6, (0,)))[:, 0]
     torch.testing.assert_close(out, weights[name], rtol=0, atol=5e-6 * float(weights[name].abs().max()))
 
@@ -95,7 +111,10 @@ def test_the_divisor_of_the_linear_attention_is_the_configured_one(eps, name):
 def test_velocity_is_that_of_the_second_set(case):
     folder = golden("sana_native_2")
     model, _ = native_model(folder, cross_heads=4)
-    data = {name.split(".", 1)[1]: tensor for name, tensor in load_file(folder / f"case_{case}.safetensors").items()}
+    data = {
+        name.split(".", 1)[1]: tensor
+        for name, tensor in load_file(folder / f"case_{case}.safetensors").items()
+    }
     ours = velocity(model, data["latent"], data["timestep"], data["caption"], data["mask"])
     torch.testing.assert_close(ours, data["velocity"], rtol=0, atol=3e-5)
 
@@ -103,17 +122,26 @@ def test_velocity_is_that_of_the_second_set(case):
 def test_gradients_are_the_native_ones():
     folder = golden("sana_native_2")
     model, _ = native_model(folder, cross_heads=4)
-    data = {name.split(".", 1)[1]: tensor for name, tensor in load_file(folder / "case_square.safetensors").items()}
+    data = {
+        name.split(".", 1)[1]: tensor
+        for name, tensor in load_file(folder / "case_square.safetensors").items()
+    }
     expected = load_file(folder / "gradient.safetensors")
     order = json.loads((folder / "index.json").read_text())["settings"]["gradient_order"]
     text = model.condition(data["caption"], data["mask"])
-    loss = (model(data["latent"][:, None], data["timestep"] / 1000, text)[:, 0] - expected["target"]).square().mean()
+    loss = (
+        (model(data["latent"][:, None], data["timestep"] / 1000, text)[:, 0] - expected["target"])
+        .square()
+        .mean()
+    )
     loss.backward()
     assert loss.item() == pytest.approx(float(expected["loss"]), rel=1e-5)
     ours = to_native({name: p.grad for name, p in model.named_parameters()})
     norms = torch.stack([ours[name].norm() for name in order])
     torch.testing.assert_close(norms, expected["grad_norms"], rtol=1e-4, atol=0)
-    full = {name.removeprefix("grad."): tensor for name, tensor in expected.items() if name.startswith("grad.")}
+    full = {
+        name.removeprefix("grad."): tensor for name, tensor in expected.items() if name.startswith("grad.")
+    }
     for name, gradient in full.items():
         torch.testing.assert_close(ours[name], gradient, rtol=0, atol=1e-4 * float(gradient.abs().max()))
 
@@ -151,15 +179,105 @@ def test_weights_of_another_model_are_refused(change):
 
 
 RANDOM_CONFIGS = [
-    {"depth": 1, "width": 64, "cross": 2, "size": (4, 6), "qk": True, "guided": False, "scale": None, "patch": 1, "lengths": [3, 7, 5]},
-    {"depth": 2, "width": 96, "cross": 4, "size": (6, 4), "qk": False, "guided": False, "scale": None, "patch": 1, "lengths": [9, 9, 9]},
-    {"depth": 2, "width": 64, "cross": 1, "size": (8, 8), "qk": True, "guided": True, "scale": None, "patch": 1, "lengths": [1, 2, 8]},
-    {"depth": 3, "width": 64, "cross": 4, "size": (8, 8), "qk": True, "guided": False, "scale": 1.0, "patch": 1, "lengths": [4, 1, 9]},
-    {"depth": 1, "width": 128, "cross": 8, "size": (6, 10), "qk": False, "guided": False, "scale": 2.0, "patch": 1, "lengths": [5, 5, 6]},
-    {"depth": 2, "width": 64, "cross": 2, "size": (4, 8), "qk": True, "guided": False, "scale": None, "patch": 2, "lengths": [2, 3, 4]},
-    {"depth": 2, "width": 64, "cross": 2, "size": (12, 4), "qk": False, "guided": True, "scale": None, "patch": 2, "lengths": [9, 3, 1]},
-    {"depth": 2, "width": 64, "cross": 2, "size": (8, 12), "qk": True, "guided": True, "scale": 1.0, "patch": 2, "lengths": [6, 2, 7]},
-    {"depth": 1, "width": 32, "cross": 1, "size": (3, 5), "qk": True, "guided": False, "scale": None, "patch": 1, "lengths": [1, 1, 1]},
+    {
+        "depth": 1,
+        "width": 64,
+        "cross": 2,
+        "size": (4, 6),
+        "qk": True,
+        "guided": False,
+        "scale": None,
+        "patch": 1,
+        "lengths": [3, 7, 5],
+    },
+    {
+        "depth": 2,
+        "width": 96,
+        "cross": 4,
+        "size": (6, 4),
+        "qk": False,
+        "guided": False,
+        "scale": None,
+        "patch": 1,
+        "lengths": [9, 9, 9],
+    },
+    {
+        "depth": 2,
+        "width": 64,
+        "cross": 1,
+        "size": (8, 8),
+        "qk": True,
+        "guided": True,
+        "scale": None,
+        "patch": 1,
+        "lengths": [1, 2, 8],
+    },
+    {
+        "depth": 3,
+        "width": 64,
+        "cross": 4,
+        "size": (8, 8),
+        "qk": True,
+        "guided": False,
+        "scale": 1.0,
+        "patch": 1,
+        "lengths": [4, 1, 9],
+    },
+    {
+        "depth": 1,
+        "width": 128,
+        "cross": 8,
+        "size": (6, 10),
+        "qk": False,
+        "guided": False,
+        "scale": 2.0,
+        "patch": 1,
+        "lengths": [5, 5, 6],
+    },
+    {
+        "depth": 2,
+        "width": 64,
+        "cross": 2,
+        "size": (4, 8),
+        "qk": True,
+        "guided": False,
+        "scale": None,
+        "patch": 2,
+        "lengths": [2, 3, 4],
+    },
+    {
+        "depth": 2,
+        "width": 64,
+        "cross": 2,
+        "size": (12, 4),
+        "qk": False,
+        "guided": True,
+        "scale": None,
+        "patch": 2,
+        "lengths": [9, 3, 1],
+    },
+    {
+        "depth": 2,
+        "width": 64,
+        "cross": 2,
+        "size": (8, 12),
+        "qk": True,
+        "guided": True,
+        "scale": 1.0,
+        "patch": 2,
+        "lengths": [6, 2, 7],
+    },
+    {
+        "depth": 1,
+        "width": 32,
+        "cross": 1,
+        "size": (3, 5),
+        "qk": True,
+        "guided": False,
+        "scale": None,
+        "patch": 1,
+        "lengths": [1, 1, 1],
+    },
 ]
 
 
@@ -169,11 +287,21 @@ def test_random_models_equal_diffusers(case):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(sum(case["size"]) + case["depth"])
     peer = diffusers.SanaTransformer2DModel(
-        in_channels=8, out_channels=8, num_attention_heads=case["width"] // 32, attention_head_dim=32, num_layers=case["depth"],
-        num_cross_attention_heads=case["cross"], cross_attention_head_dim=case["width"] // case["cross"], cross_attention_dim=case["width"],
-        caption_channels=24, sample_size=8, patch_size=case["patch"], guidance_embeds=case["guided"], interpolation_scale=case["scale"],
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=case["width"] // 32,
+        attention_head_dim=32,
+        num_layers=case["depth"],
+        num_cross_attention_heads=case["cross"],
+        cross_attention_head_dim=case["width"] // case["cross"],
+        cross_attention_dim=case["width"],
+        caption_channels=24,
+        sample_size=8,
+        patch_size=case["patch"],
+        guidance_embeds=case["guided"],
+        interpolation_scale=case["scale"],
         qk_norm="rms_norm_across_heads" if case["qk"] else None,
-    ).eval()  # fmt: skip
+    ).eval()
     for parameter in peer.parameters():
         parameter.normal_(std=0.3 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
     model = LinearDiT(config_from_diffusers(dict(peer.config))).eval()
@@ -184,7 +312,13 @@ def test_random_models_equal_diffusers(case):
     mask = torch.arange(9) < torch.tensor(case["lengths"])[:, None]
     guidance = torch.tensor([4.5, 1.0, 7.0]) if case["guided"] else None
     time = sigma if case["guided"] else sigma * 1000
-    expected = peer(x, caption, time, guidance=None if guidance is None else guidance * 0.1, encoder_attention_mask=mask.float()).sample
+    expected = peer(
+        x,
+        caption,
+        time,
+        guidance=None if guidance is None else guidance * 0.1,
+        encoder_attention_mask=mask.float(),
+    ).sample
     text, real = trim_text(caption, mask)
     ours = model(x[:, None], sigma, model.condition(text, real), guidance)[:, 0]
     assert float((ours - expected).abs().max() / expected.abs().max()) < 1e-5
@@ -193,10 +327,14 @@ def test_random_models_equal_diffusers(case):
 @pytest.mark.parametrize(
     ("preset", "parameters"),
     [
-        ("sana_0.6b", 591_747_872), ("sana_1.6b", 1_604_462_752), ("sana1.5_1.6b", 1_604_641_952), ("sana1.5_3.2b", 3_163_233_952),
-        ("sana1.5_4.8b", 4_721_825_952), ("sprint_1.6b", 1_610_237_472),
+        ("sana_0.6b", 591_747_872),
+        ("sana_1.6b", 1_604_462_752),
+        ("sana1.5_1.6b", 1_604_641_952),
+        ("sana1.5_3.2b", 3_163_233_952),
+        ("sana1.5_4.8b", 4_721_825_952),
+        ("sprint_1.6b", 1_610_237_472),
     ],
-)  # fmt: skip
+)
 def test_presets_have_the_published_parameter_counts(preset, parameters):
     with torch.device("meta"):
         model = LinearDiT(PRESETS[preset])
@@ -205,17 +343,22 @@ def test_presets_have_the_published_parameter_counts(preset, parameters):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("solver", "steps", "schedule", "limit"), [("dpm", 5, {"first_sigma": 0.999}, 5e-4), ("euler", 4, {"schedule": "diffusers_euler"}, 5e-5)]
+    ("solver", "steps", "schedule", "limit"),
+    [("dpm", 5, {"first_sigma": 0.999}, 5e-4), ("euler", 4, {"schedule": "diffusers_euler"}, 5e-5)],
 )
 def test_whole_guided_runs_are_the_native_ones(solver, steps, schedule, limit):
     folder = golden("sana_native_2")
     model, _ = native_model(folder, cross_heads=4)
     data = load_file(folder / "sampling.safetensors")
-    caption, real = trim_text(torch.cat([data["null_caption"], data["caption"]]), torch.cat([data["mask"]] * 2))
+    caption, real = trim_text(
+        torch.cat([data["null_caption"], data["caption"]]), torch.cat([data["mask"]] * 2)
+    )
     text = model.condition(caption, real)
 
     def guided(x, sigma):
-        null, conditional = model(torch.cat([x, x])[:, None], torch.full((2 * len(x),), sigma), text)[:, 0].chunk(2)
+        null, conditional = model(torch.cat([x, x])[:, None], torch.full((2 * len(x),), sigma), text)[
+            :, 0
+        ].chunk(2)
         return null + 4.5 * (conditional - null)
 
     states = []
@@ -231,7 +374,10 @@ def test_whole_guided_runs_are_the_native_ones(solver, steps, schedule, limit):
 def test_sprint_is_the_native_one():
     folder = golden("sana_native_2")
     model, _ = native_model(folder, "sprint_model.safetensors", cross_heads=4)
-    case = {name.split(".", 1)[-1]: tensor for name, tensor in load_file(folder / "sprint_case.safetensors").items()}
+    case = {
+        name.split(".", 1)[-1]: tensor
+        for name, tensor in load_file(folder / "sprint_case.safetensors").items()
+    }
     text = model.condition(case["caption"], case["mask"])
     inner = model(case["flow_latent"][:, None], case["flow_time"], text, case["cfg_scale"])[:, 0]
     torch.testing.assert_close(inner, case["flow_velocity"], rtol=0, atol=3e-5)
@@ -249,8 +395,14 @@ def test_sprint_is_the_native_one():
 def test_sprint_draws_the_native_picture_in_two_steps():
     folder = golden("sana_native_2")
     model, _ = native_model(folder, "sprint_model.safetensors", cross_heads=4)
-    case = {name.split(".", 1)[-1]: tensor for name, tensor in load_file(folder / "sprint_case.safetensors").items()}
-    data = {name.split(".", 1)[-1]: tensor for name, tensor in load_file(folder / "sprint_sampling.safetensors").items()}
+    case = {
+        name.split(".", 1)[-1]: tensor
+        for name, tensor in load_file(folder / "sprint_case.safetensors").items()
+    }
+    data = {
+        name.split(".", 1)[-1]: tensor
+        for name, tensor in load_file(folder / "sprint_sampling.safetensors").items()
+    }
     text, noise = model.condition(case["caption"], case["mask"]), iter(data["noise"])
     torch.testing.assert_close(angles(2), data["angles"], rtol=0, atol=1e-6)
 
@@ -258,6 +410,8 @@ def test_sprint_draws_the_native_picture_in_two_steps():
         return model(x[:, None], torch.full((3,), sigma), text, torch.full((3,), 4.5))[:, 0]
 
     states = []
-    drawn = trigflow(velocity, data["start"] / 0.5, angles(2), lambda: next(noise), lambda _, x: states.append(x))
+    drawn = trigflow(
+        velocity, data["start"] / 0.5, angles(2), lambda: next(noise), lambda _, x: states.append(x)
+    )
     torch.testing.assert_close(states[0] * 0.5, data["state"][0], rtol=0, atol=3e-5)
     torch.testing.assert_close(drawn, data["final"], rtol=0, atol=3e-5)

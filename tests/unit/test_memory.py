@@ -18,7 +18,8 @@ from diptych.training.memory import estimate
 
 
 def measured(config, side: int, trace) -> int:
-    """Largest number of bytes that one step's tensors held together, weights and states included, from torch's profiler."""
+    """Largest number of bytes that one step's tensors held together, weights and states included, from
+    torch's profiler."""
     gc.collect()
     with torch.profiler.profile(profile_memory=True) as profile:
         model = LinearDiT(config.model)
@@ -32,7 +33,10 @@ def measured(config, side: int, trace) -> int:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         pictures = config.data.pictures_per_step
         for _ in range(2):
-            x, text = torch.randn(pictures, 1, config.model.channels, side, side), torch.randn(pictures, 40, config.model.caption_channels)
+            x, text = (
+                torch.randn(pictures, 1, config.model.channels, side, side),
+                torch.randn(pictures, 40, config.model.caption_channels),
+            )
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
                 loss = model(x, torch.rand(pictures), model.condition(text)).float().square().mean()
             loss.backward()
@@ -50,18 +54,27 @@ def measured(config, side: int, trace) -> int:
 @pytest.mark.parametrize(
     ("optimiser", "weights", "bf16", "recompute"),
     [
-        *((optimiser, "float32", *how) for optimiser in ("muon", "adamw") for how in ((True, False), (False, False), (True, True))),
-        ("came8bit", "float32", True, False), ("came8bit", "bfloat16", True, True),
+        *(
+            (optimiser, "float32", *how)
+            for optimiser in ("muon", "adamw")
+            for how in ((True, False), (False, False), (True, True))
+        ),
+        ("came8bit", "float32", True, False),
+        ("came8bit", "bfloat16", True, True),
     ],
-)  # fmt: skip
+)
 def test_the_estimate_is_within_fifteen_percent(tmp_path, bf16, recompute, optimiser, weights):
     base = sana_small()
     config = dataclasses.replace(
-        base, bf16=bf16, weights=weights, ema=0.9 if weights == "float32" else 0.0, checkpoint_blocks=recompute,
+        base,
+        bf16=bf16,
+        weights=weights,
+        ema=0.9 if weights == "float32" else 0.0,
+        checkpoint_blocks=recompute,
         model=dataclasses.replace(base.model, depth=6, width=256, cross_heads=4, patch=1),
         data=dataclasses.replace(base.data, pictures_per_step=6, resolutions=(128,)),
         stages=(dataclasses.replace(base.stages[0], optim=OptimConfig(name=optimiser)),),
-    )  # fmt: skip
+    )
     assert estimate(config, 8).total == pytest.approx(measured(config, 16, tmp_path / "trace.json"), rel=0.15)
 
 

@@ -4,15 +4,37 @@ import pytest
 import torch
 from conftest import TINY
 
-from diptych.models.mot import CLEAN, NOISY, PAD, TEXT, Layout, MoT, Slots, by_size, may_see, picture_positions, u1_8b, u1_a3b
+from diptych.models.mot import (
+    CLEAN,
+    NOISY,
+    PAD,
+    TEXT,
+    Layout,
+    MoT,
+    Slots,
+    by_size,
+    may_see,
+    picture_positions,
+    u1_8b,
+    u1_a3b,
+)
 from diptych.models.mot.layers import rotate, rotation_tables
 
 
 def a_row() -> Slots:
-    """text text <img> 4 noisy </img>(dead) | <img>(dead) 4 clean </img> text, then a second document and padding."""
-    kind = torch.tensor([[TEXT] * 3 + [NOISY] * 4 + [TEXT] + [TEXT] + [CLEAN] * 4 + [TEXT] * 2 + [TEXT] * 3 + [PAD] * 2])
+    """text text <img> 4 noisy </img>(dead) | <img>(dead) 4 clean </img> text, then a second document and
+    padding."""
+    kind = torch.tensor(
+        [[TEXT] * 3 + [NOISY] * 4 + [TEXT] + [TEXT] + [CLEAN] * 4 + [TEXT] * 2 + [TEXT] * 3 + [PAD] * 2]
+    )
     time = [0, 1, 2] + [3] * 4 + [4] + [2] + [3] * 4 + [4, 5] + [0, 1, 2] + [0, 0]
-    grid = [(0, 0)] * 3 + [(0, 0), (0, 1), (1, 0), (1, 1)] + [(0, 0)] * 2 + [(0, 0), (0, 1), (1, 0), (1, 1)] + [(0, 0)] * 7
+    grid = (
+        [(0, 0)] * 3
+        + [(0, 0), (0, 1), (1, 0), (1, 1)]
+        + [(0, 0)] * 2
+        + [(0, 0), (0, 1), (1, 0), (1, 1)]
+        + [(0, 0)] * 7
+    )
     positions = torch.tensor([[(t, h, w) for t, (h, w) in zip(time, grid, strict=True)]])
     document = torch.tensor([[0] * 15 + [1] * 3 + [-1] * 2])
     picture = torch.tensor([[-1] * 3 + [0] * 4 + [-1] * 2 + [1] * 4 + [-1] * 7])
@@ -21,7 +43,9 @@ def a_row() -> Slots:
     return Slots(kind, positions, document, picture, dead)
 
 
-def run(model: MoT, slots: Slots, noisy: torch.Tensor, text_seed: int = 0, flex: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def run(
+    model: MoT, slots: Slots, noisy: torch.Tensor, text_seed: int = 0, flex: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     layout = Layout.of(slots, flex=flex)
     und = torch.randn(len(layout.und), model.config.width, generator=torch.Generator().manual_seed(text_seed))
     hidden = model(und, noisy, layout)
@@ -43,7 +67,9 @@ def test_noisy_picture_does_not_see_its_own_clean_copy(tiny_model):
     und = torch.randn(len(layout.und), TINY.width)
     changed = und.clone()
     changed[slots.kind[0][layout.und] == CLEAN] += 1.0
-    torch.testing.assert_close(tiny_model(und, noisy, layout)[1], tiny_model(changed, noisy, layout)[1], rtol=0, atol=0)
+    torch.testing.assert_close(
+        tiny_model(und, noisy, layout)[1], tiny_model(changed, noisy, layout)[1], rtol=0, atol=0
+    )
 
 
 @torch.no_grad()
@@ -78,7 +104,9 @@ def test_flex_attention_equals_the_dense_mask(tiny_model):
     slots, noisy = a_row(), torch.randn(4, TINY.width)
     real = (slots.kind[0] != PAD).nonzero().flatten()
     assert len(real) == 18
-    for dense, flex in zip(run(tiny_model, slots, noisy), run(tiny_model, slots, noisy, flex=True), strict=True):
+    for dense, flex in zip(
+        run(tiny_model, slots, noisy), run(tiny_model, slots, noisy, flex=True), strict=True
+    ):
         torch.testing.assert_close(dense, flex, rtol=1e-5, atol=1e-5)
 
 
@@ -99,7 +127,9 @@ def test_prefix_cache_equals_one_pass_over_everything(tiny_model):
     gen = tiny_model.embed_noisy(picture, sigma, scale)
     both = torch.cat([positions, picture_positions(2, 2, time)], 1)
     kind = torch.cat([slots.kind, torch.full((1, 4), NOISY)], 1)
-    row = Slots(kind, both, torch.zeros_like(kind), torch.where(kind == NOISY, 0, -1), torch.zeros_like(kind).bool())
+    row = Slots(
+        kind, both, torch.zeros_like(kind), torch.where(kind == NOISY, 0, -1), torch.zeros_like(kind).bool()
+    )
     _, hidden, _ = tiny_model(und[0], gen, Layout.of(row))
     torch.testing.assert_close(tiny_model.pixel_head(hidden, 2, 2), cached, rtol=1e-5, atol=1e-5)
 
@@ -141,7 +171,16 @@ def test_fresh_model_predicts_gray():
 
 @pytest.mark.parametrize("bad", [{"head": "x"}, {"head_dim": 12}, {"kv_heads": 3}, {"vision_width": 6}])
 def test_config_refuses_sizes_that_do_not_fit(bad: dict):
-    values = {"vocab_size": 10, "width": 32, "depth": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_width": 32, **bad}
+    values = {
+        "vocab_size": 10,
+        "width": 32,
+        "depth": 1,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "ffn_width": 32,
+        **bad,
+    }
     with pytest.raises(ValueError, match=next(iter(bad))):
         type(TINY)(**values)
 

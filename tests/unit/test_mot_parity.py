@@ -1,6 +1,8 @@
-"""The mixture of transformers against the public implementation of SenseNova-U1, float32, on the same weights.
+"""The mixture of transformers against the public implementation of SenseNova-U1, float32, on the same
+weights.
 
-Limits are those that the golden data derives: 1e-5 of the largest value for a single pass, 5e-5 for complete runs.
+Limits are those that the golden data derives: 1e-5 of the largest value for a single pass, 5e-5 for complete
+runs.
 """
 
 import json
@@ -11,7 +13,17 @@ import torch
 from conftest import golden
 from safetensors.torch import load_file
 
-from diptych.flow import FlowConfig, euler, guided_velocity, interpolate, noise_scale, passes_needed, sigmas, to_velocity, training_sigma
+from diptych.flow import (
+    FlowConfig,
+    euler,
+    guided_velocity,
+    interpolate,
+    noise_scale,
+    passes_needed,
+    sigmas,
+    to_velocity,
+    training_sigma,
+)
 from diptych.models.mot import CLEAN, NOISY, TEXT, Layout, MoT, Slots, may_see
 from diptych.models.mot.convert import config_from_published, from_published, to_published
 from diptych.models.mot.layers import patchify
@@ -49,16 +61,34 @@ def case(request: pytest.FixtureRequest) -> SimpleNamespace:
             pytest.skip(f"{request.param} has no {name} data")
         return load_file(folder / f"{name}.safetensors")
 
-    return SimpleNamespace(model=model, weights=weights, published=published, index=index, load=load, marks=index["settings"]["special_tokens"])
+    return SimpleNamespace(
+        model=model,
+        weights=weights,
+        published=published,
+        index=index,
+        load=load,
+        marks=index["settings"]["special_tokens"],
+    )
 
 
 def flow_of(case: SimpleNamespace, t_eps: float) -> FlowConfig:
     p = case.published
-    return FlowConfig(noise_scale=p["noise_scale"], noise_scale_base_tokens=p["noise_scale_base_image_seq_len"],
-                      noise_scale_max=p["noise_scale_max_value"], t_mean=p["P_mean"], t_std=p["P_std"], sigma_min=t_eps)  # fmt: skip
+    return FlowConfig(
+        noise_scale=p["noise_scale"],
+        noise_scale_base_tokens=p["noise_scale_base_image_seq_len"],
+        noise_scale_max=p["noise_scale_max_value"],
+        t_mean=p["P_mean"],
+        t_std=p["P_std"],
+        sigma_min=t_eps,
+    )
 
 
-def prefix(case: SimpleNamespace, ids: torch.Tensor, positions: torch.Tensor | None = None, images: list[torch.Tensor] | None = None):
+def prefix(
+    case: SimpleNamespace,
+    ids: torch.Tensor,
+    positions: torch.Tensor | None = None,
+    images: list[torch.Tensor] | None = None,
+):
     """Read one prefix; positions and mask are made by our rules unless the data gives positions."""
     length = ids.shape[1]
     if positions is None:
@@ -71,7 +101,9 @@ def prefix(case: SimpleNamespace, ids: torch.Tensor, positions: torch.Tensor | N
     kind = torch.where(clean, CLEAN, TEXT)[None]
     zero = torch.zeros_like(ids)
     slots = Slots(kind, positions.T[None], zero, torch.where(clean, positions[0], -1)[None], zero.bool())
-    return *case.model.prefix(und[None], positions.T[None], torch.tensor([length]), may_see(slots)), may_see(slots)[0, 0]
+    return *case.model.prefix(und[None], positions.T[None], torch.tensor([length]), may_see(slots)), may_see(
+        slots
+    )[0, 0]
 
 
 def test_weights_go_out_as_they_came_in(case):
@@ -123,7 +155,12 @@ def test_interfaces(case):
     # ours stand token by token, the data's row by row
     image = data["patchify_image"]
     rows, columns = image.shape[-2] // 32, image.shape[-1] // 32
-    expected = data["patchify_pixels"][0].view(rows, 2, columns, 2, 768).transpose(1, 2).reshape(rows * columns, 4, 768)
+    expected = (
+        data["patchify_pixels"][0]
+        .view(rows, 2, columns, 2, 768)
+        .transpose(1, 2)
+        .reshape(rows * columns, 4, 768)
+    )
     assert torch.equal(patchify(image, 16), expected)
 
 
@@ -132,12 +169,23 @@ def test_noise_scales_and_sampling_times(case):
     names = {"resolution": "resolution", "dynamic_sqrt": "dynamic_sqrt", "fixed": "fixed"}
     for mode, key in names.items():
         p = case.published
-        flow = FlowConfig(noise_scale=p["noise_scale"], noise_scale_mode=mode, noise_scale_base_tokens=64, noise_scale_max=p["noise_scale_max_value"])
-        for (width, height), expected in zip(data["noise_scale_sizes"].tolist(), data[f"noise_scale_mode_{key}"].tolist(), strict=True):
+        flow = FlowConfig(
+            noise_scale=p["noise_scale"],
+            noise_scale_mode=mode,
+            noise_scale_base_tokens=64,
+            noise_scale_max=p["noise_scale_max_value"],
+        )
+        for (width, height), expected in zip(
+            data["noise_scale_sizes"].tolist(), data[f"noise_scale_mode_{key}"].tolist(), strict=True
+        ):
             # the data's values of a mode are before the limit
-            assert noise_scale(flow, width * height // 1024) == pytest.approx(min(expected, flow.noise_scale_max), rel=1e-6)
+            assert noise_scale(flow, width * height // 1024) == pytest.approx(
+                min(expected, flow.noise_scale_max), rel=1e-6
+            )
     for steps, shift in ((4, 3), (8, 1), (50, 3)):
-        torch.testing.assert_close(1 - sigmas(steps, shift), data[f"times_{steps}_shift{shift}"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            1 - sigmas(steps, shift), data[f"times_{steps}_shift{shift}"], rtol=0, atol=1e-6
+        )
 
 
 @torch.no_grad()
@@ -154,17 +202,32 @@ def test_generation(case):
             if f"{side}_t{t}_x" in data:
                 close(predicted, data[f"{side}_t{t}_x"])
             if f"{side}_t{t}_v" in data:
-                close(-to_velocity(predicted, noisy, sigma, case.index["settings"]["generation"]["t_eps"]), data[f"{side}_t{t}_v"])
+                close(
+                    -to_velocity(predicted, noisy, sigma, case.index["settings"]["generation"]["t_eps"]),
+                    data[f"{side}_t{t}_v"],
+                )
 
 
-def draw(case: SimpleNamespace, settings: dict, initial: torch.Tensor, caches: dict, image_guidance: float = 1.0) -> torch.Tensor:
+def draw(
+    case: SimpleNamespace, settings: dict, initial: torch.Tensor, caches: dict, image_guidance: float = 1.0
+) -> torch.Tensor:
     scale = torch.tensor([settings["noise_scale"]])
     norm = {"cfg_zero_star": "zero_star"}.get(settings["cfg_norm"], settings["cfg_norm"])
 
     def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
         level = torch.tensor([sigma])
-        parts = {kind: to_velocity(case.model.denoise(x, level, scale, cache), x, level, settings["t_eps"]) for kind, cache in caches.items()}
-        return guided_velocity(parts, settings["cfg_scale"], image_guidance, norm, case.model.config.token, first_step=sigma == 1.0)
+        parts = {
+            kind: to_velocity(case.model.denoise(x, level, scale, cache), x, level, settings["t_eps"])
+            for kind, cache in caches.items()
+        }
+        return guided_velocity(
+            parts,
+            settings["cfg_scale"],
+            image_guidance,
+            norm,
+            case.model.config.token,
+            first_step=sigma == 1.0,
+        )
 
     return euler(velocity, initial, sigmas(settings["num_steps"], settings["timestep_shift"]))
 
@@ -172,7 +235,10 @@ def draw(case: SimpleNamespace, settings: dict, initial: torch.Tensor, caches: d
 @torch.no_grad()
 def test_complete_drawing_runs(case):
     data = case.load("sampling")
-    caches = {"conditional": prefix(case, data["cond_ids"])[1], "unconditional": prefix(case, data["uncond_ids"])[1]}
+    caches = {
+        "conditional": prefix(case, data["cond_ids"])[1],
+        "unconditional": prefix(case, data["uncond_ids"])[1],
+    }
     for name, settings in case.index["settings"]["sampling"].items():
         close(draw(case, settings, data[settings["initial"]], caches), data[f"{name}_final"], RUN)
 
@@ -185,22 +251,34 @@ def test_complete_editing_runs(case):
     caches = {}
     for kind, name in names.items():
         has_picture = kind != "unconditional"
-        _, caches[kind], mask = prefix(case, data[f"{name}_ids"], data[f"{name}_prefix_positions"], images if has_picture else None)
+        _, caches[kind], mask = prefix(
+            case, data[f"{name}_ids"], data[f"{name}_prefix_positions"], images if has_picture else None
+        )
         if kind == "conditional":
             assert torch.equal(mask, data["cond_prefix_mask"])
     for name, settings in case.index["settings"]["editing"].items():
         image_guidance = settings["img_cfg_scale"]
-        used = {kind: caches[kind] for kind in passes_needed(settings["cfg_scale"], image_guidance, has_pictures=True)}
+        used = {
+            kind: caches[kind]
+            for kind in passes_needed(settings["cfg_scale"], image_guidance, has_pictures=True)
+        }
         close(draw(case, settings, data["initial"], used, image_guidance), data[f"{name}_final"], RUN)
 
 
 def packed_pass(case: SimpleNamespace, data: dict[str, torch.Tensor]):
     """The packed training row through our layout: predictions, loss parts, logits."""
-    kind = torch.where(data["generation_token"], NOISY, torch.where(data["input_ids"] == case.marks["image_context"], CLEAN, TEXT))
+    kind = torch.where(
+        data["generation_token"],
+        NOISY,
+        torch.where(data["input_ids"] == case.marks["image_context"], CLEAN, TEXT),
+    )
     slots = Slots(
-        kind[None], data["positions"].T[None], data["document"][None], torch.where(kind == TEXT, -1, data["image_number"])[None],
+        kind[None],
+        data["positions"].T[None],
+        data["document"][None],
+        torch.where(kind == TEXT, -1, data["image_number"])[None],
         data["blocked_key"][None],
-    )  # fmt: skip
+    )
     layout = Layout.of(slots)
     flow = flow_of(case, case.index["settings"]["packed"]["t_eps"])
     images = pictures(data["pixel_values"], data["grid_hw"])
@@ -212,7 +290,10 @@ def packed_pass(case: SimpleNamespace, data: dict[str, torch.Tensor]):
     und[kind[layout.und] == CLEAN] = torch.cat([case.model.embed_clean(x) for x in clean])
     gen, levels = [], []
     for x, eps, level in zip(drawn, noise, sigma.split(1), strict=True):
-        mean, std = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        mean, std = (
+            torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1),
+            torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
+        )
         target = (x * std + mean).clamp(0, 1) * 2 - 1
         scale = noise_scale(flow, x.shape[-1] * x.shape[-2] // 1024)
         noisy = interpolate(target, eps, level, scale)
@@ -233,9 +314,16 @@ def test_packed_training_row(case):
         rows, columns = (side // 32 for side in noisy.shape[-2:])
         count = rows * columns
         predicted = case.model.pixel_head(gen_hidden[at : at + count], rows, columns)
-        theirs = data["x_prediction"][at : at + count].view(rows, columns, 32, 32, 3).permute(4, 0, 2, 1, 3).reshape(1, 3, rows * 32, columns * 32)
+        theirs = (
+            data["x_prediction"][at : at + count]
+            .view(rows, columns, 32, 32, 3)
+            .permute(4, 0, 2, 1, 3)
+            .reshape(1, 3, rows * 32, columns * 32)
+        )
         close(predicted, theirs)
-        error = to_velocity(predicted, noisy, level, flow.sigma_min) - to_velocity(target, noisy, level, flow.sigma_min)
+        error = to_velocity(predicted, noisy, level, flow.sigma_min) - to_velocity(
+            target, noisy, level, flow.sigma_min
+        )
         total = total + count**0.5 * error.square().mean()
         weight += count**0.5
         at += count
@@ -244,6 +332,8 @@ def test_packed_training_row(case):
     case.model.zero_grad()
     loss.backward()
     norms = case.index["packed_gradient_norms"]["values"]
-    gradients = to_published({n: p.grad for n, p in case.model.named_parameters() if p.grad is not None}, case.model.config)
+    gradients = to_published(
+        {n: p.grad for n, p in case.model.named_parameters() if p.grad is not None}, case.model.config
+    )
     for name, gradient in gradients.items():
         assert float(gradient.norm()) == pytest.approx(norms.get(name, 0.0), rel=1e-4, abs=1e-6), name

@@ -64,10 +64,15 @@ def test_everything_that_is_wrong_is_named_and_the_rest_is_used(tmp_path):
     (tmp_path / "cut.txt").write_text("cut")
     (tmp_path / "text.png").write_text("no picture at all")
     (tmp_path / "alone.txt").write_text("a caption alone")
-    write(tmp_path, "latin.png", picture(seed=4)).with_suffix(".txt").write_bytes("Kätzchen".encode("latin-1"))
+    write(tmp_path, "latin.png", picture(seed=4)).with_suffix(".txt").write_bytes(
+        "Kätzchen".encode("latin-1")
+    )
     Image.new("1", (13000, 13000)).save(tmp_path / "bomb.png")
     (tmp_path / "bomb.txt").write_text("bomb")
-    (tmp_path / "list.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\n{broken\n{"file_name": "../out.png", "text": "x"}\n{"a": 1}\n')
+    (tmp_path / "list.jsonl").write_text(
+        '{"file_name": "gone.png", "text": "x"}\n{broken\n{"file_name": "../out.png", "text": '
+        '"x"}\n{"a": 1}\n'
+    )
     index = Index(build(tmp_path))
     assert [row.id for row in index.rows] == ["copy.png"]
     wrong = problems(index)
@@ -96,7 +101,9 @@ def test_image_folders_of_hugging_face_are_read(tmp_path, listing):
     else:
         path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     index = Index(build(tmp_path))
-    assert {row.id: row.captions for row in index.rows} == {f"train/{n}.png": (f"the letter {n}",) for n in "xy"}
+    assert {row.id: row.captions for row in index.rows} == {
+        f"train/{n}.png": (f"the letter {n}",) for n in "xy"
+    }
 
 
 def add(tar, name, data):
@@ -109,7 +116,11 @@ def test_shards_of_sana_and_blip3o_are_read_by_offset(tmp_path):
     with tarfile.open(tmp_path / "00000.tar", "w") as tar:
         for n in range(3):
             add(tar, f"{n:05d}.png", as_png(picture(40 + n, 30, seed=n)))
-            add(tar, f"{n:05d}.json", json.dumps({"prompt": f"prompt {n}", "height": 30, "width": 40 + n}).encode())
+            add(
+                tar,
+                f"{n:05d}.json",
+                json.dumps({"prompt": f"prompt {n}", "height": 30, "width": 40 + n}).encode(),
+            )
         add(tar, "lonely.json", b"{}")
     (tmp_path / "00000_VILA.json").write_text(json.dumps({"00001": {"VILA": "vila's words"}}))
     (tmp_path / "00000_VILA_clip_score.json").write_text(json.dumps({"00001": {"VILA": "27.10"}}))
@@ -175,9 +186,6 @@ def test_an_empty_folder_is_an_error(tmp_path):
         build(tmp_path)
 
 
-# -- buckets --------------------------------------------------------------------------------------------------------------
-
-
 @given(st.sampled_from([256, 512, 1024]), st.sampled_from([8, 16, 32]))
 def test_buckets_keep_the_area_and_the_multiple(resolution, multiple):
     for bucket in buckets(resolution, multiple):
@@ -240,14 +248,14 @@ def test_too_few_pictures_are_an_error():
         BucketPlan(np.array([(64, 64)] * 3), (64,), 16, 4, 0)
 
 
-# -- captions -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("law", "expected"),
     [
         (CaptionLaw(law="softmax", temperature=2.0), [0.2689, 0.7311]),
-        (CaptionLaw(law="power", temperature=0.1), [(28 / 30) ** 10 / (1 + (28 / 30) ** 10), 1 / (1 + (28 / 30) ** 10)]),
+        (
+            CaptionLaw(law="power", temperature=0.1),
+            [(28 / 30) ** 10 / (1 + (28 / 30) ** 10), 1 / (1 + (28 / 30) ** 10)],
+        ),
         (CaptionLaw(law="uniform", threshold=29.0), [0.0, 1.0]),
         (CaptionLaw(law="softmax", threshold=99.0), [0.0, 1.0]),
         (CaptionLaw(law="uniform"), [0.5, 0.5]),
@@ -261,11 +269,10 @@ def test_captions_are_drawn_by_the_stated_law(law, expected):
 
 def test_a_caption_without_score_counts_as_the_lowest():
     law = CaptionLaw(law="softmax", temperature=1.0)
-    np.testing.assert_allclose(probabilities(law, (float("nan"), 1.0, 2.0), 3)[:2], [0.2119, 0.2119], atol=1e-3)
+    np.testing.assert_allclose(
+        probabilities(law, (float("nan"), 1.0, 2.0), 3)[:2], [0.2119, 0.2119], atol=1e-3
+    )
     np.testing.assert_allclose(probabilities(law, (), 4), [0.25] * 4)
-
-
-# -- steps ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -278,20 +285,49 @@ def collection(tmp_path_factory):
 
 
 def dataset(index, ranks=1, rank=0, **changes):
-    config = PictureLoaderConfig(**{"pictures_per_step": 8, "resolutions": (64,), "workers": 0, "drop_text": 0.3, **changes})
-    return PictureDataset(index, config, multiple=16, latent_shape=lambda w, h: (4, h // 8, w // 8), seed=3, rank=rank, ranks=ranks)
+    config = PictureLoaderConfig(
+        **{"pictures_per_step": 8, "resolutions": (64,), "workers": 0, "drop_text": 0.3, **changes}
+    )
+    return PictureDataset(
+        index,
+        config,
+        multiple=16,
+        latent_shape=lambda w, h: (4, h // 8, w // 8),
+        seed=3,
+        rank=rank,
+        ranks=ranks,
+    )
 
 
 def by_caption(data):
-    rows = [row for d in data for b in d.batches for row in zip(b.noise, b.captions, b.pixels, b.dropped, strict=True)]
-    return sorted((float(noise.sum()), caption, int(pixels.sum()), bool(dropped)) for noise, caption, pixels, dropped in rows)
+    rows = [
+        row
+        for d in data
+        for b in d.batches
+        for row in zip(b.noise, b.captions, b.pixels, b.dropped, strict=True)
+    ]
+    return sorted(
+        (float(noise.sum()), caption, int(pixels.sum()), bool(dropped))
+        for noise, caption, pixels, dropped in rows
+    )
 
 
 @pytest.mark.parametrize(("ranks", "accumulate", "workers"), [(2, 1, 0), (4, 2, 0), (1, 4, 0), (1, 1, 2)])
-def test_a_step_holds_the_same_pictures_for_any_ranks_accumulation_and_workers(collection, ranks, accumulate, workers):
+def test_a_step_holds_the_same_pictures_for_any_ranks_accumulation_and_workers(
+    collection, ranks, accumulate, workers
+):
     alone = dataset(collection)
     for step in (0, 5, 11):
-        parts = [next(iter(dataset(collection, ranks, rank, accumulate=accumulate, workers=workers).steps(step, step + 1))) for rank in range(ranks)]
+        parts = [
+            next(
+                iter(
+                    dataset(collection, ranks, rank, accumulate=accumulate, workers=workers).steps(
+                        step, step + 1
+                    )
+                )
+            )
+            for rank in range(ranks)
+        ]
         assert by_caption(parts) == by_caption([alone[step]])
         assert all(len(part.batches) == accumulate for part in parts)
 

@@ -7,9 +7,15 @@ from diptych.request import Plan, RequestError, Role, Task
 
 PLANNER = RulePlanner(96)
 LIMITS = Limits(
-    width=96, height=96, max_side=1024, round_size=lambda w, h: tuple(max(16, round(s / 16) * 16) for s in (w, h)), steps=30,
-    guidance_scale=3.0, image_guidance_scale=1.0, tasks=frozenset(Task),
-)  # fmt: skip
+    width=96,
+    height=96,
+    max_side=1024,
+    round_size=lambda w, h: tuple(max(16, round(s / 16) * 16) for s in (w, h)),
+    steps=30,
+    guidance_scale=3.0,
+    image_guidance_scale=1.0,
+    tasks=frozenset(Task),
+)
 
 
 def plan(text: str, pictures: int = 0) -> Plan:
@@ -73,7 +79,12 @@ def test_rounding_is_reported():
 
 def test_defaults_are_filled_in():
     understood = plan("a cat")
-    assert (understood.width, understood.height, understood.steps, understood.guidance_scale) == (96, 96, 30, 3.0)
+    assert (understood.width, understood.height, understood.steps, understood.guidance_scale) == (
+        96,
+        96,
+        30,
+        3.0,
+    )
 
 
 def test_an_unused_picture_is_told():

@@ -30,16 +30,28 @@ def published(tmp_path_factory):
 def theirs(pipe, noise, steps, **options):
     with torch.no_grad():
         out = pipe(
-            PROMPTS, width=SIDE, height=SIDE, num_inference_steps=steps, guidance_scale=4.5, latents=noise, output_type="pt",
-            use_resolution_binning=False, **options,
-        )  # fmt: skip
+            PROMPTS,
+            width=SIDE,
+            height=SIDE,
+            num_inference_steps=steps,
+            guidance_scale=4.5,
+            latents=noise,
+            output_type="pt",
+            use_resolution_binning=False,
+            **options,
+        )
     return out.images.permute(0, 2, 3, 1).numpy()
 
 
 def ours(system, steps):
-    plans = [diptych.inference.Pipeline(system).plan(p, width=SIDE, height=SIDE, steps=steps, seed=i) for i, p in enumerate(PROMPTS)]
+    plans = [
+        diptych.inference.Pipeline(system).plan(p, width=SIDE, height=SIDE, steps=steps, seed=i)
+        for i, p in enumerate(PROMPTS)
+    ]
     shape = system.space.shape(SIDE, SIDE)[1:]
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(PROMPTS))])
+    noise = torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(PROMPTS))]
+    )
     return np.stack(draw(system, plans)) / 255, noise
 
 
@@ -58,7 +70,9 @@ def test_velocities_along_a_guided_run_are_those_of_diffusers(published):
     plans = [diptych.inference.Pipeline(system).plan(p, width=SIDE, height=SIDE) for p in PROMPTS]
     condition = system.condition(plans)
     seen = []
-    hook = pipe.transformer.register_forward_hook(lambda module, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True)
+    hook = pipe.transformer.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True
+    )
     theirs(pipe, torch.randn(2, 4, 16, 16), 4)
     hook.remove()
     for args, kwargs, out in seen:
@@ -75,8 +89,16 @@ def test_a_published_sprint_folder_draws_what_diffusers_draws(tmp_path):
     system = diptych.load(tmp_path, "cpu").system
     picture, noise = ours(system, 1)
     with torch.no_grad():
-        expected = pipe(PROMPTS, width=SIDE, height=SIDE, num_inference_steps=1, intermediate_timesteps=None, latents=noise,
-                        output_type="pt", use_resolution_binning=False).images  # fmt: skip
+        expected = pipe(
+            PROMPTS,
+            width=SIDE,
+            height=SIDE,
+            num_inference_steps=1,
+            intermediate_timesteps=None,
+            latents=noise,
+            output_type="pt",
+            use_resolution_binning=False,
+        ).images
     assert np.abs(picture - expected.permute(0, 2, 3, 1).numpy()).max() <= 0.5 / 255 + 1e-3
     with pytest.raises(RequestError, match="negative prompt has no effect"):
         diptych.load(tmp_path, "cpu").run("a cat", negative_prompt="a dog", width=SIDE, height=SIDE)
@@ -87,19 +109,28 @@ def test_text_is_read_as_diffusers_reads_it(published):
     encoder = SanaSystem.load(folder).text
     with torch.no_grad():
         instruction = encoder.instruction.split("\n")
-        text, mask, null, null_mask = pipe.encode_prompt(PROMPTS, complex_human_instruction=instruction, device="cpu")
-    for given, given_mask, prompts, instruct in ((text, mask, PROMPTS, True), (null, null_mask, ["", ""], False)):
+        text, mask, null, null_mask = pipe.encode_prompt(
+            PROMPTS, complex_human_instruction=instruction, device="cpu"
+        )
+    for given, given_mask, prompts, instruct in (
+        (text, mask, PROMPTS, True),
+        (null, null_mask, ["", ""], False),
+    ):
         states, real = encoder.encode(prompts, instruct)
         assert real.sum(1).tolist() == given_mask.sum(1).tolist()
         for row in range(2):
-            torch.testing.assert_close(states[row][real[row]], given[row][given_mask[row].bool()], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                states[row][real[row]], given[row][given_mask[row].bool()], rtol=0, atol=1e-5
+            )
 
 
 def test_the_instruction_is_read_once(published, monkeypatch):
     encoder = SanaSystem.load(published[0]).text
     lengths = []
     forward = encoder.model.forward
-    monkeypatch.setattr(encoder.model, "forward", lambda *a, **k: lengths.append(k["input_ids"].shape[1]) or forward(*a, **k))
+    monkeypatch.setattr(
+        encoder.model, "forward", lambda *a, **k: lengths.append(k["input_ids"].shape[1]) or forward(*a, **k)
+    )
     for prompt in ("a cat", "a dog", "a cat"):
         encoder.encode([prompt])
     prefix, *prompts = lengths
@@ -129,7 +160,10 @@ def test_own_and_published_folders_are_bit_for_bit_the_same_model(published, tmp
 def test_a_picture_is_the_same_alone_and_in_a_batch(published):
     system = SanaSystem.load(published[0])
     pipe = diptych.inference.Pipeline(system)
-    plans = [pipe.plan(p, width=SIDE, height=SIDE, seed=s, steps=4) for s, p in enumerate([*PROMPTS, "a", "two carrots"])]
+    plans = [
+        pipe.plan(p, width=SIDE, height=SIDE, seed=s, steps=4)
+        for s, p in enumerate([*PROMPTS, "a", "two carrots"])
+    ]
     together = np.stack(draw(system, plans)).astype(int)
     alone = np.stack([draw(system, [plan])[0] for plan in plans]).astype(int)
     assert np.abs(together - alone).max() <= 1
@@ -148,7 +182,25 @@ def test_guidance_is_off_outside_its_interval(published):
 
 def test_do_draws_with_a_published_folder(published, tmp_path, capsys):
     out = tmp_path / "cat.png"
-    assert main(["do", "a cat", "--model", str(published[0]), "--width", "16", "--height", "18", "--steps", "2", "-o", str(out)]) == 0
+    assert (
+        main(
+            [
+                "do",
+                "a cat",
+                "--model",
+                str(published[0]),
+                "--width",
+                "16",
+                "--height",
+                "18",
+                "--steps",
+                "2",
+                "-o",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert out.is_file()
     assert "size 16x18 -> 16x18" not in capsys.readouterr().out
     assert main(["info", str(published[0])]) == 0
@@ -173,8 +225,16 @@ def test_a_missing_shard_is_named(published, tmp_path):
 def test_weights_that_contradict_the_config_are_named(published, tmp_path):
     folder = copy(published, tmp_path)
     path = folder / "transformer" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 3, "cross_attention_dim": 96,
-                                "num_cross_attention_heads": 3}))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                **json.loads(path.read_text()),
+                "num_attention_heads": 3,
+                "cross_attention_dim": 96,
+                "num_cross_attention_heads": 3,
+            }
+        )
+    )
     with pytest.raises(ModelFolderError, match=r"is \(64.*, the config's sizes make it \(96"):
         diptych.load(folder, "cpu")
 
@@ -192,10 +252,16 @@ def files_of(folder):
 
 def test_forms_go_round_bit_for_bit(published, tmp_path):
     folder, _ = published
-    steps = [(folder, "own", "diptych"), (tmp_path / "own", "again", "diffusers"), (tmp_path / "again", "native.pth", "sana")]
+    steps = [
+        (folder, "own", "diptych"),
+        (tmp_path / "own", "again", "diffusers"),
+        (tmp_path / "again", "native.pth", "sana"),
+    ]
     for source, out, to in steps:
         assert main(["convert", str(source), str(tmp_path / out), "--to", to]) == 0
-    weights = {path: data for path, data in files_of(tmp_path / "again").items() if path.parts[0] != "text_encoder"}
+    weights = {
+        path: data for path, data in files_of(tmp_path / "again").items() if path.parts[0] != "text_encoder"
+    }
     original = files_of(folder)
     assert weights
     for path in weights:
@@ -203,11 +269,27 @@ def test_forms_go_round_bit_for_bit(published, tmp_path):
         assert set(first) == set(second)
         assert all(torch.equal(first[name], second[name]) for name in second)
     assert set(files_of(tmp_path / "again")) == set(original)
-    assert main(["convert", str(tmp_path / "native.pth"), str(tmp_path / "back"), "--to", "diptych", "--base", str(folder),
-                 "--cross-heads", "2"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "convert",
+                str(tmp_path / "native.pth"),
+                str(tmp_path / "back"),
+                "--to",
+                "diptych",
+                "--base",
+                str(folder),
+                "--cross-heads",
+                "2",
+            ]
+        )
+        == 0
+    )
     first, last = SanaSystem.load(folder).model, SanaSystem.load(tmp_path / "back").model
     assert all(torch.equal(tensor, last.state_dict()[name]) for name, tensor in first.state_dict().items())
-    assert np.array_equal(ours(SanaSystem.load(tmp_path / "again"), 3)[0], ours(SanaSystem.load(folder), 3)[0])
+    assert np.array_equal(
+        ours(SanaSystem.load(tmp_path / "again"), 3)[0], ours(SanaSystem.load(folder), 3)[0]
+    )
 
 
 def test_a_pickle_that_could_run_code_is_refused(published, tmp_path, capsys):
@@ -216,7 +298,15 @@ def test_a_pickle_that_could_run_code_is_refused(published, tmp_path, capsys):
             return (print, ("run",))
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    arguments = ["convert", str(tmp_path / "evil.pth"), str(tmp_path / "out"), "--to", "diptych", "--base", str(published[0])]
+    arguments = [
+        "convert",
+        str(tmp_path / "evil.pth"),
+        str(tmp_path / "out"),
+        "--to",
+        "diptych",
+        "--base",
+        str(published[0]),
+    ]
     assert main(arguments) == 2
     assert "could run code: refused" in capsys.readouterr().out.replace("\n", " ")
     assert not (tmp_path / "out").exists()
@@ -232,15 +322,26 @@ def test_a_checkpoint_without_its_other_parts_says_what_is_needed(tmp_path, caps
 def test_native_models_use_the_null_caption_through_the_captions_mask(published):
     system = SanaSystem.load(published[0])
     null = torch.randn(20, 24)
-    native = SanaSystem(system.model, system.text, system.space, system.sampler, system.native, "caption_mask", null)
+    native = SanaSystem(
+        system.model, system.text, system.space, system.sampler, system.native, "caption_mask", null
+    )
     plans = [diptych.inference.Pipeline(native).plan(p, width=SIDE, height=SIDE) for p in PROMPTS]
     mask = native.condition(plans).text.mask[:, 0, 0]
     assert torch.equal(mask[:2], mask[2:])
     text, real = native.text.encode(PROMPTS)
     x = torch.randn(2, 4, 16, 16)
-    expected = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(null[: text.shape[1]].expand(2, -1, -1), real))[:, 0]
+    expected = native.model(
+        x[:, None],
+        torch.full((2,), 0.5),
+        native.model.condition(null[: text.shape[1]].expand(2, -1, -1), real),
+    )[:, 0]
     conditional = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(text, real))[:, 0]
-    torch.testing.assert_close(native.velocity(x, 0.5, native.condition(plans)), expected + 4.5 * (conditional - expected), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        native.velocity(x, 0.5, native.condition(plans)),
+        expected + 4.5 * (conditional - expected),
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 @torch.no_grad()
@@ -254,5 +355,10 @@ def test_a_packed_denoiser_draws_the_same(published, monkeypatch):
     plans = [diptych.inference.Pipeline(plain).plan("a cat", width=SIDE, height=SIDE)]
     x = torch.randn(1, 4, 16, 16)
     expected = plain.velocity(x, 0.5, plain.condition(plans))
-    torch.testing.assert_close(packed.velocity(x, 0.5, packed.condition(plans)), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        packed.velocity(x, 0.5, packed.condition(plans)),
+        expected,
+        rtol=0,
+        atol=1e-5 * float(expected.abs().max()),
+    )
     assert packed.model.state_dict().keys() == plain.model.state_dict().keys()

@@ -18,7 +18,15 @@ from diptych.flow import NoiseLaw
 from diptych.inference.generate import draw
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
 from diptych.optim.build import OptimConfig
-from diptych.surgery import add_lora, lora_weights, merge_adapters, merge_lora, read_lora, with_frames, write_lora
+from diptych.surgery import (
+    add_lora,
+    lora_weights,
+    merge_adapters,
+    merge_lora,
+    read_lora,
+    with_frames,
+    write_lora,
+)
 from diptych.systems.sana import SanaSystem
 from diptych.training.sana import SanaJob
 from diptych.training.sana_config import SanaStage, SanaTrainConfig, TextConfig
@@ -52,11 +60,18 @@ def space(tmp_path_factory):
 
 def config(pictures, space="", **changes):
     base = SanaTrainConfig(
-        name="toy", model=LinearDiTConfig(depth=2, width=32, cross_heads=2, caption_channels=16), text=TextConfig(vocab_size=300, depth=1, heads=2),
-        pictures=str(pictures), space=str(space), bf16=False, save_every=2, sample_every=10**6, log_every=1,
+        name="toy",
+        model=LinearDiTConfig(depth=2, width=32, cross_heads=2, caption_channels=16),
+        text=TextConfig(vocab_size=300, depth=1, heads=2),
+        pictures=str(pictures),
+        space=str(space),
+        bf16=False,
+        save_every=2,
+        sample_every=10**6,
+        log_every=1,
         data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, validation=0.1),
         stages=(SanaStage(name="one", steps=6, optim=OptimConfig(lr=1e-3, warmup=1, decay=0.0)),),
-    )  # fmt: skip
+    )
     return dataclasses.replace(base, **changes)
 
 
@@ -67,7 +82,10 @@ def run(cfg, folder, start=None):
 
 
 def weights(trainer):
-    return {**{f"m.{k}": v for k, v in trainer.model.named_parameters()}, **{f"e.{k}": v for k, v in trainer.ema.shadow.items()}}
+    return {
+        **{f"m.{k}": v for k, v in trainer.model.named_parameters()},
+        **{f"e.{k}": v for k, v in trainer.ema.shadow.items()},
+    }
 
 
 def assert_equal(first, second):
@@ -76,8 +94,23 @@ def assert_equal(first, second):
 
 
 def test_a_cached_run_equals_an_uncached_one_to_the_bit(pictures, space, tmp_path):
-    arguments = ["data", "cache", str(pictures), "-o", str(tmp_path / "cache"), "--space", str(space), "--resolutions", "32", "--multiple", "8",
-                 "--batch", "4", "--validation", "0.1"]  # fmt: skip
+    arguments = [
+        "data",
+        "cache",
+        str(pictures),
+        "-o",
+        str(tmp_path / "cache"),
+        "--space",
+        str(space),
+        "--resolutions",
+        "32",
+        "--multiple",
+        "8",
+        "--batch",
+        "4",
+        "--validation",
+        "0.1",
+    ]
     assert main(arguments) == 0
     plain = run(config(pictures, space), tmp_path / "plain")
     cached = run(config(pictures, space, cache=str(tmp_path / "cache")), tmp_path / "cached")
@@ -109,10 +142,15 @@ def test_recomputed_blocks_learn_the_same(pictures, space, tmp_path):
 
 
 def test_a_curriculum_goes_through_its_resolutions(pictures, space, tmp_path):
-    stages = tuple(SanaStage(name=str(r), steps=2, resolutions=(r,), optim=OptimConfig(lr=1e-3)) for r in (16, 32))
+    stages = tuple(
+        SanaStage(name=str(r), steps=2, resolutions=(r,), optim=OptimConfig(lr=1e-3)) for r in (16, 32)
+    )
     cfg = config(pictures, space, stages=stages)
     job = SanaJob(cfg, tmp_path)
-    shapes = [job.dataset(stage, 0, 1)[step].batches[0].noise.shape[-2:] for stage, step in ((stages[0], 0), (stages[1], 2))]
+    shapes = [
+        job.dataset(stage, 0, 1)[step].batches[0].noise.shape[-2:]
+        for stage, step in ((stages[0], 0), (stages[1], 2))
+    ]
     assert [a * b for a, b in shapes] == [4, 16] or [a * b for a, b in shapes] == [4, 18]
     run(cfg, tmp_path)
 
@@ -133,9 +171,6 @@ def test_training_learns_colours_from_words(pictures, space, tmp_path):
     assert trainer.step == 150
     for channel, name in enumerate(("red", "green", "blue")):
         assert int(drawn[name].argmax()) == channel, drawn
-
-
-# -- adapters ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +210,9 @@ def test_adapters_change_nothing_at_first_and_merge_exactly():
 
 
 def test_a_lora_run_trains_adapters_alone_and_exports_a_merged_model(pictures, base, tmp_path):
-    stage = SanaStage(name="adapters", steps=3, trainable="lora", optim=OptimConfig(name="adamw", lr=1e-2, warmup=1))
+    stage = SanaStage(
+        name="adapters", steps=3, trainable="lora", optim=OptimConfig(name="adamw", lr=1e-2, warmup=1)
+    )
     cfg = config(pictures, stages=(stage,), lora_rank=4)
     trainer = run(cfg, tmp_path / "run", start=str(base))
     original = SanaSystem.load(base).model.state_dict()
@@ -189,7 +226,9 @@ def test_a_lora_run_trains_adapters_alone_and_exports_a_merged_model(pictures, b
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "model")]) == 0
     exported = SanaSystem.load(tmp_path / "model").model.state_dict()
     assert exported.keys() == original.keys()
-    assert not torch.equal(exported["blocks.0.attention.qkv.weight"], original["blocks.0.attention.qkv.weight"])
+    assert not torch.equal(
+        exported["blocks.0.attention.qkv.weight"], original["blocks.0.attention.qkv.weight"]
+    )
     assert torch.equal(exported["head.weight"], original["head.weight"])
 
 
@@ -218,7 +257,9 @@ def test_a_lora_of_diffusers_does_here_what_it_does_there(base, tmp_path):
     from peft import LoraConfig, get_peft_model_state_dict
 
     peer = diffusers.SanaTransformer2DModel.from_pretrained(base / "transformer").eval()
-    peer.add_adapter(LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v", "conv_inverted", "to_out.0"]))
+    peer.add_adapter(
+        LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v", "conv_inverted", "to_out.0"])
+    )
     torch.manual_seed(0)
     for name, parameter in peer.named_parameters():
         if "lora_B" in name:
@@ -261,24 +302,52 @@ def test_fine_tuning_a_published_folder_goes_on_from_its_weights(pictures, base,
 
 
 def test_cached_text_of_a_language_model_gives_the_same_run(pictures, base, tmp_path):
-    arguments = ["data", "cache", str(pictures), "-o", str(tmp_path / "cache"), "--model", str(base), "--resolutions", "32", "--multiple", "2",
-                 "--batch", "4", "--validation", "0.1"]  # fmt: skip
+    arguments = [
+        "data",
+        "cache",
+        str(pictures),
+        "-o",
+        str(tmp_path / "cache"),
+        "--model",
+        str(base),
+        "--resolutions",
+        "32",
+        "--multiple",
+        "2",
+        "--batch",
+        "4",
+        "--validation",
+        "0.1",
+    ]
     assert main(arguments) == 0
     stage = SanaStage(name="tune", steps=3, optim=OptimConfig(name="adamw", lr=1e-4, warmup=1))
     plain = run(config(pictures, stages=(stage,)), tmp_path / "plain", start=str(base))
-    cached = run(config(pictures, stages=(stage,), cache=str(tmp_path / "cache")), tmp_path / "cached", start=str(base))
+    cached = run(
+        config(pictures, stages=(stage,), cache=str(tmp_path / "cache")), tmp_path / "cached", start=str(base)
+    )
     assert_equal(weights(plain), weights(cached))
     control = config(pictures, stages=(stage,), control="edges")
     with pytest.raises(ValueError, match="holds no edges: go on with"):
         SanaJob(dataclasses.replace(control, cache=str(tmp_path / "cache")), tmp_path / "refused", str(base))
     assert main([*arguments, "--control", "edges"]) == 0
     plain = run(control, tmp_path / "plain control", start=str(base))
-    cached = run(dataclasses.replace(control, cache=str(tmp_path / "cache")), tmp_path / "cached control", start=str(base))
+    cached = run(
+        dataclasses.replace(control, cache=str(tmp_path / "cache")),
+        tmp_path / "cached control",
+        start=str(base),
+    )
     assert_equal(weights(plain), weights(cached))
 
 
 def test_the_null_condition_is_the_same_in_training_and_in_sampling(pictures, base, tmp_path):
-    job = SanaJob(config(pictures, data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, drop_text=1.0)), tmp_path, str(base))
+    job = SanaJob(
+        config(
+            pictures,
+            data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, drop_text=1.0),
+        ),
+        tmp_path,
+        str(base),
+    )
     batch = job.dataset(job.config.stages[0], 0, 1)[0].batches[0]
     text, mask = job.read_text(batch)
     null, real = job.encoder.encode([""], instruct=False)
@@ -290,11 +359,30 @@ def test_the_null_condition_is_the_same_in_training_and_in_sampling(pictures, ba
 @pytest.mark.parametrize("change", ["other encoder", "cut shard", "missing shard", "other size"])
 def test_a_cache_that_does_not_belong_is_refused(pictures, space, base, tmp_path, change):
     cache = tmp_path / "cache"
-    arguments = ["data", "cache", str(pictures), "-o", str(cache), "--space", str(space), "--resolutions", "32", "--multiple", "8", "--batch", "4"]
+    arguments = [
+        "data",
+        "cache",
+        str(pictures),
+        "-o",
+        str(cache),
+        "--space",
+        str(space),
+        "--resolutions",
+        "32",
+        "--multiple",
+        "8",
+        "--batch",
+        "4",
+    ]
     assert main(arguments) == 0
     shard = next(cache.glob("latents-*"))
     cfg = config(pictures, space, cache=str(cache))
-    expected = {"other encoder": "another space encoder", "cut shard": "has 100 of", "missing shard": "is missing", "other size": "no latents of"}
+    expected = {
+        "other encoder": "another space encoder",
+        "cut shard": "has 100 of",
+        "missing shard": "is missing",
+        "other size": "no latents of",
+    }
     if change == "cut shard":
         shard.write_bytes(shard.read_bytes()[:100])
     elif change == "missing shard":
@@ -307,7 +395,21 @@ def test_a_cache_that_does_not_belong_is_refused(pictures, space, base, tmp_path
 
 def test_a_cache_that_was_stopped_goes_on(pictures, space, tmp_path, monkeypatch):
     monkeypatch.setattr("diptych.data.cache.SHARD", 8)
-    arguments = ["data", "cache", str(pictures), "-o", str(tmp_path), "--space", str(space), "--resolutions", "32", "--multiple", "8", "--batch", "4"]
+    arguments = [
+        "data",
+        "cache",
+        str(pictures),
+        "-o",
+        str(tmp_path),
+        "--space",
+        str(space),
+        "--resolutions",
+        "32",
+        "--multiple",
+        "8",
+        "--batch",
+        "4",
+    ]
     from diptych.spaces import LatentSpace
 
     encode, calls = LatentSpace.encode, []
@@ -325,9 +427,6 @@ def test_a_cache_that_was_stopped_goes_on(pictures, space, tmp_path, monkeypatch
     assert len(calls) == len(Index(pictures)) + 20 - 16, "two shards of eight were whole before the stop"
 
 
-# -- frames and control -------------------------------------------------------------------------------------------------------
-
-
 def test_attached_frames_change_nothing_before_training_and_something_after():
     model = tiny()
     framed = with_frames(model, dataclasses.replace(model.config, multi_frame=True))
@@ -343,7 +442,9 @@ def test_attached_frames_change_nothing_before_training_and_something_after():
         torch.testing.assert_close(attached, alone, rtol=0, atol=1e-6)
         for block in framed.blocks:
             block.attention.mix.normal_(generator=generator)
-        assert float((framed(both, levels, text, roles=("target", "control"))[:, :1] - alone).abs().max()) > 1e-3
+        assert (
+            float((framed(both, levels, text, roles=("target", "control"))[:, :1] - alone).abs().max()) > 1e-3
+        )
         for block in framed.blocks:
             block.attention.mix.zero_()
             block.attention.beside.normal_(generator=generator)
@@ -364,7 +465,10 @@ def test_frames_of_one_role_see_each_other_in_any_order():
     with torch.no_grad():
         for parameter in (model.roles, *(block.attention.mix for block in model.blocks)):
             parameter.normal_(generator=generator)
-        x, text = torch.randn(1, 3, 4, 4, 4, generator=generator), model.condition(torch.randn(1, 3, 16, generator=generator))
+        x, text = (
+            torch.randn(1, 3, 4, 4, 4, generator=generator),
+            model.condition(torch.randn(1, 3, 16, generator=generator)),
+        )
         out = model(x, torch.tensor([0.5]), text, roles=("target",) * 3)
         turned = model(x[:, [2, 0, 1]], torch.tensor([0.5]), text, roles=("target",) * 3)
     torch.testing.assert_close(turned, out[:, [2, 0, 1]], rtol=0, atol=1e-5)
@@ -401,9 +505,6 @@ def test_a_control_run_learns_exports_and_draws_along_a_picture(pictures, base, 
     assert not np.array_equal(other.images[0], result.images[0])
 
 
-# -- the noise law --------------------------------------------------------------------------------------------------------------
-
-
 def test_training_levels_are_the_published_ones_without_their_grid():
     from conftest import golden
     from safetensors.torch import load_file
@@ -413,7 +514,9 @@ def test_training_levels_are_the_published_ones_without_their_grid():
         law = NoiseLaw(shift=float(shift))
         names = [name for name in expected if name.startswith(f"shift_{shift}.")]
         assert names
-        torch.testing.assert_close(law.shifted(expected["u"]), expected[f"shift_{shift}.sigma_continuous"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            law.shifted(expected["u"]), expected[f"shift_{shift}.sigma_continuous"], rtol=0, atol=1e-6
+        )
 
 
 def test_noise_levels_follow_the_logit_normal_law():

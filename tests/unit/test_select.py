@@ -87,19 +87,42 @@ def test_a_selection_goes_on_and_ends_the_same(pipeline, plan, tmp_path, monkeyp
     verifier = Counting()
     best_of(pipeline.system, plan, verifier, 8, keep=4, folder=tmp_path)
     assert verifier.calls == 0
-    more = best_of(pipeline.system, plan, Counting(), 9, keep=9, folder=tmp_path)  # the last batch is there in part
+    more = best_of(
+        pipeline.system, plan, Counting(), 9, keep=9, folder=tmp_path
+    )  # the last batch is there in part
     assert {candidate.seed for candidate in more} == set(range(5, 14))
     with pytest.raises(RequestError, match="candidates of another request"):
         best_of(pipeline.system, replace(plan, prompt="a dog"), Counting(), 8, folder=tmp_path)
 
 
 def test_a_selection_survives_a_kill(tmp_path):
-    command = [sys.executable, "-m", "diptych.cli", "do", "a cat", "--best-of", "96", "--steps", "3", "--keep", "2", "--candidates"]
+    command = [
+        sys.executable,
+        "-m",
+        "diptych.cli",
+        "do",
+        "a cat",
+        "--best-of",
+        "96",
+        "--steps",
+        "3",
+        "--keep",
+        "2",
+        "--candidates",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     straight = subprocess.run(
-        [*command, str(tmp_path / "a"), "-o", str(tmp_path / "a.png")], env=environment, capture_output=True, text=True, check=True
-    )  # fmt: skip
-    killed = subprocess.Popen([*command, str(tmp_path / "b"), "-o", str(tmp_path / "b.png")], env=environment, stdout=subprocess.DEVNULL)
+        [*command, str(tmp_path / "a"), "-o", str(tmp_path / "a.png")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    killed = subprocess.Popen(
+        [*command, str(tmp_path / "b"), "-o", str(tmp_path / "b.png")],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     saved = tmp_path / "b" / "scores.jsonl"
     while not (saved.is_file() and saved.read_text().endswith("\n")):
         assert killed.poll() is None
@@ -108,15 +131,20 @@ def test_a_selection_survives_a_kill(tmp_path):
     done = len(saved.read_text().splitlines())
     assert 0 < done < 96
     again = subprocess.run(
-        [*command, str(tmp_path / "b"), "-o", str(tmp_path / "b.png")], env=environment, capture_output=True, text=True, check=True
-    )  # fmt: skip
+        [*command, str(tmp_path / "b"), "-o", str(tmp_path / "b.png")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert again.stdout.replace("/b-", "/a-").split() == straight.stdout.split()
     for number in (0, 1):
         assert (tmp_path / f"a-{number}.png").read_bytes() == (tmp_path / f"b-{number}.png").read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("count", "keep", "message"), [(0, 1, "got 0"), (10**6, 1, "got 1000000"), (4, 5, "keep must be 1 to 4"), (4, 0, "keep must be")]
+    ("count", "keep", "message"),
+    [(0, 1, "got 0"), (10**6, 1, "got 1000000"), (4, 5, "keep must be 1 to 4"), (4, 0, "keep must be")],
 )
 def test_counts_that_cannot_be_are_refused(pipeline, plan, count, keep, message):
     with pytest.raises(RequestError, match=message):
@@ -137,17 +165,27 @@ def test_a_verifier_that_gives_no_number_is_refused(pipeline, plan):
 
 def test_the_curve_is_the_mean_over_groups_of_the_best_by_each_judge():
     rows = [
-        {"category": "one", "prompt": "a", "right": [1, 0, 0, 1], "scores": {"good": [2, 1, 0, 3], "bad": [0, 1, 2, 0], "blind": [1, 1, 1, 1]}},
-        {"category": "two", "prompt": "b", "right": [0, 0, 0, 1], "scores": {"good": [0, 0, 0, 1], "bad": [1, 1, 1, 0], "blind": [1, 1, 1, 1]}},
+        {
+            "category": "one",
+            "prompt": "a",
+            "right": [1, 0, 0, 1],
+            "scores": {"good": [2, 1, 0, 3], "bad": [0, 1, 2, 0], "blind": [1, 1, 1, 1]},
+        },
+        {
+            "category": "two",
+            "prompt": "b",
+            "right": [0, 0, 0, 1],
+            "scores": {"good": [0, 0, 0, 1], "bad": [1, 1, 1, 0], "blind": [1, 1, 1, 1]},
+        },
     ]
     result = curve(rows)
     assert result.counts == (1, 2, 4)
     assert result.means == {
-        "good": [0.375, 0.75, 1.0], "bad": [0.375, 0.0, 0.0], "blind": [0.375, 0.25, 0.5], "checker (bound)": [0.375, 0.75, 1.0],
-    }  # fmt: skip
-
-
-# -- verifiers ------------------------------------------------------------------------------------------------------------------
+        "good": [0.375, 0.75, 1.0],
+        "bad": [0.375, 0.0, 0.0],
+        "blind": [0.375, 0.25, 0.5],
+        "checker (bound)": [0.375, 0.75, 1.0],
+    }
 
 
 def test_the_model_is_asked_for_yes_or_no(pipeline, world):
@@ -161,14 +199,19 @@ def test_the_model_is_asked_for_yes_or_no(pipeline, world):
     for category in ("single", "counting", "colours", "position") * 5:
         wanted = sample_wanted(world, category, rng)
         picture = world.render(world.scene_for(wanted, rng))
-        true, false = (scores(verifier, caption(world, claim), [picture])[0] for claim in (wanted, spoiled(world, wanted, rng)))
+        true, false = (
+            scores(verifier, caption(world, claim), [picture])[0]
+            for claim in (wanted, spoiled(world, wanted, rng))
+        )
         right.append(true > false)
     assert sum(right) >= 17
     # the answer in words and the log-odds agree
     question = [Message("user", QUESTION.format("a cat"), (Media(RED),))]
     (odds,) = system.log_odds([question])
     assert (system.answers([question])[0] == "yes") == (odds > 0)
-    together = system.log_odds([question, [Message("user", "does this picture show two very red hearts?", (Media(BLUE),))], question])
+    together = system.log_odds(
+        [question, [Message("user", "does this picture show two very red hearts?", (Media(BLUE),))], question]
+    )
     assert together[0] == pytest.approx(odds, abs=1e-3)
     with pytest.raises(ValueError, match="begin with the same token"):
         system.log_odds([question], "yes", "yes")
@@ -182,7 +225,12 @@ def test_similarities_are_the_models_own(tmp_path, kind, padding):
     verifier = load_verifier(f"clip:{getattr(judges, kind)(tmp_path)}", None)
     ours = scores(verifier, "two red hearts", [RED, BLUE] * 9)
     model, processor = AutoModel.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
-    given = processor(text=["two red hearts"], images=[Image.fromarray(RED), Image.fromarray(BLUE)], return_tensors="pt", padding=padding)
+    given = processor(
+        text=["two red hearts"],
+        images=[Image.fromarray(RED), Image.fromarray(BLUE)],
+        return_tensors="pt",
+        padding=padding,
+    )
     with torch.inference_mode():
         bias = model.logit_bias if kind == "siglip" else 0.0
         expected = ((model(**given).logits_per_image[:, 0] - bias) / model.logit_scale.exp()).tolist()
@@ -196,13 +244,21 @@ def test_any_vision_language_model_is_asked_the_same(tmp_path):
     verifier = load_verifier(f"vlm:{judges.vlm(tmp_path)}", None)
     ours = scores(verifier, "a cat", [RED, BLUE])
     assert ours[0] != ours[1]
-    model, processor = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+    model, processor = (
+        LlavaForConditionalGeneration.from_pretrained(tmp_path).eval(),
+        AutoProcessor.from_pretrained(tmp_path),
+    )
     given = processor(
-        text="USER: <image>does this picture show a cat? Answer yes or no. ASSISTANT:", images=Image.fromarray(RED), return_tensors="pt"
-    )  # fmt: skip
+        text="USER: <image>does this picture show a cat? Answer yes or no. ASSISTANT:",
+        images=Image.fromarray(RED),
+        return_tensors="pt",
+    )
     with torch.inference_mode():
         chances = model(**given).logits[0, -1].softmax(-1)
-    first = {word: processor.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("yes", "Yes", "no", "No")}
+    first = {
+        word: processor.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+        for word in ("yes", "Yes", "no", "No")
+    }
     yes, no = (sum(chances[token] for token in {first[w], first[w.capitalize()]}) for w in ("yes", "no"))
     assert ours[0] == pytest.approx(math.log(yes / no), abs=1e-4)
 

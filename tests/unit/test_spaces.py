@@ -15,7 +15,9 @@ def photograph():
 
 @pytest.fixture(scope="module")
 def flux2():
-    return tiny_space(shared_weights("taef2_encoder.safetensors"), shared_weights("taef2_decoder.safetensors"))
+    return tiny_space(
+        shared_weights("taef2_encoder.safetensors"), shared_weights("taef2_decoder.safetensors")
+    )
 
 
 def as_bytes(picture):
@@ -27,7 +29,9 @@ def test_tiny_latents_and_decoding_are_the_published_ones(flux2, photograph):
     latents = flux2.autoencoder.encode(photograph["picture"] * 2 - 1)
     torch.testing.assert_close(latents, photograph["taef2_latents"], rtol=0, atol=2e-4)
     decoded = (flux2.autoencoder.decode(photograph["taef2_latents"]) + 1) / 2
-    torch.testing.assert_close(decoded.clamp(0, 1), photograph["taef2_decoded"].clamp(0, 1), rtol=0, atol=2e-4)
+    torch.testing.assert_close(
+        decoded.clamp(0, 1), photograph["taef2_decoded"].clamp(0, 1), rtol=0, atol=2e-4
+    )
 
 
 @torch.no_grad()
@@ -48,7 +52,8 @@ def test_a_photograph_comes_back(flux2, photograph):
 
 
 class Shuffle(torch.nn.Module):
-    """A lossless autoencoder without reach beyond its own latent: tiles must give exactly what the whole picture gives."""
+    """A lossless autoencoder without reach beyond its own latent: tiles must give exactly what the whole
+    picture gives."""
 
     factor, channels = 4, 48
 
@@ -106,8 +111,12 @@ def test_autoencoders_of_diffusers_load_by_folder(kind, tmp_path):
     if kind == "AutoencoderDC":
         model = diffusers.AutoencoderDC(**TINY_DC_AE)
     else:
-        model = diffusers.AutoencoderTiny(encoder_block_out_channels=(16, 16), decoder_block_out_channels=(16, 16),
-                                          num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+        model = diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(16, 16),
+            decoder_block_out_channels=(16, 16),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        )
     model.save_pretrained(tmp_path, safe_serialization=True)
     space = load_space(tmp_path)
     picture = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
@@ -129,9 +138,20 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
 
 
 TINY_DC_AE = {
-    "in_channels": 3, "latent_channels": 4, "attention_head_dim": 2, "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
-    "decoder_block_types": ("ResBlock", "EfficientViTBlock"), "encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8),
-    "encoder_qkv_multiscales": ((), (5,)), "decoder_qkv_multiscales": ((), (5,)), "encoder_layers_per_block": (1, 1),
-    "decoder_layers_per_block": (1, 1), "downsample_block_type": "conv", "upsample_block_type": "interpolate",
-    "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu", "scaling_factor": 0.41407,
-}  # fmt: skip
+    "in_channels": 3,
+    "latent_channels": 4,
+    "attention_head_dim": 2,
+    "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+    "decoder_block_types": ("ResBlock", "EfficientViTBlock"),
+    "encoder_block_out_channels": (8, 8),
+    "decoder_block_out_channels": (8, 8),
+    "encoder_qkv_multiscales": ((), (5,)),
+    "decoder_qkv_multiscales": ((), (5,)),
+    "encoder_layers_per_block": (1, 1),
+    "decoder_layers_per_block": (1, 1),
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "decoder_norm_types": "rms_norm",
+    "decoder_act_fns": "silu",
+    "scaling_factor": 0.41407,
+}

@@ -15,7 +15,16 @@ from diptych.surgery import Importance, add_lora, grow, growth_plan, kept_blocks
 from diptych.surgery.blocks import renamed
 from diptych.surgery.fast import PackedLinear
 
-LINEAR = LinearDiTConfig(depth=4, width=96, cross_heads=4, channels=8, caption_channels=40, mlp_ratio=1.125, qk_norm=True, multi_frame=True)
+LINEAR = LinearDiTConfig(
+    depth=4,
+    width=96,
+    cross_heads=4,
+    channels=8,
+    caption_channels=40,
+    mlp_ratio=1.125,
+    qk_norm=True,
+    multi_frame=True,
+)
 MIXED = replace(TINY, depth=4, gen_experts=Experts(count=4, per_token=2, width=32))
 
 
@@ -27,7 +36,8 @@ def randomised(model, seed: int = 0):
 
 
 def outputs(model, copies: int = 1) -> tuple[torch.Tensor, ...]:
-    """What a model computes for fixed input: both streams of a mixture of transformers, the velocity of a linear DiT.
+    """What a model computes for fixed input: both streams of a mixture of transformers, the velocity of a
+    linear DiT.
 
     `copies`: of each channel, in a model that was widened.
     """
@@ -35,18 +45,30 @@ def outputs(model, copies: int = 1) -> tuple[torch.Tensor, ...]:
     dtype = next(model.parameters()).dtype
     if isinstance(model, LinearDiT):
         text = torch.randn(2, 7, 40, generator=generator).to(dtype)
-        return (model(torch.randn(2, 2, 8, 6, 4, generator=generator).to(dtype), torch.tensor([[0.3, 0.0], [0.9, 0.0]]), model.condition(text),
-                      roles=("target", "control")),)  # fmt: skip
+        return (
+            model(
+                torch.randn(2, 2, 8, 6, 4, generator=generator).to(dtype),
+                torch.tensor([[0.3, 0.0], [0.9, 0.0]]),
+                model.condition(text),
+                roles=("target", "control"),
+            ),
+        )
     positions = torch.arange(9)[None, :, None].expand(2, 9, 3).contiguous()
     width = model.config.width // copies
     und = torch.randn(2, 9, width, generator=generator).to(dtype).repeat(1, 1, copies)
-    hidden, cache = model.prefix(und, positions, torch.tensor([9, 5]), torch.ones(2, 1, 9, 9, dtype=torch.bool).tril())
+    hidden, cache = model.prefix(
+        und, positions, torch.tensor([9, 5]), torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+    )
     noisy = torch.randn(2, 3, 16, 8, generator=generator).to(dtype)
     return hidden[..., :width], model.denoise(noisy, torch.tensor([0.3, 0.9]), torch.ones(2), cache)
 
 
 def models():
-    return {"linear_dit": randomised(LinearDiT(LINEAR)), "mot": randomised(MoT(replace(TINY, depth=4))), "experts": randomised(MoT(MIXED))}
+    return {
+        "linear_dit": randomised(LinearDiT(LINEAR)),
+        "mot": randomised(MoT(replace(TINY, depth=4))),
+        "experts": randomised(MoT(MIXED)),
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -67,7 +89,12 @@ def test_a_grown_model_is_its_prefix_to_the_bit_and_then_learns(name, dtype):
     for block in grown.blocks[2:]:
         learning = {n for n, p in block.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         if name == "linear_dit":
-            silent = {"attention.out.weight", "attention.out.bias", "cross_attention.out.weight", "cross_attention.out.bias"}
+            silent = {
+                "attention.out.weight",
+                "attention.out.bias",
+                "cross_attention.out.weight",
+                "cross_attention.out.bias",
+            }
             assert learning == silent | {"feed_forward.narrow.weight"}
         else:
             assert all(n.endswith(("o.weight", "down.weight")) for n in learning)
@@ -97,7 +124,9 @@ def test_growth_follows_the_public_implementation():
 
     def velocity(model):
         text, real = trim_text(case["text"], case["text_mask"])
-        return model(case["latents"][:, None], case["timesteps"].floor() / 1000, model.condition(text, real))[:, 0]
+        return model(case["latents"][:, None], case["timesteps"].floor() / 1000, model.condition(text, real))[
+            :, 0
+        ]
 
     model = model_of(source)
     torch.testing.assert_close(velocity(model), case["source_velocity"], rtol=0, atol=1e-5)
@@ -127,7 +156,9 @@ def test_other_strategies_repeat_blocks_and_share_nothing():
         a, b = grown.blocks[again].table, grown.blocks[first].table
         assert torch.equal(a, b)
         assert a.data_ptr() != b.data_ptr()
-    assert renamed("denoiser.blocks.0.attention.qkv.weight", [0, 0, 1]) == [f"denoiser.blocks.{n}.attention.qkv.weight" for n in (0, 1)]
+    assert renamed("denoiser.blocks.0.attention.qkv.weight", [0, 0, 1]) == [
+        f"denoiser.blocks.{n}.attention.qkv.weight" for n in (0, 1)
+    ]
     assert renamed("blocks.3.table", [0, None]) == []
     assert renamed("head.weight", [0]) == ["head.weight"]
 
@@ -141,10 +172,16 @@ def test_a_wider_model_computes_the_same_and_its_copies_grow_apart(name, copies)
     with torch.no_grad():
         for a, b in zip(outputs(model), outputs(wide, copies), strict=True):
             assert (a - b).abs().max() <= 1e-6 * a.abs().max()
-    assert sum(p.numel() for p in wide.blocks.parameters()) > 0.85 * copies**2 * sum(p.numel() for p in model.blocks.parameters())
+    assert sum(p.numel() for p in wide.blocks.parameters()) > 0.85 * copies**2 * sum(
+        p.numel() for p in model.blocks.parameters()
+    )
     sum(out.square().sum() for out in outputs(wide, copies)).backward()
     for block in wide.blocks[:-1]:
-        for layer in (block.gen.v, block.gen.o) if hasattr(block, "gen") else (block.attention.out, block.cross_attention.query):
+        for layer in (
+            (block.gen.v, block.gen.o)
+            if hasattr(block, "gen")
+            else (block.attention.out, block.cross_attention.query)
+        ):
             one, *others = layer.weight.grad.chunk(copies)
             assert all((one - other).norm() > 0.05 * one.norm() for other in others)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), made[name].parameters(), strict=True))
@@ -153,7 +190,10 @@ def test_a_wider_model_computes_the_same_and_its_copies_grow_apart(name, copies)
 def test_widths_that_cannot_be_are_refused():
     model = models()["linear_dit"]
     for width in (96, 100, 48, 0):
-        with pytest.raises(ValueError, match=rf"width must be a multiple of 96, the model's own \(192, 288, \.\.\.\), got {width}"):
+        with pytest.raises(
+            ValueError,
+            match=rf"width must be a multiple of 96, the model's own \(192, 288, \.\.\.\), got {width}",
+        ):
             widen(model, width)
     with pytest.raises(ValueError, match="table of positions that depends on its width"):
         widen(LinearDiT(replace(LINEAR, position_scale=1.0)), 192)
@@ -196,9 +236,6 @@ def test_models_that_are_not_plain_are_refused():
         prune(quantised, [0, 1])
 
 
-# -- pruning --------------------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def test_importance_is_one_minus_the_cosine_of_input_and_output():
     model = models()["linear_dit"]
@@ -212,12 +249,16 @@ def test_importance_is_one_minus_the_cosine_of_input_and_output():
         outputs(grown)
     for hook in hooks:
         hook.remove()
-    expected = [float((1 - torch.cosine_similarity(a.double(), b.double(), dim=-1)).mean()) for a, b in seen[:6]]
+    expected = [
+        float((1 - torch.cosine_similarity(a.double(), b.double(), dim=-1)).mean()) for a, b in seen[:6]
+    ]
     assert importance.scores() == pytest.approx(expected, abs=1e-6)
     assert importance.scores()[4:] == pytest.approx([0, 0], abs=1e-6)
     assert importance.tokens == {"0.5000": 2 * 2 * 2 * 24}
     assert kept_blocks(importance.scores(), 4) == [0, 1, 2, 3]
-    assert all(torch.equal(a, b) for a, b in zip(outputs(prune(grown, [0, 1, 2, 3])), outputs(model), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(outputs(prune(grown, [0, 1, 2, 3])), outputs(model), strict=True)
+    )
     again = Importance.from_dict(json.loads(json.dumps(importance.as_dict())))
     assert again.scores() == importance.scores()
 
@@ -227,7 +268,12 @@ def test_both_streams_of_a_mixture_count():
     model = models()["mot"]
     importance = Importance(4)
     with importance.watch(model) as watch:
-        _, cache = model.prefix(torch.randn(1, 5, 48), torch.zeros(1, 5, 3).long(), torch.tensor([5]), torch.ones(1, 1, 5, 5).bool())
+        _, cache = model.prefix(
+            torch.randn(1, 5, 48),
+            torch.zeros(1, 5, 3).long(),
+            torch.tensor([5]),
+            torch.ones(1, 1, 5, 5).bool(),
+        )
         watch.level = "0.7000"
         model.denoise(torch.randn(1, 3, 8, 8), torch.tensor([0.7]), torch.ones(1), cache)
     table = importance.table()
@@ -251,5 +297,9 @@ def test_pruning_that_cannot_be_is_refused():
     broken = models()["linear_dit"]
     broken.blocks[1].table.data.fill_(float("nan"))
     importance = Importance(4)
-    with pytest.raises(ValueError, match="block 1 gave values that are not finite"), importance.watch(broken), torch.no_grad():
+    with (
+        pytest.raises(ValueError, match="block 1 gave values that are not finite"),
+        importance.watch(broken),
+        torch.no_grad(),
+    ):
         outputs(broken)

@@ -35,12 +35,24 @@ def raw(system: U1System, plans: list, media: list | None = None) -> list[np.nda
 
 def test_same_seed_and_prompt_alone_in_a_batch_and_in_another_order(system):
     pipeline = Pipeline(system)
-    prompts = ["a cat", "two carrots above a red heart", "a dog", "what is this", "a", "how many cats", "the red heart", "carrots"]
+    prompts = [
+        "a cat",
+        "two carrots above a red heart",
+        "a dog",
+        "what is this",
+        "a",
+        "how many cats",
+        "the red heart",
+        "carrots",
+    ]
     plans = [pipeline.plan(f"draw {text}", seed=n) for n, text in enumerate(prompts)]
     # pictures before rounding to bytes: the velocities themselves are compared
     conditions = {"batch": system.condition(plans, [()] * 8), "alone": system.condition(plans[3:4], [()])}
     x = torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(n)) for n in range(8)])
-    together, alone = system.velocity(x, 0.7, conditions["batch"])[3], system.velocity(x[3:4], 0.7, conditions["alone"])[0]
+    together, alone = (
+        system.velocity(x, 0.7, conditions["batch"])[3],
+        system.velocity(x[3:4], 0.7, conditions["alone"])[0],
+    )
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
     batch = raw(system, plans)
     backwards = raw(system, plans[::-1])[::-1]
@@ -125,7 +137,12 @@ def break_weights(folder, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("half", "damaged"), ("byte", "checksum"), ("pickle", "model.pt is a pickle and could run code"), ("none", r"no model\.safetensors")],
+    [
+        ("half", "damaged"),
+        ("byte", "checksum"),
+        ("pickle", "model.pt is a pickle and could run code"),
+        ("none", r"no model\.safetensors"),
+    ],
 )
 def test_broken_folders_are_refused(system, tmp_path, how, message):
     system.save(tmp_path)
@@ -146,7 +163,10 @@ def test_other_architectures_and_families_are_refused(system, tmp_path):
     system.save(tmp_path)
     (tmp_path / "card.json").unlink()
     config = json.loads((tmp_path / "config.json").read_text())
-    for change, message in (({"family": "vae"}, "family 'vae'"), ({"model": {**config["model"], "depth": 3}}, "not of one u1 model")):
+    for change, message in (
+        ({"family": "vae"}, "family 'vae'"),
+        ({"model": {**config["model"], "depth": 3}}, "not of one u1 model"),
+    ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ModelFolderError, match=message):
             U1System.load(tmp_path)

@@ -36,8 +36,13 @@ class Mixed:
         rng = np.random.default_rng(number)
         pixels = rng.integers(0, 255, (8, 16, 3), dtype=np.uint8)
         if number % 2:
-            return Sample((Turn("user", (Picture(pixels), "what is this?")), Turn("assistant", ("a cat",))), "understand")
-        return Sample((Turn("user", ("two cats",)), Turn("assistant", (Picture(pixels, drawn=True),))), "generate")
+            return Sample(
+                (Turn("user", (Picture(pixels), "what is this?")), Turn("assistant", ("a cat",))),
+                "understand",
+            )
+        return Sample(
+            (Turn("user", ("two cats",)), Turn("assistant", (Picture(pixels, drawn=True),))), "generate"
+        )
 
 
 def config(**changes: object) -> TrainConfig:
@@ -47,9 +52,17 @@ def config(**changes: object) -> TrainConfig:
         Stage(name="two", steps=4, mixture={"mixed": 1.0}, optim=optim, trainable="generation"),
     )
     base = TrainConfig(
-        name="toy", size=2, patch=4, stages=stages, save_every=3, sample_every=10**6, log_every=1, bf16=False,
-        flow=FlowConfig(noise_scale_base_tokens=2), data=LoaderConfig(documents_per_step=4, row_tokens=32, workers=0),
-    )  # fmt: skip
+        name="toy",
+        size=2,
+        patch=4,
+        stages=stages,
+        save_every=3,
+        sample_every=10**6,
+        log_every=1,
+        bf16=False,
+        flow=FlowConfig(noise_scale_base_tokens=2),
+        data=LoaderConfig(documents_per_step=4, row_tokens=32, workers=0),
+    )
     return dataclasses.replace(base, **changes)
 
 
@@ -59,7 +72,11 @@ def trainer(tokenizer, folder, cfg: TrainConfig | None = None) -> Trainer:
 
 def state(run: Trainer) -> dict[str, torch.Tensor]:
     optimiser = checkpoint.optimiser_tensors(run.optimisers, run._names(), lambda t: t)
-    return {**{f"m.{k}": v for k, v in run.model.state_dict().items()}, **{f"e.{k}": v for k, v in run.ema.shadow.items()}, **optimiser}
+    return {
+        **{f"m.{k}": v for k, v in run.model.state_dict().items()},
+        **{f"e.{k}": v for k, v in run.ema.shadow.items()},
+        **optimiser,
+    }
 
 
 class Interrupted(Exception):
@@ -67,14 +84,17 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize(
-    ("at", "optimiser"), [(2, "muon"), (3, "muon"), (4, "came8bit"), (6, "muon"), (7, "came8bit"), (7, "adamw"), (3, "bfloat16")]
+    ("at", "optimiser"),
+    [(2, "muon"), (3, "muon"), (4, "came8bit"), (6, "muon"), (7, "came8bit"), (7, "adamw"), (3, "bfloat16")],
 )
 def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, at, optimiser, monkeypatch):
     monkeypatch.setattr(batches, "MIN_EIGHT_BIT", 1024)  # so that the toy's matrices are in 8 bits
     bfloat16 = {"weights": "bfloat16", "ema": 0.0, "bf16": True} if optimiser == "bfloat16" else {}
     name = "came8bit" if bfloat16 else optimiser
     optim = OptimConfig(name=name, lr=1e-2 if optimiser == "muon" else 1e-3, warmup=2)
-    chosen = config(stages=tuple(dataclasses.replace(stage, optim=optim) for stage in config().stages), **bfloat16)
+    chosen = config(
+        stages=tuple(dataclasses.replace(stage, optim=optim) for stage in config().stages), **bfloat16
+    )
     straight = trainer(tokenizer, tmp_path / "straight", chosen)
     straight.train()
     broken = trainer(tokenizer, tmp_path / "broken", chosen)
@@ -94,7 +114,9 @@ def test_a_resumed_run_equals_the_straight_one_to_the_bit(tokenizer, tmp_path, a
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_signal_in_the_middle_of_a_step_loses_nothing_and_takes_no_step_twice(tokenizer, tmp_path, monkeypatch, signals):
+def test_a_signal_in_the_middle_of_a_step_loses_nothing_and_takes_no_step_twice(
+    tokenizer, tmp_path, monkeypatch, signals
+):
     straight = trainer(tokenizer, tmp_path / "straight")
     straight.train()
     stopped = trainer(tokenizer, tmp_path / "stopped")
@@ -148,7 +170,9 @@ def test_loss_does_not_depend_on_how_documents_are_packed(tokenizer):
     mix = Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0)
     sums = []
     for row_tokens in (16, 32, 200):
-        batch = DocumentDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0))[0].batches[0]
+        batch = DocumentDataset(
+            mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0)
+        )[0].batches[0]
         losses = task(batch)
         sums.append((losses.sums["text"].item(), losses.sums["flow"].item()))
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
@@ -166,8 +190,11 @@ def test_training_lowers_the_loss_of_one_batch(tokenizer):
     model.initialise(torch.Generator().manual_seed(0))
     task = JointTask(model, FlowConfig())
     batch = DocumentDataset(
-        Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0), tokenizer, 8, LoaderConfig(documents_per_step=8, workers=0)
-    )[0].batches[0]  # fmt: skip
+        Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0),
+        tokenizer,
+        8,
+        LoaderConfig(documents_per_step=8, workers=0),
+    )[0].batches[0]
     optimisers = build_optimisers(model.named_parameters(), OptimConfig(lr=5e-3))
     history = []
     for _ in range(40):
@@ -185,7 +212,12 @@ def test_training_lowers_the_loss_of_one_batch(tokenizer):
 def test_weights_in_bfloat16_learn_without_a_float32_copy(tokenizer, tmp_path):
     optim = OptimConfig(name="came8bit", lr=3e-4, warmup=2)
     stage = dataclasses.replace(config().stages[0], steps=40, optim=optim)
-    job = JointJob(config(weights="bfloat16", ema=0.0, bf16=True, stages=(stage,)), {"mixed": Mixed()}, tokenizer, {"mixed": Mixed()})
+    job = JointJob(
+        config(weights="bfloat16", ema=0.0, bf16=True, stages=(stage,)),
+        {"mixed": Mixed()},
+        tokenizer,
+        {"mixed": Mixed()},
+    )
     run = Trainer(job, tmp_path, quiet=True)
     before = job.validate(run.ema.shadow, torch.device("cpu"))
     run.train()
@@ -258,7 +290,9 @@ def test_frozen_streams_do_not_move(tokenizer, tmp_path):
     run.train()
     moved = {name for name, p in run.model.named_parameters() if not torch.equal(before[name], p)}
     assert moved
-    assert not any(".und." in name or name.startswith(("embedding", "text_head", "clean_interface")) for name in moved)
+    assert not any(
+        ".und." in name or name.startswith(("embedding", "text_head", "clean_interface")) for name in moved
+    )
 
 
 def test_every_parameter_belongs_to_one_stream(tiny_model):
@@ -276,11 +310,10 @@ def test_two_processes_never_share_a_folder(tokenizer, tmp_path):
     held.close()
 
 
-# -- checkpoints ----------------------------------------------------------------------------------------------------------
-
-
 def save(folder, step: int, keep: int = 3):
-    return checkpoint.save(folder, step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step}, keep)
+    return checkpoint.save(
+        folder, step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step}, keep
+    )
 
 
 def damage(path, how: str) -> None:
@@ -347,7 +380,9 @@ def test_a_write_that_the_system_refuses_leaves_no_partial_checkpoint(tmp_path):
 
 def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
     trainer(tokenizer, tmp_path).train()
-    other = trainer(tokenizer, tmp_path, config(size=3, stages=(dataclasses.replace(config().stages[0], steps=99),)))
+    other = trainer(
+        tokenizer, tmp_path, config(size=3, stages=(dataclasses.replace(config().stages[0], steps=99),))
+    )
     with pytest.raises(checkpoint.CheckpointError, match="another architecture"):
         other.train()
 
@@ -370,7 +405,9 @@ def test_a_run_from_other_weights_goes_on_without_them(tokenizer, tmp_path):
     again = trainer(tokenizer, tmp_path / "begun", config(depth=3, seed=5))
     again._resume()
     assert len(again.model.blocks) == 3
-    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), start.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.model.parameters(), start.model.parameters(), strict=True)
+    )
 
 
 def test_a_run_begins_with_the_optimiser_state_that_it_is_given(tokenizer, tmp_path):
@@ -384,9 +421,6 @@ def test_a_run_begins_with_the_optimiser_state_that_it_is_given(tokenizer, tmp_p
     saved = checkpoint.load_latest(tmp_path / "second" / "checkpoints")[0]["optimiser"]
     assert saved.keys() == given.keys()
     assert all(torch.equal(saved[name], given[name]) for name in given)
-
-
-# -- configs ---------------------------------------------------------------------------------------------------------------
 
 
 def test_configs_survive_json_and_unknown_keys_name_the_nearest():

@@ -6,8 +6,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diptych.training.emoji_sources import EmojiSource, random_edit
-from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld, FontNotFoundError, Wanted, WorldConfig
-from diptych.worlds.emoji.captions import caption, parse_caption, prompt, sample_scene_facts, sample_wanted, swapped_binding
+from diptych.worlds.emoji import (
+    CATEGORIES,
+    EDIT_TYPES,
+    QUESTION_TYPES,
+    Checker,
+    EmojiWorld,
+    FontNotFoundError,
+    Wanted,
+    WorldConfig,
+)
+from diptych.worlds.emoji.captions import (
+    caption,
+    parse_caption,
+    prompt,
+    sample_scene_facts,
+    sample_wanted,
+    swapped_binding,
+)
 from diptych.worlds.emoji.claims import shows, spoiled
 from diptych.worlds.emoji.font import find_font
 from diptych.worlds.emoji.names import full_kinds, pluralise
@@ -34,9 +50,16 @@ def test_names_of_the_full_world():
     assert len(kinds) > 3900
     assert len({kind.name for kind in kinds}) == len(kinds)
     assert dict(next(k for k in kinds if k.name == "carrot").local)["id"] == "wortel"
-    assert [pluralise(n) for n in ("cat", "fish", "woman farmer", "fox", "cherry", "thumbs up: dark skin tone")] == [
-        "cats", "fish", "woman farmers", "foxes", "cherries", "thumbs up: dark skin tone",
-    ]  # fmt: skip
+    assert [
+        pluralise(n) for n in ("cat", "fish", "woman farmer", "fox", "cherry", "thumbs up: dark skin tone")
+    ] == [
+        "cats",
+        "fish",
+        "woman farmers",
+        "foxes",
+        "cherries",
+        "thumbs up: dark skin tone",
+    ]
 
 
 def test_the_font_draws_the_whole_list(world):
@@ -62,9 +85,13 @@ def test_checker_is_right_on_ground_truth_and_catches_planted_mistakes(world):
     for _ in range(count):
         wanted = sample_scene_facts(world, generator)
         scene = world.scene_for(wanted, generator)
-        accepted += checker.satisfies(checker.detect(world.render(scene)), Wanted(wanted.counts, wanted.relation, scene.background))
+        accepted += checker.satisfies(
+            checker.detect(world.render(scene)), Wanted(wanted.counts, wanted.relation, scene.background)
+        )
         wrong = _planted(world, scene, wanted, generator)
-        caught += not checker.satisfies(checker.detect(world.render(wrong)), Wanted(wanted.counts, wanted.relation, scene.background))
+        caught += not checker.satisfies(
+            checker.detect(world.render(wrong)), Wanted(wanted.counts, wanted.relation, scene.background)
+        )
     assert accepted >= 0.995 * count
     assert caught >= 0.99 * count
 
@@ -93,7 +120,9 @@ def test_checker_tolerates_noise_and_blur(world):
     for _ in range(60):
         wanted = sample_scene_facts(world, generator)
         picture = world.render(world.scene_for(wanted, generator)).astype(np.float32)
-        blurred = (picture + np.roll(picture, 1, 0) + np.roll(picture, 1, 1) + np.roll(picture, (1, 1), (0, 1))) / 4
+        blurred = (
+            picture + np.roll(picture, 1, 0) + np.roll(picture, 1, 1) + np.roll(picture, (1, 1), (0, 1))
+        ) / 4
         noisy = np.clip(blurred + generator.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
         right += checker.satisfies(checker.detect(noisy), Wanted(wanted.counts, wanted.relation))
     assert right >= 57
@@ -132,7 +161,9 @@ def test_prompts_vary_and_come_in_two_languages(world):
     wanted = Wanted((("cat", 2), ("red heart", 1)), ("cat", "above", "red heart"))
     english = {prompt(world, wanted, rng(i)) for i in range(60)}
     assert len(english) >= 8
-    assert "dua wajah kucing di atas satu hati merah" in {prompt(world, wanted, rng(i), "id") for i in range(40)}
+    assert "dua wajah kucing di atas satu hati merah" in {
+        prompt(world, wanted, rng(i), "id") for i in range(40)
+    }
 
 
 @given(seed=st.integers(0, 2**32))
@@ -181,7 +212,13 @@ def test_claims_are_true_exactly_where_the_checker_says_so(world, category):
 
 
 def test_half_of_what_verification_asks_is_true(world):
-    answers = [part for n in range(150) for turn in EmojiSource(world, "verify", 0).draw(n).turns if turn.role == "assistant" for part in turn.parts]
+    answers = [
+        part
+        for n in range(150)
+        for turn in EmojiSource(world, "verify", 0).draw(n).turns
+        if turn.role == "assistant"
+        for part in turn.parts
+    ]
     assert set(answers) == {"yes", "no"}
     assert 0.42 < answers.count("yes") / len(answers) < 0.62
 

@@ -32,7 +32,8 @@ class LinearDiTConfig:
     guidance_embedding: bool = False
     """Sprint's students take the guidance scale as an input."""
     multi_frame: bool = False
-    """Whether frames of other roles (source, mask, control ...) can be attached; adds a role table and mixing weights, all zero."""
+    """Whether frames of other roles (source, mask, control ...) can be attached; adds a role table and mixing
+    weights, all zero."""
     position_scale: float | None = None
     """Sine-cosine table of positions with this interpolation, for 2K (1.0) and 4K (2.0); None: no table."""
     position_base: int = 32
@@ -67,12 +68,30 @@ class LinearDiTConfig:
         return int(self.mlp_ratio * self.width)
 
 
-def _small(*, qk_norm: bool = True, guidance_embedding: bool = False, time_scale: float = 1000.0) -> LinearDiTConfig:
-    return LinearDiTConfig(depth=28, width=1152, cross_heads=16, qk_norm=qk_norm, guidance_embedding=guidance_embedding, time_scale=time_scale)
+def _small(
+    *, qk_norm: bool = True, guidance_embedding: bool = False, time_scale: float = 1000.0
+) -> LinearDiTConfig:
+    return LinearDiTConfig(
+        depth=28,
+        width=1152,
+        cross_heads=16,
+        qk_norm=qk_norm,
+        guidance_embedding=guidance_embedding,
+        time_scale=time_scale,
+    )
 
 
-def _wide(depth: int = 20, *, qk_norm: bool = True, guidance_embedding: bool = False, time_scale: float = 1000.0) -> LinearDiTConfig:
-    return LinearDiTConfig(depth=depth, width=2240, cross_heads=20, qk_norm=qk_norm, guidance_embedding=guidance_embedding, time_scale=time_scale)
+def _wide(
+    depth: int = 20, *, qk_norm: bool = True, guidance_embedding: bool = False, time_scale: float = 1000.0
+) -> LinearDiTConfig:
+    return LinearDiTConfig(
+        depth=depth,
+        width=2240,
+        cross_heads=20,
+        qk_norm=qk_norm,
+        guidance_embedding=guidance_embedding,
+        time_scale=time_scale,
+    )
 
 
 PRESETS = {

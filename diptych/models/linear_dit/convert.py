@@ -1,4 +1,5 @@
-"""Published names <-> ours, both ways: the native `.pth` layout and diffusers' SanaTransformer2DModel, Sprint included."""
+"""Published names <-> ours, both ways: the native `.pth` layout and diffusers' SanaTransformer2DModel, Sprint
+included."""
 
 from __future__ import annotations
 
@@ -13,35 +14,65 @@ from torch import Tensor
 from diptych.models.linear_dit.config import LinearDiTConfig
 
 NATIVE = {
-    "patch_embed": "x_embedder.proj", "caption_in": "y_embedder.y_proj.fc1", "caption_out": "y_embedder.y_proj.fc2",
-    "caption_norm": "attention_y_norm.weight", "time_in": "t_embedder.mlp.0", "time_out": "t_embedder.mlp.2",
-    "guidance_in": "cfg_embedder.mlp.0", "guidance_out": "cfg_embedder.mlp.2", "modulation": "t_block.1",
-    "head_table": "final_layer.scale_shift_table", "head": "final_layer.linear",
-}  # fmt: skip
+    "patch_embed": "x_embedder.proj",
+    "caption_in": "y_embedder.y_proj.fc1",
+    "caption_out": "y_embedder.y_proj.fc2",
+    "caption_norm": "attention_y_norm.weight",
+    "time_in": "t_embedder.mlp.0",
+    "time_out": "t_embedder.mlp.2",
+    "guidance_in": "cfg_embedder.mlp.0",
+    "guidance_out": "cfg_embedder.mlp.2",
+    "modulation": "t_block.1",
+    "head_table": "final_layer.scale_shift_table",
+    "head": "final_layer.linear",
+}
 NATIVE_BLOCK = {
-    "table": "scale_shift_table", "attention.qkv": "attn.qkv", "attention.out": "attn.proj", "attention.query_norm": "attn.q_norm.weight",
-    "attention.key_norm": "attn.k_norm.weight", "cross_attention.query": "cross_attn.q_linear", "cross_attention.out": "cross_attn.proj",
-    "cross_attention.key_value": "cross_attn.kv_linear", "cross_attention.query_norm": "cross_attn.q_norm.weight",
-    "cross_attention.key_norm": "cross_attn.k_norm.weight", "feed_forward.widen": "mlp.inverted_conv.conv",
-    "feed_forward.depthwise": "mlp.depth_conv.conv", "feed_forward.narrow": "mlp.point_conv.conv",
-}  # fmt: skip
+    "table": "scale_shift_table",
+    "attention.qkv": "attn.qkv",
+    "attention.out": "attn.proj",
+    "attention.query_norm": "attn.q_norm.weight",
+    "attention.key_norm": "attn.k_norm.weight",
+    "cross_attention.query": "cross_attn.q_linear",
+    "cross_attention.out": "cross_attn.proj",
+    "cross_attention.key_value": "cross_attn.kv_linear",
+    "cross_attention.query_norm": "cross_attn.q_norm.weight",
+    "cross_attention.key_norm": "cross_attn.k_norm.weight",
+    "feed_forward.widen": "mlp.inverted_conv.conv",
+    "feed_forward.depthwise": "mlp.depth_conv.conv",
+    "feed_forward.narrow": "mlp.point_conv.conv",
+}
 DIFFUSERS = {
-    "patch_embed": "patch_embed.proj", "caption_in": "caption_projection.linear_1", "caption_out": "caption_projection.linear_2",
-    "caption_norm": "caption_norm.weight", "time_in": "time_embed.emb.timestep_embedder.linear_1",
-    "time_out": "time_embed.emb.timestep_embedder.linear_2", "modulation": "time_embed.linear", "head_table": "scale_shift_table",
+    "patch_embed": "patch_embed.proj",
+    "caption_in": "caption_projection.linear_1",
+    "caption_out": "caption_projection.linear_2",
+    "caption_norm": "caption_norm.weight",
+    "time_in": "time_embed.emb.timestep_embedder.linear_1",
+    "time_out": "time_embed.emb.timestep_embedder.linear_2",
+    "modulation": "time_embed.linear",
+    "head_table": "scale_shift_table",
     "head": "proj_out",
-}  # fmt: skip
+}
 DIFFUSERS_GUIDED = {
-    "time_in": "time_embed.timestep_embedder.linear_1", "time_out": "time_embed.timestep_embedder.linear_2",
-    "guidance_in": "time_embed.guidance_embedder.linear_1", "guidance_out": "time_embed.guidance_embedder.linear_2",
-}  # fmt: skip
+    "time_in": "time_embed.timestep_embedder.linear_1",
+    "time_out": "time_embed.timestep_embedder.linear_2",
+    "guidance_in": "time_embed.guidance_embedder.linear_1",
+    "guidance_out": "time_embed.guidance_embedder.linear_2",
+}
 DIFFUSERS_BLOCK = {
-    "table": "scale_shift_table", "attention.qkv": "attn1.to_q attn1.to_k attn1.to_v", "attention.out": "attn1.to_out.0",
-    "attention.query_norm": "attn1.norm_q.weight", "attention.key_norm": "attn1.norm_k.weight", "cross_attention.query": "attn2.to_q",
-    "cross_attention.key_value": "attn2.to_k attn2.to_v", "cross_attention.out": "attn2.to_out.0",
-    "cross_attention.query_norm": "attn2.norm_q.weight", "cross_attention.key_norm": "attn2.norm_k.weight",
-    "feed_forward.widen": "ff.conv_inverted", "feed_forward.depthwise": "ff.conv_depth", "feed_forward.narrow": "ff.conv_point",
-}  # fmt: skip
+    "table": "scale_shift_table",
+    "attention.qkv": "attn1.to_q attn1.to_k attn1.to_v",
+    "attention.out": "attn1.to_out.0",
+    "attention.query_norm": "attn1.norm_q.weight",
+    "attention.key_norm": "attn1.norm_k.weight",
+    "cross_attention.query": "attn2.to_q",
+    "cross_attention.key_value": "attn2.to_k attn2.to_v",
+    "cross_attention.out": "attn2.to_out.0",
+    "cross_attention.query_norm": "attn2.norm_q.weight",
+    "cross_attention.key_norm": "attn2.norm_k.weight",
+    "feed_forward.widen": "ff.conv_inverted",
+    "feed_forward.depthwise": "ff.conv_depth",
+    "feed_forward.narrow": "ff.conv_point",
+}
 """Our matrices of several parts (qkv, key_value) are several weights there, stacked in this order."""
 
 _IGNORED_NATIVE = ("pos_embed", "logvar_linear.weight", "logvar_linear.bias", "y_embedder.y_embedding")
@@ -49,8 +80,9 @@ _CONVOLUTIONS = ("feed_forward.widen.weight", "feed_forward.narrow.weight")
 
 
 def from_native(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict from a native one. The unused position buffer, Sprint's log-variance head and the null caption are left
-    out: see `native_null_caption`. Raises ValueError for a name that is missing or unknown."""
+    """Our state dict from a native one. The unused position buffer, Sprint's log-variance head and the null
+    caption are left out: see `native_null_caption`. Raises ValueError for a name that is missing or
+    unknown."""
     known = {name: tensor for name, tensor in weights.items() if name not in _IGNORED_NATIVE}
     return _read(known, NATIVE, "blocks", NATIVE_BLOCK)
 
@@ -67,22 +99,30 @@ def to_native(weights: dict[str, Tensor], null_caption: Tensor | None = None) ->
 
 
 def from_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict from a SanaTransformer2DModel's. Raises ValueError for a name that is missing or unknown."""
+    """Our state dict from a SanaTransformer2DModel's. Raises ValueError for a name that is missing or
+    unknown."""
     known = {name: tensor for name, tensor in weights.items() if name != "patch_embed.pos_embed"}
     guided = any(name.startswith("time_embed.guidance_embedder") for name in known)
-    return _read(known, {**DIFFUSERS, **(DIFFUSERS_GUIDED if guided else {})}, "transformer_blocks", DIFFUSERS_BLOCK)
+    return _read(
+        known, {**DIFFUSERS, **(DIFFUSERS_GUIDED if guided else {})}, "transformer_blocks", DIFFUSERS_BLOCK
+    )
 
 
 def to_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A SanaTransformer2DModel state dict from ours."""
     guided = "guidance_in.weight" in weights
-    return _write(weights, {**DIFFUSERS, **(DIFFUSERS_GUIDED if guided else {})}, "transformer_blocks", DIFFUSERS_BLOCK)
+    return _write(
+        weights, {**DIFFUSERS, **(DIFFUSERS_GUIDED if guided else {})}, "transformer_blocks", DIFFUSERS_BLOCK
+    )
 
 
-def config_from_native(weights: dict[str, Tensor], cross_heads: int | None = None, **overrides: Any) -> LinearDiTConfig:
+def config_from_native(
+    weights: dict[str, Tensor], cross_heads: int | None = None, **overrides: Any
+) -> LinearDiTConfig:
     """The config that native weights fit, native conventions set (whole times, both epsilons).
 
-    Head numbers of the cross-attention cannot be read off weights: published widths have theirs, others must be told.
+    Head numbers of the cross-attention cannot be read off weights: published widths have theirs, others must
+    be told.
     """
     width = weights["x_embedder.proj.weight"].shape[0]
     heads = cross_heads or {1152: 16, 2240: 20}.get(width)
@@ -91,27 +131,37 @@ def config_from_native(weights: dict[str, Tensor], cross_heads: int | None = Non
     guided = "cfg_embedder.mlp.0.weight" in weights
     values: dict[str, Any] = {
         "depth": 1 + max(int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))),
-        "width": width, "cross_heads": heads, "channels": weights["x_embedder.proj.weight"].shape[1],
-        "patch": weights["x_embedder.proj.weight"].shape[-1], "caption_channels": weights["y_embedder.y_proj.fc1.weight"].shape[1],
+        "width": width,
+        "cross_heads": heads,
+        "channels": weights["x_embedder.proj.weight"].shape[1],
+        "patch": weights["x_embedder.proj.weight"].shape[-1],
+        "caption_channels": weights["y_embedder.y_proj.fc1.weight"].shape[1],
         "mlp_ratio": weights["blocks.0.mlp.depth_conv.conv.weight"].shape[0] / 2 / width,
-        "qk_norm": "blocks.0.attn.q_norm.weight" in weights, "guidance_embedding": guided, "whole_time": not guided,
-        "time_scale": 1.0 if guided else 1000.0, "attention_eps": 1e-8, "cross_norm_eps": 1e-6,
-    }  # fmt: skip
+        "qk_norm": "blocks.0.attn.q_norm.weight" in weights,
+        "guidance_embedding": guided,
+        "whole_time": not guided,
+        "time_scale": 1.0 if guided else 1000.0,
+        "attention_eps": 1e-8,
+        "cross_norm_eps": 1e-6,
+    }
     return LinearDiTConfig(**{**values, **overrides})
 
 
 def config_from_diffusers(values: dict[str, Any]) -> LinearDiTConfig:
-    """Our config from a SanaTransformer2DModel's config.json. Raises ValueError for a variant that does not exist in SANA."""
+    """Our config from a SanaTransformer2DModel's config.json. Raises ValueError for a variant that does not
+    exist in SANA."""
     heads, head = values["num_attention_heads"], values["attention_head_dim"]
     width = heads * head
     expected = {
-        "attention_head_dim": (head, 32), "cross_attention_dim": (values["cross_attention_dim"], width),
+        "attention_head_dim": (head, 32),
+        "cross_attention_dim": (values["cross_attention_dim"], width),
         "cross width": (values["num_cross_attention_heads"] * values["cross_attention_head_dim"], width),
         "out_channels": (values.get("out_channels") or values["in_channels"], values["in_channels"]),
         "attention_bias": (values.get("attention_bias", False), False),
-        "norm_elementwise_affine": (values.get("norm_elementwise_affine", False), False), "norm_eps": (values.get("norm_eps", 1e-6), 1e-6),
+        "norm_elementwise_affine": (values.get("norm_elementwise_affine", False), False),
+        "norm_eps": (values.get("norm_eps", 1e-6), 1e-6),
         "qk_norm": (values.get("qk_norm") or "rms_norm_across_heads", "rms_norm_across_heads"),
-    }  # fmt: skip
+    }
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"transformer config: {name} is {found!r}, SANA has {wanted!r}")
@@ -119,11 +169,21 @@ def config_from_diffusers(values: dict[str, Any]) -> LinearDiTConfig:
     # a teacher of Sprint embeds 0.001 * time, its student gets times of 0..1 from the pipeline
     time_scale = 1.0 if guided else 1000.0 * float(values.get("timestep_scale", 1.0))
     return LinearDiTConfig(
-        depth=values["num_layers"], width=width, cross_heads=values["num_cross_attention_heads"], channels=values["in_channels"],
-        caption_channels=values["caption_channels"], mlp_ratio=values.get("mlp_ratio", 2.5), patch=values.get("patch_size", 1),
-        qk_norm=values.get("qk_norm") is not None, guidance_embedding=guided, position_scale=values.get("interpolation_scale"),
-        position_base=values.get("sample_size", 32), time_scale=time_scale, attention_eps=1e-15, cross_norm_eps=1e-5,
-    )  # fmt: skip
+        depth=values["num_layers"],
+        width=width,
+        cross_heads=values["num_cross_attention_heads"],
+        channels=values["in_channels"],
+        caption_channels=values["caption_channels"],
+        mlp_ratio=values.get("mlp_ratio", 2.5),
+        patch=values.get("patch_size", 1),
+        qk_norm=values.get("qk_norm") is not None,
+        guidance_embedding=guided,
+        position_scale=values.get("interpolation_scale"),
+        position_base=values.get("sample_size", 32),
+        time_scale=time_scale,
+        attention_eps=1e-15,
+        cross_norm_eps=1e-5,
+    )
 
 
 def config_to_diffusers(config: LinearDiTConfig) -> dict[str, Any]:
@@ -131,24 +191,43 @@ def config_to_diffusers(config: LinearDiTConfig) -> dict[str, Any]:
     if config.multi_frame:
         raise ValueError("diffusers' SANA draws single pictures: a model with multi_frame has no form there")
     return {
-        "_class_name": "SanaTransformer2DModel", "in_channels": config.channels, "out_channels": config.channels,
-        "num_attention_heads": config.heads, "attention_head_dim": 32, "num_layers": config.depth,
-        "num_cross_attention_heads": config.cross_heads, "cross_attention_head_dim": config.width // config.cross_heads,
-        "cross_attention_dim": config.width, "caption_channels": config.caption_channels, "mlp_ratio": config.mlp_ratio,
-        "dropout": 0.0, "attention_bias": False, "sample_size": config.position_base, "patch_size": config.patch,
-        "norm_elementwise_affine": False, "norm_eps": 1e-6, "interpolation_scale": config.position_scale,
-        "guidance_embeds": config.guidance_embedding, "guidance_embeds_scale": 0.1,
+        "_class_name": "SanaTransformer2DModel",
+        "in_channels": config.channels,
+        "out_channels": config.channels,
+        "num_attention_heads": config.heads,
+        "attention_head_dim": 32,
+        "num_layers": config.depth,
+        "num_cross_attention_heads": config.cross_heads,
+        "cross_attention_head_dim": config.width // config.cross_heads,
+        "cross_attention_dim": config.width,
+        "caption_channels": config.caption_channels,
+        "mlp_ratio": config.mlp_ratio,
+        "dropout": 0.0,
+        "attention_bias": False,
+        "sample_size": config.position_base,
+        "patch_size": config.patch,
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "interpolation_scale": config.position_scale,
+        "guidance_embeds": config.guidance_embedding,
+        "guidance_embeds_scale": 0.1,
         "qk_norm": "rms_norm_across_heads" if config.qk_norm else None,
         "timestep_scale": 1.0 if config.guidance_embedding else config.time_scale / 1000.0,
-    }  # fmt: skip
+    }
 
 
 def conventions_lost(config: LinearDiTConfig, target: str) -> list[str]:
     """What the target's code ('native' or 'diffusers') computes otherwise than this config says, in words."""
-    theirs = {"native": (1e-8, 1e-6, not config.guidance_embedding), "diffusers": (1e-15, 1e-5, False)}[target]
+    theirs = {"native": (1e-8, 1e-6, not config.guidance_embedding), "diffusers": (1e-15, 1e-5, False)}[
+        target
+    ]
     named = dataclasses.asdict(config)
     fields = ("attention_eps", "cross_norm_eps", "whole_time")
-    return [f"{name} is {named[name]} here and {value} there" for name, value in zip(fields, theirs, strict=True) if named[name] != value]
+    return [
+        f"{name} is {named[name]} here and {value} there"
+        for name, value in zip(fields, theirs, strict=True)
+        if named[name] != value
+    ]
 
 
 def _names(ours: str, table: dict[str, str]) -> list[str]:
@@ -168,7 +247,9 @@ def _theirs(ours: str, top: dict[str, str], blocks: str, block: dict[str, str]) 
     return [f"{blocks}.{found[1]}.{name}" for name in _names(found[2], block)]
 
 
-def _write(weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]) -> dict[str, Tensor]:
+def _write(
+    weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]
+) -> dict[str, Tensor]:
     named = {}
     for ours, tensor in weights.items():
         if ours.endswith(_CONVOLUTIONS):
@@ -179,7 +260,9 @@ def _write(weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: 
     return named
 
 
-def _read(weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]) -> dict[str, Tensor]:
+def _read(
+    weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]
+) -> dict[str, Tensor]:
     remaining = dict(weights)
     read = {}
     for ours in _our_names(weights, blocks):
@@ -189,7 +272,9 @@ def _read(weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: d
         missing = [name for name in names if name not in remaining]
         if missing:
             raise ValueError(f"the weights have no {missing[0]}")
-        tensor = torch.cat([remaining.pop(name) for name in names]) if len(names) > 1 else remaining.pop(names[0])
+        tensor = (
+            torch.cat([remaining.pop(name) for name in names]) if len(names) > 1 else remaining.pop(names[0])
+        )
         read[ours] = tensor[..., 0, 0] if ours.endswith(_CONVOLUTIONS) else tensor
     if remaining:
         raise ValueError(f"{len(remaining)} weights have no place in SANA, among them {sorted(remaining)[0]}")
@@ -205,8 +290,20 @@ def _our_names(weights: Iterable[str], blocks: str) -> list[str]:
     numbers = {int(found[1]) for name in weights if (found := re.match(rf"{blocks}\.(\d+)\.", name))}
     depth = max(numbers, default=-1) + 1
     names = ["caption_norm", "head_table"]
-    for module in ("patch_embed", "caption_in", "caption_out", "time_in", "time_out", "modulation", "head", "guidance_in", "guidance_out"):
-        if module.startswith("guidance_") and not any("guidance_embedder" in n or n.startswith("cfg_embedder") for n in weights):
+    for module in (
+        "patch_embed",
+        "caption_in",
+        "caption_out",
+        "time_in",
+        "time_out",
+        "modulation",
+        "head",
+        "guidance_in",
+        "guidance_out",
+    ):
+        if module.startswith("guidance_") and not any(
+            "guidance_embedder" in n or n.startswith("cfg_embedder") for n in weights
+        ):
             continue
         names += [f"{module}.weight", f"{module}.bias"]
     no_bias = ("attention.qkv", "feed_forward.narrow")

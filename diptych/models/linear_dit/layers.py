@@ -21,7 +21,8 @@ SELF_NORM_EPS = 1e-5
 
 
 class TextKeyValue(NamedTuple):
-    """Keys and values of one block's cross-attention: (B, H, T, head width) each. The same in every denoising step."""
+    """Keys and values of one block's cross-attention: (B, H, T, head width) each. The same in every denoising
+    step."""
 
     key: Tensor
     value: Tensor
@@ -38,14 +39,17 @@ class Grid(NamedTuple):
 
 def sinusoid(time: Tensor) -> Tensor:
     """128 cosines, then 128 sines of `time` (any shape), longest period 10,000; float32."""
-    frequency = torch.exp(-math.log(10000.0) * torch.arange(FREQUENCIES, dtype=torch.float32, device=time.device) / FREQUENCIES)
+    frequency = torch.exp(
+        -math.log(10000.0) * torch.arange(FREQUENCIES, dtype=torch.float32, device=time.device) / FREQUENCIES
+    )
     angle = time.float()[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 @lru_cache(maxsize=64)
 def position_table(rows: int, columns: int, width: int, base: int, scale: float) -> Tensor:
-    """Sine-cosine positions (rows * columns, width): columns in the first half, rows in the second, float32 on the CPU."""
+    """Sine-cosine positions (rows * columns, width): columns in the first half, rows in the second, float32
+    on the CPU."""
     frequency = torch.arange(width // 4, dtype=torch.float64).div(width / 4).mul(-math.log(10000.0)).exp()
     column = torch.arange(columns, dtype=torch.float64) / (columns / base) / scale
     row = torch.arange(rows, dtype=torch.float64) / (rows / base) / scale
@@ -69,12 +73,14 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class LinearAttention(nn.Module):
-    """ReLU linear attention (SANA section 2.3): out_i = sum_j v_j (k_j . q_i) / (sum_j k_j . q_i + eps), O(N D^2) a head.
+    """ReLU linear attention (SANA section 2.3): out_i = sum_j v_j (k_j . q_i) / (sum_j k_j . q_i + eps), O(N
+    D^2) a head.
 
-    Frames attend to themselves. What the frames of other roles, or further frames of the same role, hold is added in two ways,
-    both zero at first, so that a checkpoint of single pictures draws as before whatever is attached: what the query finds in
-    their states, times `mix` (roles, heads), says what is in them; the value at the same place, times `beside` (roles, width),
-    says where, which the states cannot, as queries and keys know no position.
+    Frames attend to themselves. What the frames of other roles, or further frames of the same role, hold is
+    added in two ways, both zero at first, so that a checkpoint of single pictures draws as before whatever is
+    attached: what the query finds in their states, times `mix` (roles, heads), says what is in them; the
+    value at the same place, times `beside` (roles, width), says where, which the states cannot, as queries
+    and keys know no position.
     """
 
     def __init__(self, config: LinearDiTConfig) -> None:
@@ -91,10 +97,16 @@ class LinearAttention(nn.Module):
         """x (B, F, N, C)."""
         query, key, value = self.qkv(x).chunk(3, -1)
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = rms_norm(query, self.query_norm, SELF_NORM_EPS), rms_norm(key, self.key_norm, SELF_NORM_EPS)
+            query, key = (
+                rms_norm(query, self.query_norm, SELF_NORM_EPS),
+                rms_norm(key, self.key_norm, SELF_NORM_EPS),
+            )
         # (B, F, H, N, D); half precision of 5 exponent bits would overflow in the sum over tokens
         exact = torch.float32 if x.dtype == torch.float16 else x.dtype
-        query, key, value = (part.unflatten(-1, (self.heads, HEAD)).transpose(2, 3).to(exact) for part in (F.relu(query), F.relu(key), value))
+        query, key, value = (
+            part.unflatten(-1, (self.heads, HEAD)).transpose(2, 3).to(exact)
+            for part in (F.relu(query), F.relu(key), value)
+        )
         # the column of ones gives the divisor from the same two products
         state = key.transpose(-1, -2) @ F.pad(value, (0, 1), value=1.0)
         mixed = self._read(query, state)
@@ -107,22 +119,30 @@ class LinearAttention(nn.Module):
         found = query @ state
         return found[..., :HEAD] / (found[..., HEAD:] + self.eps)
 
-    def _others(self, query: Tensor, state: Tensor, value: Tensor, grid: Grid, mix: Tensor, beside: Tensor) -> Tensor:
-        """Per role, what the frames of that role hold together; a role whose only frame is the asking one adds nothing."""
+    def _others(
+        self, query: Tensor, state: Tensor, value: Tensor, grid: Grid, mix: Tensor, beside: Tensor
+    ) -> Tensor:
+        """Per role, what the frames of that role hold together; a role whose only frame is the asking one
+        adds nothing."""
         roles = torch.tensor(grid.roles)
         added = torch.zeros_like(query)
         for role in roles.unique().tolist():
             members = roles == role
             asking = [f for f in range(grid.frames) if not members[f] or int(members.sum()) > 1]
             held = members.nonzero().flatten().tolist()
-            content = mix[role].to(query.dtype).view(-1, 1, 1) * self._read(query[:, asking], state[:, held].sum(1, keepdim=True))
-            place = beside[role].to(query.dtype).view(self.heads, 1, HEAD) * value[:, held].mean(1, keepdim=True)
+            content = mix[role].to(query.dtype).view(-1, 1, 1) * self._read(
+                query[:, asking], state[:, held].sum(1, keepdim=True)
+            )
+            place = beside[role].to(query.dtype).view(self.heads, 1, HEAD) * value[:, held].mean(
+                1, keepdim=True
+            )
             added[:, asking] = added[:, asking] + content + place
         return added
 
 
 class CrossAttention(nn.Module):
-    """Softmax attention from picture tokens to the text, whose keys and values are computed once per prompt."""
+    """Softmax attention from picture tokens to the text, whose keys and values are computed once per
+    prompt."""
 
     def __init__(self, config: LinearDiTConfig) -> None:
         super().__init__()
@@ -154,7 +174,8 @@ class CrossAttention(nn.Module):
 def _attend(query: Tensor, text: TextKeyValue, mask: Tensor | None) -> Tensor:
     if query.is_cuda:
         return F.scaled_dot_product_attention(query, text.key, text.value, attn_mask=mask)
-    # the fused kernel's backward pass is several times slower than two products on a CPU when the text is short
+    # the fused kernel's backward pass is several times slower than two products on a CPU when the text is
+    # short
     scores = (query * query.shape[-1] ** -0.5) @ text.key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -164,8 +185,9 @@ def _attend(query: Tensor, text: TextKeyValue, mask: Tensor | None) -> Tensor:
 class GatedConvolution(nn.Module):
     """Mix-FFN (SANA section 2.3): widen, SiLU, 3x3 depthwise, gate by SiLU of the other half, narrow.
 
-    The depthwise convolution's zero padding is the model's only sense of position. Its 1x1 convolutions are matrix products over
-    channels-last tokens; the convolution sees the same memory as channels-last pictures, so nothing is copied.
+    The depthwise convolution's zero padding is the model's only sense of position. Its 1x1 convolutions are
+    matrix products over channels-last tokens; the convolution sees the same memory as channels-last pictures,
+    so nothing is copied.
     """
 
     def __init__(self, config: LinearDiTConfig) -> None:

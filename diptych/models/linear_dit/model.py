@@ -1,4 +1,5 @@
-"""Linear diffusion transformer (SANA, arXiv 2410.10629 section 2.3; SANA-1.5, arXiv 2501.18427; Sprint, 2503.09641).
+"""Linear diffusion transformer (SANA, arXiv 2410.10629 section 2.3; SANA-1.5, arXiv 2501.18427; Sprint,
+2503.09641).
 
 Shapes: B batch, F frames, N tokens a frame, C width, T text tokens.
 """
@@ -42,10 +43,11 @@ class TextCondition:
 
 
 def trim_text(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Text (B, T, channels) and its mask (B, T) without the padding that no sample needs; no mask where none is left.
+    """Text (B, T, channels) and its mask (B, T) without the padding that no sample needs; no mask where none
+    is left.
 
-    Padding has exactly no influence on the output, so leaving it out changes rounding alone. Looks at the mask's values, so it
-    waits for the device: once per prompt.
+    Padding has exactly no influence on the output, so leaving it out changes rounding alone. Looks at the
+    mask's values, so it waits for the device: once per prompt.
     """
     mask = mask.bool()
     used = mask.any(0).nonzero()
@@ -66,7 +68,9 @@ class Block(nn.Module):
         """Keys and values of projected text (B, T, C)."""
         return self.cross_attention.read(text)
 
-    def forward(self, x: Tensor, text: TextKeyValue, mask: Tensor | None, modulation: Tensor, grid: Grid) -> Tensor:
+    def forward(
+        self, x: Tensor, text: TextKeyValue, mask: Tensor | None, modulation: Tensor, grid: Grid
+    ) -> Tensor:
         """x (B, F, N, C); modulation (B, 1 or F, 6, C), the same for all blocks."""
         parts = (self.table + modulation).unsqueeze(-2).unbind(2)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
@@ -97,7 +101,8 @@ class LinearDiT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Start of training from scratch, as published: Xavier matrices, tables N(0, 1/C), modulation and time std 0.02.
+        """Start of training from scratch, as published: Xavier matrices, tables N(0, 1/C), modulation and
+        time std 0.02.
 
         The frame parts stay zero.
         """
@@ -127,17 +132,30 @@ class LinearDiT(nn.Module):
         blocks = tuple(block.read(projected) for block in cast(list[Block], self.blocks))
         return TextCondition(blocks, None if mask is None else mask.bool()[:, None, None])
 
-    def forward(self, x: Tensor, sigma: Tensor, text: TextCondition, guidance: Tensor | None = None, roles: Sequence[str] | None = None) -> Tensor:
-        """Velocity (B, F, channels, height, width) at noise levels sigma, (B,), or (B, F) with a level for each frame.
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        text: TextCondition,
+        guidance: Tensor | None = None,
+        roles: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Velocity (B, F, channels, height, width) at noise levels sigma, (B,), or (B, F) with a level for
+        each frame.
 
-        `roles` names each frame's role; a single frame is the target. `guidance` (B,) is Sprint's guidance scale.
+        `roles` names each frame's role; a single frame is the target. `guidance` (B,) is Sprint's guidance
+        scale.
         """
         config = self.config
         batch, frames, _, height, width = x.shape
         if frames > 1 and self.roles is None:
-            raise ValueError(f"this model draws single pictures, got {frames} frames: its config has multi_frame off")
+            raise ValueError(
+                f"this model draws single pictures, got {frames} frames: its config has multi_frame off"
+            )
         roles = roles or ("target",) * frames
-        grid = Grid(frames, height // config.patch, width // config.patch, tuple(ROLES.index(role) for role in roles))
+        grid = Grid(
+            frames, height // config.patch, width // config.patch, tuple(ROLES.index(role) for role in roles)
+        )
         tokens = self._tokens(x, grid)
         time, modulation = self._time(sigma.view(batch, -1), guidance, x.dtype)
         for block, key_value in zip(self.blocks, text.blocks, strict=True):
@@ -145,7 +163,9 @@ class LinearDiT(nn.Module):
         shift, scale = (self.head_table + time[:, :, None]).unsqueeze(-2).unbind(2)
         patches = self.head(modulate(tokens, shift, scale))
         # a token holds patch row, patch column, channel
-        patches = patches.view(batch, frames, grid.rows, grid.columns, config.patch, config.patch, config.channels)
+        patches = patches.view(
+            batch, frames, grid.rows, grid.columns, config.patch, config.patch, config.channels
+        )
         return patches.permute(0, 1, 6, 2, 4, 3, 5).reshape(x.shape)
 
     def _tokens(self, x: Tensor, grid: Grid) -> Tensor:
@@ -173,5 +193,7 @@ class LinearDiT(nn.Module):
             features = sinusoid(guidance.float() * 0.1).to(dtype)
             embedded = embedded + self.guidance_out(F.silu(self.guidance_in(features)))[:, None]
         elif guidance is not None:
-            raise ValueError("this model has no guidance embedding: guide it with a second, unconditional pass")
+            raise ValueError(
+                "this model has no guidance embedding: guide it with a second, unconditional pass"
+            )
         return embedded, self.modulation(F.silu(embedded)).unflatten(-1, (6, config.width))

@@ -5,6 +5,19 @@ from diptych.models.mot.layout import CLEAN, NOISY, PAD, TEXT, Layout, Slots, ma
 from diptych.models.mot.model import Cache, MoT, picture_positions
 
 __all__ = [
-    "CLEAN", "NOISY", "PAD", "TEXT", "Cache", "Experts", "Layout", "MoT", "MoTConfig", "Slots", "by_size", "may_see",
-    "picture_positions", "u1_8b", "u1_a3b",
-]  # fmt: skip
+    "CLEAN",
+    "NOISY",
+    "PAD",
+    "TEXT",
+    "Cache",
+    "Experts",
+    "Layout",
+    "MoT",
+    "MoTConfig",
+    "Slots",
+    "by_size",
+    "may_see",
+    "picture_positions",
+    "u1_8b",
+    "u1_a3b",
+]

@@ -1,4 +1,5 @@
-"""Configuration of the mixture of transformers, with the published sizes (SenseNova-U1, arXiv 2605.12500, Table 1)."""
+"""Configuration of the mixture of transformers, with the published sizes (SenseNova-U1, arXiv 2605.12500,
+Table 1)."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class MoTConfig:
     """Side of a patch, px; a token is 2x2 patches."""
     vision_width: int = 1024
     head: str = "linear"
-    """'linear': two layers a token (U1); 'conv': pixel shuffle and 3x3 convolutions over the whole map (U1.5)."""
+    """'linear': two layers a token (U1); 'conv': pixel shuffle and 3x3 convolutions over the whole map
+    (U1.5)."""
     head_width: int = 4096
     """Inner width of the linear head, or channels after the first convolution of the conv head."""
     noise_scale_max: float = 8.0
@@ -62,7 +64,9 @@ class MoTConfig:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.vision_width % 4:
-            raise ValueError(f"vision_width must be a multiple of 4 (column and row rotation), got {self.vision_width}")
+            raise ValueError(
+                f"vision_width must be a multiple of 4 (column and row rotation), got {self.vision_width}"
+            )
         if self.head == "conv" and (self.width % 4 or self.head_width % 4 or self.patch % 2):
             raise ValueError("the conv head needs width and head_width divisible by 4 and an even patch")
 
@@ -77,27 +81,55 @@ class MoTConfig:
 
 
 def by_size(size: int, vocab_size: int, patch: int, depth: int | None = None) -> MoTConfig:
-    """The dial: `size` layers set everything else (width 32 a layer, heads of 48, feed-forward 8/3 wide); `depth`: other layers."""
+    """The dial: `size` layers set everything else (width 32 a layer, heads of 48, feed-forward 8/3 wide);
+    `depth`: other layers."""
     if size < 1:
         raise ValueError(f"size must be at least 1 layer, got {size}")
     width = CHANNELS * size
     return MoTConfig(
-        vocab_size=vocab_size, width=width, depth=depth or size, heads=max(1, round(width / 48)), kv_heads=max(1, round(width / 48)), head_dim=48,
-        ffn_width=-(-width * 8 // 3 // 32) * 32, patch=patch, vision_width=64, head="conv", head_width=max(32, width // 2),
-        rope_theta=1e4, rope_theta_hw=100.0, rope_theta_vision=100.0, noise_scale_max=4.0, scalar_features=128,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        width=width,
+        depth=depth or size,
+        heads=max(1, round(width / 48)),
+        kv_heads=max(1, round(width / 48)),
+        head_dim=48,
+        ffn_width=-(-width * 8 // 3 // 32) * 32,
+        patch=patch,
+        vision_width=64,
+        head="conv",
+        head_width=max(32, width // 2),
+        rope_theta=1e4,
+        rope_theta_hw=100.0,
+        rope_theta_vision=100.0,
+        noise_scale_max=4.0,
+        scalar_features=128,
+    )
 
 
 def u1_8b() -> MoTConfig:
     """8B-MoT: 6 pre-buffer layers and Qwen3-8B's 36, all ordinary layers."""
     return MoTConfig(
-        vocab_size=151_936, width=4096, depth=42, heads=32, kv_heads=8, head_dim=128, ffn_width=12_288,
-    )  # fmt: skip
+        vocab_size=151_936,
+        width=4096,
+        depth=42,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        ffn_width=12_288,
+    )
 
 
 def u1_a3b() -> MoTConfig:
     """A3B-MoT: 128 experts for text and clean pictures, 32 for noisy ones, 8 chosen."""
     return MoTConfig(
-        vocab_size=151_936, width=2048, depth=48, heads=32, kv_heads=4, head_dim=128, ffn_width=6144, rope_theta=1e7,
-        und_experts=Experts(count=128, per_token=8, width=768), gen_experts=Experts(count=32, per_token=8, width=768),
-    )  # fmt: skip
+        vocab_size=151_936,
+        width=2048,
+        depth=48,
+        heads=32,
+        kv_heads=4,
+        head_dim=128,
+        ffn_width=6144,
+        rope_theta=1e7,
+        und_experts=Experts(count=128, per_token=8, width=768),
+        gen_experts=Experts(count=32, per_token=8, width=768),
+    )

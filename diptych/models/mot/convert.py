@@ -1,6 +1,7 @@
 """Published SenseNova-U1 weights and config to ours, and back.
 
-Names differ, and convolutions over disjoint patches are linears here: their weights are reshaped, never changed.
+Names differ, and convolutions over disjoint patches are linears here: their weights are reshaped, never
+changed.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def published_name(ours: str) -> str:
         index, suffix, part = layer[1], "_mot_gen" if layer[2] == "gen" else "", layer[3]
         expert = re.fullmatch(r"ffn\.experts\.(\d+)\.(\w+)", part)
         if expert:
-            return f"language_model.model.layers.{index}.mlp{suffix}.experts.{expert[1]}.{_EXPERT_BACK[expert[2]]}.{leaf}"
+            part = f"mlp{suffix}.experts.{expert[1]}.{_EXPERT_BACK[expert[2]]}"
+            return f"language_model.model.layers.{index}.{part}.{leaf}"
         if part in _LAYER_BACK:
             theirs = _LAYER_BACK[part]
             # the suffix follows the doubled module: mlp_mot_gen.up_proj, but self_attn.q_proj_mot_gen
@@ -98,7 +100,8 @@ def from_published(state: Mapping[str, Tensor], config: MoTConfig) -> dict[str, 
         if ours.endswith("patches.weight"):
             tensor = tensor.flatten(1)
         elif ours.endswith("merge.weight"):
-            # (C, vision, row, column) -> (C, row, column, vision): a token's four patches stand one after another
+            # (C, vision, row, column) -> (C, row, column, vision): a token's four patches stand one after
+            # another
             tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         converted[ours] = tensor.contiguous()
     return converted
@@ -116,8 +119,11 @@ def to_published(state: Mapping[str, Tensor], config: MoTConfig) -> dict[str, Te
     return converted
 
 
-def config_from_published(published: Mapping[str, Any], weights: Iterable[tuple[str, tuple[int, ...]]] = ()) -> MoTConfig:
-    """Published config.json -> ours. The head's inner width is no field there: it is read from the weight shapes."""
+def config_from_published(
+    published: Mapping[str, Any], weights: Iterable[tuple[str, tuple[int, ...]]] = ()
+) -> MoTConfig:
+    """Published config.json -> ours. The head's inner width is no field there: it is read from the weight
+    shapes."""
     llm, vision = published["llm_config"], published["vision_config"]
     shapes = dict(weights)
     head = shapes.get("fm_modules.fm_head.0.weight")
@@ -131,15 +137,29 @@ def config_from_published(published: Mapping[str, Any], weights: Iterable[tuple[
             return llm.get(prefix + name, llm[name])
 
         return Experts(
-            count=field("num_experts"), per_token=field("num_experts_per_tok"), width=field("moe_intermediate_size"),
+            count=field("num_experts"),
+            per_token=field("num_experts_per_tok"),
+            width=field("moe_intermediate_size"),
             normalise=llm.get("norm_topk_prob", True),
-        )  # fmt: skip
+        )
 
     return MoTConfig(
-        vocab_size=llm["vocab_size"], width=llm["hidden_size"], depth=llm["num_hidden_layers"], heads=llm["num_attention_heads"],
-        kv_heads=llm["num_key_value_heads"], head_dim=llm["head_dim"], ffn_width=llm["intermediate_size"],
-        und_experts=experts(""), gen_experts=experts("gen_"), norm_eps=llm["rms_norm_eps"], rope_theta=llm["rope_theta"],
-        rope_theta_hw=llm["rope_theta_hw"], rope_theta_vision=vision["rope_theta_vision"], patch=vision["patch_size"],
-        vision_width=vision["hidden_size"], head="conv" if published.get("use_pixel_head") else "linear",
-        head_width=head[0] if head else 4096, noise_scale_max=published["noise_scale_max_value"],
-    )  # fmt: skip
+        vocab_size=llm["vocab_size"],
+        width=llm["hidden_size"],
+        depth=llm["num_hidden_layers"],
+        heads=llm["num_attention_heads"],
+        kv_heads=llm["num_key_value_heads"],
+        head_dim=llm["head_dim"],
+        ffn_width=llm["intermediate_size"],
+        und_experts=experts(""),
+        gen_experts=experts("gen_"),
+        norm_eps=llm["rms_norm_eps"],
+        rope_theta=llm["rope_theta"],
+        rope_theta_hw=llm["rope_theta_hw"],
+        rope_theta_vision=vision["rope_theta_vision"],
+        patch=vision["patch_size"],
+        vision_width=vision["hidden_size"],
+        head="conv" if published.get("use_pixel_head") else "linear",
+        head_width=head[0] if head else 4096,
+        noise_scale_max=published["noise_scale_max_value"],
+    )

@@ -1,7 +1,7 @@
 """Layers of the mixture of transformers.
 
-Shapes: B rows, L slots of a row, U understanding tokens and G noisy tokens of all rows together, C width, H heads, K key
-and value heads, D head width, P pictures.
+Shapes: B rows, L slots of a row, U understanding tokens and G noisy tokens of all rows together, C width, H
+heads, K key and value heads, D head width, P pictures.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ class RMSNorm(nn.Module):
 def rotation_tables(positions: Tensor, head_dim: int, theta: float, theta_hw: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine for positions (N, 3) = (t, h, w); each (N, 1, D).
 
-    Segments t, h, w take a half, a quarter and a quarter of the head; inside one, element k pairs with k + d/2 and turns by
-    position * theta^(-2k/d).
+    Segments t, h, w take a half, a quarter and a quarter of the head; inside one, element k pairs with k +
+    d/2 and turns by position * theta^(-2k/d).
     """
     angles = []
-    for axis, size, base in ((0, head_dim // 2, theta), (1, head_dim // 4, theta_hw), (2, head_dim // 4, theta_hw)):
+    for axis, size, base in (
+        (0, head_dim // 2, theta),
+        (1, head_dim // 4, theta_hw),
+        (2, head_dim // 4, theta_hw),
+    ):
         frequency = base ** (-torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size)
         angle = positions[:, axis, None].float() * frequency
         angles += [angle, angle]
@@ -83,7 +87,8 @@ class MixtureOfExperts(nn.Module):
 
 
 class StreamLayer(nn.Module):
-    """One stream's half of a block: its own norms, projections and feed-forward; the attention itself is shared."""
+    """One stream's half of a block: its own norms, projections and feed-forward; the attention itself is
+    shared."""
 
     def __init__(self, config: MoTConfig, experts: Experts | None) -> None:
         super().__init__()
@@ -109,7 +114,10 @@ class StreamLayer(nn.Module):
         heads = torch.cat([self.q(x), self.k(x)], -1).unflatten(-1, (-1, 2, self.head_dim // 2))
         q_weight = torch.stack([self.q_norm_t.weight, self.q_norm_hw.weight]).expand(self.heads, -1, -1)
         k_weight = torch.stack([self.k_norm_t.weight, self.k_norm_hw.weight]).expand(self.kv_heads, -1, -1)
-        heads = F.rms_norm(heads.float(), (self.head_dim // 2,), eps=self.q_norm_t.eps) * torch.cat([q_weight, k_weight]).float()
+        heads = (
+            F.rms_norm(heads.float(), (self.head_dim // 2,), eps=self.q_norm_t.eps)
+            * torch.cat([q_weight, k_weight]).float()
+        )
         q, k = rotate(heads.flatten(-2), *rotation).to(v.dtype).split([self.heads, self.kv_heads], 1)
         return q, k, v
 
@@ -120,8 +128,8 @@ class StreamLayer(nn.Module):
 
 
 def patchify(pictures: Tensor, patch: int) -> Tensor:
-    """(P, 3, height, width) -> (P * tokens, 4, 3 * patch^2): per token its 2x2 patches row by row, a patch as channel, row,
-    column."""
+    """(P, 3, height, width) -> (P * tokens, 4, 3 * patch^2): per token its 2x2 patches row by row, a patch as
+    channel, row, column."""
     p, _, height, width = pictures.shape
     rows, columns = height // (2 * patch), width // (2 * patch)
     x = pictures.reshape(p, 3, rows, 2, patch, columns, 2, patch)
@@ -136,10 +144,11 @@ def untokenise(tokens: Tensor, rows: int, columns: int) -> Tensor:
 
 
 class PatchInterface(nn.Module):
-    """Pictures to tokens: 16x16 convolution, exact GELU, 2-D rotation, 2x2 convolution (both written as linears).
+    """Pictures to tokens: 16x16 convolution, exact GELU, 2-D rotation, 2x2 convolution (both written as
+    linears).
 
-    The rotation turns the activated patch vector: its first half with the patch's column, its second with its row,
-    neighbours paired (NEO-unify, arXiv 2605.12500 section 2.1).
+    The rotation turns the activated patch vector: its first half with the patch's column, its second with its
+    row, neighbours paired (NEO-unify, arXiv 2605.12500 section 2.1).
     """
 
     def __init__(self, config: MoTConfig) -> None:
@@ -200,8 +209,8 @@ class LinearHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Pixels from the whole map, so that no seam shows between tokens (U1.5): shuffle x2, conv, GELU, shuffle x2, conv,
-    shuffle by the rest."""
+    """Pixels from the whole map, so that no seam shows between tokens (U1.5): shuffle x2, conv, GELU, shuffle
+    x2, conv, shuffle by the rest."""
 
     def __init__(self, config: MoTConfig) -> None:
         super().__init__()

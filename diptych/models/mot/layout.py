@@ -2,7 +2,8 @@
 
 The rules (SenseNova-U1, arXiv 2605.12500 section 2.2), for a query and a key of one document:
 
-1. a token sees what stands at its own time or earlier; all tokens of one picture share a time, so a picture is
+1. a token sees what stands at its own time or earlier; all tokens of one picture share a time, so a picture
+   is
    bidirectional and everything else causal;
 2. noisy tokens are seen by their own picture alone;
 3. noisy tokens do not see clean tokens of the same time, which are their own clean copy;

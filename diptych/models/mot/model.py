@@ -1,7 +1,7 @@
 """Mixture of transformers: one model that reads, answers and draws (SenseNova-U1, arXiv 2605.12500).
 
-Two streams of weights, joined in every layer by one softmax attention. Text and clean pictures use the understanding
-stream, noisy pictures the generation stream. Shapes as in `layers.py`.
+Two streams of weights, joined in every layer by one softmax attention. Text and clean pictures use the
+understanding stream, noisy pictures the generation stream. Shapes as in `layers.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from diptych.models.mot.config import MoTConfig
-from diptych.models.mot.layers import ConvHead, LinearHead, PatchInterface, RMSNorm, ScalarEmbedder, StreamLayer, rotation_tables
+from diptych.models.mot.layers import (
+    ConvHead,
+    LinearHead,
+    PatchInterface,
+    RMSNorm,
+    ScalarEmbedder,
+    StreamLayer,
+    rotation_tables,
+)
 from diptych.models.mot.layout import Layout
 
 Rotations = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -23,7 +31,8 @@ Rotations = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of a prefix, per layer (B, K, S, D), after norm and rotation; computed once, read at every step."""
+    """Keys and values of a prefix, per layer (B, K, S, D), after norm and rotation; computed once, read at
+    every step."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     valid: Tensor
@@ -33,7 +42,8 @@ class Cache:
 
     @cached_property
     def key_mask(self) -> Tensor | None:
-        """(B, 1, 1, S), or None where nothing was padded. Found out once: on a GPU the question waits for the device."""
+        """(B, 1, 1, S), or None where nothing was padded. Found out once: on a GPU the question waits for the
+        device."""
         return None if bool(self.valid.all()) else self.valid[:, None, None]
 
 
@@ -44,15 +54,26 @@ class Block(nn.Module):
         self.gen = StreamLayer(config, config.gen_experts)
 
     def forward(
-        self, und: Tensor, gen: Tensor, layout: Layout, rotations: Rotations, past: tuple[Tensor, Tensor] | None = None
+        self,
+        und: Tensor,
+        gen: Tensor,
+        layout: Layout,
+        rotations: Rotations,
+        past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """und (U, C), gen (G, C) -> the same after this block, and the rows' keys and values (B, K, L, D) without `past`."""
+        """und (U, C), gen (G, C) -> the same after this block, and the rows' keys and values (B, K, L, D)
+        without `past`."""
         projected = zip(self.und.project(und, rotations[0]), self.gen.project(gen, rotations[1]), strict=True)
         slots, shape = layout.gather.flatten(), layout.gather.shape
-        q, k, v = (torch.cat(pair).index_select(0, slots).unflatten(0, shape).transpose(1, 2) for pair in projected)
+        q, k, v = (
+            torch.cat(pair).index_select(0, slots).unflatten(0, shape).transpose(1, 2) for pair in projected
+        )
         own = (k, v)
         if past is not None:
-            k, v = torch.cat([past[0].expand(k.shape[0], -1, -1, -1), k], 2), torch.cat([past[1].expand(k.shape[0], -1, -1, -1), v], 2)
+            k, v = (
+                torch.cat([past[0].expand(k.shape[0], -1, -1, -1), k], 2),
+                torch.cat([past[1].expand(k.shape[0], -1, -1, -1), v], 2),
+            )
         attended = attend(q, k, v, layout.mask).transpose(1, 2).flatten(2).flatten(0, 1)
         und = self.und.finish(und, attended.index_select(0, layout.und))
         return und, self.gen.finish(gen, attended.index_select(0, layout.gen)), own
@@ -84,7 +105,8 @@ class MoT(nn.Module):
         self.pixel_head = LinearHead(config) if config.head == "linear" else ConvHead(config)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Fresh weights: normal of std 1/sqrt(fan in), output projections divided by sqrt(2 depth), embedding std 0.02."""
+        """Fresh weights: normal of std 1/sqrt(fan in), output projections divided by sqrt(2 depth), embedding
+        std 0.02."""
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 parameter.data.fill_(1.0 if "norm" in name else 0.0)
@@ -107,17 +129,24 @@ class MoT(nn.Module):
         The embedders read t = 1 - sigma, the time of the published model.
         """
         tokens = self.noisy_interface(pictures)
-        level = self.time_embedder(1.0 - sigma) + self.noise_scale_embedder(noise_scale / self.config.noise_scale_max)
+        level = self.time_embedder(1.0 - sigma) + self.noise_scale_embedder(
+            noise_scale / self.config.noise_scale_max
+        )
         return tokens + level.repeat_interleave(tokens.shape[0] // pictures.shape[0], dim=0).type_as(tokens)
 
     def forward(
-        self, und: Tensor, gen: Tensor, layout: Layout, past: Cache | None = None, hidden_states: list[tuple[Tensor, Tensor]] | None = None
+        self,
+        und: Tensor,
+        gen: Tensor,
+        layout: Layout,
+        past: Cache | None = None,
+        hidden_states: list[tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor], ...]]:
         """Embedded tokens of both streams, und (U, C) and gen (G, C), through all blocks.
 
-        Returns the normed hidden states (U, C) and (G, C) and the keys and values that these tokens add, per layer
-        (B, K, L, D). With `past`, rows also see that prefix. `hidden_states`, if given, collects the streams after each
-        block.
+        Returns the normed hidden states (U, C) and (G, C) and the keys and values that these tokens add, per
+        layer (B, K, L, D). With `past`, rows also see that prefix. `hidden_states`, if given, collects the
+        streams after each block.
         """
         config = self.config
         rotations = (
@@ -152,7 +181,10 @@ class MoT(nn.Module):
         if mask is not None:
             mask = F.pad(mask, (0, 1), value=True)
         hidden, _, added = self(und, und[:0], Layout.uniform(positions, mask, noisy=False), cache)
-        layers = tuple((torch.cat([k, nk], 2), torch.cat([v, nv], 2)) for (k, v), (nk, nv) in zip(cache.layers, added, strict=True))
+        layers = tuple(
+            (torch.cat([k, nk], 2), torch.cat([v, nv], 2))
+            for (k, v), (nk, nv) in zip(cache.layers, added, strict=True)
+        )
         return hidden, Cache(layers, F.pad(cache.valid, (0, 1), value=True), cache.next_time + 1)
 
     def denoise(self, pictures: Tensor, sigma: Tensor, noise_scale: Tensor, cache: Cache) -> Tensor:
@@ -169,7 +201,9 @@ class MoT(nn.Module):
 
 def picture_positions(rows: int, columns: int, time: Tensor) -> Tensor:
     """Positions (B, rows * columns, 3) of the tokens of one picture a row, all at that row's `time` (B,)."""
-    h, w = torch.meshgrid(torch.arange(rows, device=time.device), torch.arange(columns, device=time.device), indexing="ij")
+    h, w = torch.meshgrid(
+        torch.arange(rows, device=time.device), torch.arange(columns, device=time.device), indexing="ij"
+    )
     grid = torch.stack([torch.zeros_like(h), h, w], -1).flatten(0, 1)[None].repeat(len(time), 1, 1)
     grid[:, :, 0] = time[:, None]
     return grid

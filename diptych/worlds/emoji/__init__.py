@@ -1,4 +1,5 @@
-"""The emoji world: real glyphs under their Unicode names, composed into scenes that can be asked about and edited."""
+"""The emoji world: real glyphs under their Unicode names, composed into scenes that can be asked about and
+edited."""
 
 from diptych.worlds.emoji.captions import CATEGORIES
 from diptych.worlds.emoji.checker import Checker
@@ -7,4 +8,14 @@ from diptych.worlds.emoji.font import FontNotFoundError
 from diptych.worlds.emoji.questions import QUESTION_TYPES
 from diptych.worlds.emoji.scene import EmojiWorld, Scene, Wanted, WorldConfig
 
-__all__ = ["CATEGORIES", "EDIT_TYPES", "QUESTION_TYPES", "Checker", "EmojiWorld", "FontNotFoundError", "Scene", "Wanted", "WorldConfig"]
+__all__ = [
+    "CATEGORIES",
+    "EDIT_TYPES",
+    "QUESTION_TYPES",
+    "Checker",
+    "EmojiWorld",
+    "FontNotFoundError",
+    "Scene",
+    "Wanted",
+    "WorldConfig",
+]

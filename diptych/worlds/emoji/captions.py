@@ -1,4 +1,5 @@
-"""Words for what is in a scene, in both directions: varied prompts from facts, and facts back from a caption."""
+"""Words for what is in a scene, in both directions: varied prompts from facts, and facts back from a
+caption."""
 
 from __future__ import annotations
 
@@ -10,11 +11,21 @@ from diptych.worlds.emoji.names import BACKGROUNDS, Kind
 from diptych.worlds.emoji.scene import MAX_GLYPHS, RELATIONS, EmojiWorld, Wanted
 
 CATEGORIES = ("single", "two", "counting", "colours", "position", "binding")
-"""GenEval's six (arXiv 2310.11513): single object, two objects, counting, colours, position, attribute binding."""
+"""GenEval's six (arXiv 2310.11513): single object, two objects, counting, colours, position, attribute
+binding."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 
 _FRAMES: dict[str, tuple[str, ...]] = {
-    "en": ("{}", "{}", "a picture of {}", "draw {}", "an image with {}", "show me {}", "please draw {}", "there should be {}"),
+    "en": (
+        "{}",
+        "{}",
+        "a picture of {}",
+        "draw {}",
+        "an image with {}",
+        "show me {}",
+        "please draw {}",
+        "there should be {}",
+    ),
     "id": ("{}", "gambar {}", "tolong gambar {}", "sebuah gambar dengan {}"),
 }
 _NUMBERS = {"en": NUMBERS, "id": ("nol", "satu", "dua", "tiga", "empat", "lima")}
@@ -24,8 +35,15 @@ _BACKGROUND: dict[str, tuple[str, ...]] = {
     "id": ("{} dengan latar {}", "{}, latar {}"),
 }
 _BACKGROUND_NAMES = {
-    "id": {"white": "putih", "pink": "merah muda", "mint": "hijau mint", "sky blue": "biru langit", "lavender": "lavender", "gray": "abu-abu"},
-}  # fmt: skip
+    "id": {
+        "white": "putih",
+        "pink": "merah muda",
+        "mint": "hijau mint",
+        "sky blue": "biru langit",
+        "lavender": "lavender",
+        "gray": "abu-abu",
+    },
+}
 _RELATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "en": {
         "left of": ("left of", "to the left of"),
@@ -84,11 +102,13 @@ def _facts(world: EmojiWorld, wanted: Wanted, language: str, pick) -> str:  # ty
         return join([counted(world.kinds[name], n, language) for name, n in wanted.counts], language)
     first, relation, second = wanted.relation
     words = pick(_RELATIONS[language][relation])
-    return f"{counted(world.kinds[first], counts[first], language)} {words} {counted(world.kinds[second], counts[second], language)}"
+    one, other = (counted(world.kinds[name], counts[name], language) for name in (first, second))
+    return f"{one} {words} {other}"
 
 
 def parse_caption(world: EmojiWorld, text: str) -> Wanted | None:
-    """The facts of an English caption, or None where it is not one. Inverse of `caption`, tolerant of its phrasings."""
+    """The facts of an English caption, or None where it is not one. Inverse of `caption`, tolerant of its
+    phrasings."""
     text = text.lower().strip().rstrip(".")
     background = None
     for name in BACKGROUNDS:
@@ -122,7 +142,8 @@ def parse_caption(world: EmojiWorld, text: str) -> Wanted | None:
 
 
 def sample_wanted(world: EmojiWorld, category: str, rng: np.random.Generator, held: bool = False) -> Wanted:
-    """Facts for one prompt of a GenEval category; `held` picks only combinations held out of training, else none of them.
+    """Facts for one prompt of a GenEval category; `held` picks only combinations held out of training, else
+    none of them.
 
     'single' and 'colours' hold nothing out: every kind must have been seen once to be drawn.
     """
@@ -130,7 +151,9 @@ def sample_wanted(world: EmojiWorld, category: str, rng: np.random.Generator, he
         wanted = _candidate(world, category, rng)
         if category in ("single", "colours") or world.is_held_out(wanted) == held:
             return wanted
-    raise ValueError(f"no {'held-out' if held else 'seen'} combination of category {category!r} exists in this world")
+    raise ValueError(
+        f"no {'held-out' if held else 'seen'} combination of category {category!r} exists in this world"
+    )
 
 
 def _candidate(world: EmojiWorld, category: str, rng: np.random.Generator) -> Wanted:
@@ -165,7 +188,8 @@ def swapped_binding(world: EmojiWorld, wanted: Wanted) -> Wanted:
 
 
 def sample_scene_facts(world: EmojiWorld, rng: np.random.Generator) -> Wanted:
-    """Facts of a free scene of 1 to 5 glyphs of up to 3 kinds, half of those of two kinds with a relation; never held out."""
+    """Facts of a free scene of 1 to 5 glyphs of up to 3 kinds, half of those of two kinds with a relation;
+    never held out."""
     while True:
         kinds = int(rng.choice([1, 2, 2, 2, 3]))
         names = [world.names[i] for i in rng.choice(len(world.names), size=kinds, replace=False)]

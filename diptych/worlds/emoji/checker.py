@@ -1,8 +1,8 @@
 """The exact checker: finds glyphs in a picture without knowing its scene, and judges prompts and edits.
 
-The background is the median colour; at every offset every glyph has a squared distance to the picture, as a share of its own
-difference from the background. The nearest is taken, its box closed, and so on. What no glyph explains counts as an unknown
-object, so that a smear fails an exact prompt.
+The background is the median colour; at every offset every glyph has a squared distance to the picture, as a
+share of its own difference from the background. The nearest is taken, its box closed, and so on. What no
+glyph explains counts as an unknown object, so that a smear fails an exact prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from diptych.worlds.emoji.scene import EmojiWorld, Wanted, stands
 
 UNKNOWN = "unknown"
 _ACCEPT = 0.5
-"""A glyph is there when its squared distance is below this share of its energy (distance 0 = equal, 1 = bare background)."""
+"""A glyph is there when its squared distance is below this share of its energy (distance 0 = equal, 1 = bare
+background)."""
 _OVERLAP = 0.6
 """Two finds are at least this share of a glyph apart along one axis."""
 
@@ -81,23 +82,32 @@ class Checker:
             index, row, column = np.unravel_index(int(distance.argmin()), distance.shape)
             if float(distance[index, row, column]) >= _ACCEPT:
                 break
-            # what an earlier find explains is no evidence: two touching squares have a third one in their corner
+            # what an earlier find explains is no evidence: two touching squares have a third one in their
+            # corner
             at = (slice(None), slice(row, row + self.size), slice(column, column + self.size))
             open_residual = padded[at] * (1 - explained[at])
             share = float((open_residual - templates[index]).square().sum() / energy[index])
             if share >= _ACCEPT:
                 distance[index, row, column] = torch.inf
                 continue
-            distance[:, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = torch.inf
+            distance[
+                :, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1
+            ] = torch.inf
             centre = self.size / 2 - margin
-            found.append(Found(self.world.names[int(index)], float(column) + centre, float(row) + centre, share))
+            found.append(
+                Found(self.world.names[int(index)], float(column) + centre, float(row) + centre, share)
+            )
             explained[at] = 1.0
         # averaged over 3x3 first, so that pixel noise is no object
         leftover = F.avg_pool2d(padded * (1 - explained), 3, stride=1, padding=1).abs().amax(0) > 0.15
         blob = F.avg_pool2d(leftover.float()[None, None], self.size // 2, stride=1)[0, 0]
         if float(blob.max()) > 0.5:
             row, column = np.unravel_index(int(blob.argmax()), blob.shape)
-            found.append(Found(UNKNOWN, float(column) + self.size / 4 - margin, float(row) + self.size / 4 - margin, 1.0))
+            found.append(
+                Found(
+                    UNKNOWN, float(column) + self.size / 4 - margin, float(row) + self.size / 4 - margin, 1.0
+                )
+            )
         return Detection(background, tuple(found))
 
     def satisfies(self, detection: Detection, wanted: Wanted) -> bool:
@@ -111,9 +121,11 @@ class Checker:
         first, word, second = wanted.relation
         return all(
             stands(word, (a.x, a.y), (b.x, b.y), self.size / 2)
-            for a in detection.found if a.name == first
-            for b in detection.found if b.name == second
-        )  # fmt: skip
+            for a in detection.found
+            if a.name == first
+            for b in detection.found
+            if b.name == second
+        )
 
     def edited(self, detection: Detection, edit: Edit) -> bool:
         """Whether a picture shows the edit done and every untouched glyph still in its place."""
@@ -123,7 +135,11 @@ class Checker:
         left = list(detection.found)
         half = self.world.config.box / 2
         for item in fixed:
-            near = [f for f in left if f.name == item.name and max(abs(f.x - item.x - half), abs(f.y - item.y - half)) <= half]
+            near = [
+                f
+                for f in left
+                if f.name == item.name and max(abs(f.x - item.x - half), abs(f.y - item.y - half)) <= half
+            ]
             if not near:
                 return False
             left.remove(near[0])

@@ -1,4 +1,5 @@
-"""Claims about a scene: prompts that it carries out, and prompts that it misses by one mistake, as drawing models make them."""
+"""Claims about a scene: prompts that it carries out, and prompts that it misses by one mistake, as drawing
+models make them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from diptych.worlds.emoji.scene import MAX_GLYPHS, RELATIONS, EmojiWorld, Scene,
 
 
 def shows(world: EmojiWorld, scene: Scene, wanted: Wanted) -> bool:
-    """Whether a scene is exactly what was asked: counts, relation, background, nothing else. The checker's rule, on facts."""
+    """Whether a scene is exactly what was asked: counts, relation, background, nothing else. The checker's
+    rule, on facts."""
     if scene.counts() != Counter(dict(wanted.counts)) or wanted.background not in (None, scene.background):
         return False
     if wanted.relation is None:
@@ -20,13 +22,16 @@ def shows(world: EmojiWorld, scene: Scene, wanted: Wanted) -> bool:
     first, word, second = wanted.relation
     return all(
         stands(word, (a.x, a.y), (b.x, b.y), world.config.glyph / 2)
-        for a in scene.items if a.name == first
-        for b in scene.items if b.name == second
-    )  # fmt: skip
+        for a in scene.items
+        if a.name == first
+        for b in scene.items
+        if b.name == second
+    )
 
 
 def spoiled(world: EmojiWorld, wanted: Wanted, rng: np.random.Generator) -> Wanted:
-    """The same request with one thing changed: a count, a kind, one more or one fewer, the relation, the colours, the background.
+    """The same request with one thing changed: a count, a kind, one more or one fewer, the relation, the
+    colours, the background.
 
     A request with a relation has that changed half of the time. Never a combination held out of training.
     """
@@ -53,19 +58,29 @@ def _changes(world: EmojiWorld, wanted: Wanted) -> list[str]:
     if wanted.background:
         changes.append("background")
     single = all(count == 1 for _, count in wanted.counts)
-    if len(kinds) == 2 and single and all(kind.shape for kind in kinds) and kinds[0].shape != kinds[1].shape and kinds[0].colour != kinds[1].colour:
+    if (
+        len(kinds) == 2
+        and single
+        and all(kind.shape for kind in kinds)
+        and kinds[0].shape != kinds[1].shape
+        and kinds[0].colour != kinds[1].colour
+    ):
         changes += ["binding"] * len(changes)
     if wanted.relation:
         changes += ["relation"] * len(changes)
     return changes
 
 
-def _change(world: EmojiWorld, wanted: Wanted, change: str, chosen: str, other: str, rng: np.random.Generator) -> Wanted:
+def _change(
+    world: EmojiWorld, wanted: Wanted, change: str, chosen: str, other: str, rng: np.random.Generator
+) -> Wanted:
     counts, relation, background = dict(wanted.counts), wanted.relation, wanted.background
     if change == "relation":
         assert relation is not None
         words = [word for word in RELATIONS if word != relation[1]]
-        return Wanted(wanted.counts, (relation[0], words[int(rng.integers(len(words)))], relation[2]), background)
+        return Wanted(
+            wanted.counts, (relation[0], words[int(rng.integers(len(words)))], relation[2]), background
+        )
     if change == "binding":
         swapped = swapped_binding(world, wanted)
         return Wanted(swapped.counts, None, background)
@@ -75,7 +90,11 @@ def _change(world: EmojiWorld, wanted: Wanted, change: str, chosen: str, other: 
     if change == "kind":
         if relation is not None:
             relation = tuple(other if name == chosen else name for name in relation)  # type: ignore[assignment]
-        return Wanted(tuple((other if name == chosen else name, count) for name, count in counts.items()), relation, background)
+        return Wanted(
+            tuple((other if name == chosen else name, count) for name, count in counts.items()),
+            relation,
+            background,
+        )
     if change == "more":
         counts[chosen] += 1
     elif change == "fewer":

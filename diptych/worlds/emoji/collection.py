@@ -16,8 +16,11 @@ MARGIN = 0.06
 """Share of the picture that is left free at each side."""
 
 
-def write_collection(folder: Path, size: int, tones: bool, only: str = "", progress: Callable[[int, int], None] | None = None) -> int:
-    """One PNG of `size` px a glyph, on white, and a text file with its Unicode name; returns how many there are.
+def write_collection(
+    folder: Path, size: int, tones: bool, only: str = "", progress: Callable[[int, int], None] | None = None
+) -> int:
+    """One PNG of `size` px a glyph, on white, and a text file with its Unicode name; returns how many there
+    are.
 
     Raises FontNotFoundError without a colour emoji font, ValueError where no name holds `only`.
     """

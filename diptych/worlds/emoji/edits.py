@@ -58,7 +58,14 @@ def _add(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | No
     for _ in range(50):
         (new,) = world.place([name], rng)
         if all(max(abs(new.x - item.x), abs(new.y - item.y)) >= world.config.box for item in scene.items):
-            text = _pick(rng, (f"add {with_article(name)}", f"put {with_article(name)} into the picture", f"also draw {with_article(name)}"))
+            text = _pick(
+                rng,
+                (
+                    f"add {with_article(name)}",
+                    f"put {with_article(name)} into the picture",
+                    f"also draw {with_article(name)}",
+                ),
+            )
             return Edit("add", text, scene, _with(scene, None, new), subject=new)
     return None
 
@@ -70,7 +77,9 @@ def _remove(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit |
     name = _pick(rng, sorted(counts))
     what = f"the {name if counts[name] == 1 else world.kinds[name].plural}"
     target = replace(scene, items=tuple(item for item in scene.items if item.name != name))
-    return Edit("remove", _pick(rng, (f"remove {what}", f"delete {what}", f"take {what} away")), scene, target)
+    return Edit(
+        "remove", _pick(rng, (f"remove {what}", f"delete {what}", f"take {what} away")), scene, target
+    )
 
 
 def _replace(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | None:
@@ -78,7 +87,13 @@ def _replace(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit 
     name = _pick(rng, world.names)
     if old is None or name in scene.counts():
         return None
-    text = _pick(rng, (f"replace the {old.name} with {with_article(name)}", f"turn the {old.name} into {with_article(name)}"))
+    text = _pick(
+        rng,
+        (
+            f"replace the {old.name} with {with_article(name)}",
+            f"turn the {old.name} into {with_article(name)}",
+        ),
+    )
     return Edit("replace", text, scene, _with(scene, old, replace(old, name=name)))
 
 
@@ -93,7 +108,14 @@ def _recolour(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit
     if name in counts:
         return None
     colour = world.kinds[name].colour
-    text = _pick(rng, (f"make the {old.name} {colour}", f"paint the {old.name} {colour}", f"change the colour of the {old.name} to {colour}"))
+    text = _pick(
+        rng,
+        (
+            f"make the {old.name} {colour}",
+            f"paint the {old.name} {colour}",
+            f"change the colour of the {old.name} to {colour}",
+        ),
+    )
     return Edit("recolour", text, scene, _with(scene, old, replace(old, name=name)))
 
 
@@ -118,7 +140,9 @@ def _move(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | N
 
 def _background(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | None:
     name = _pick(rng, [b for b in BACKGROUNDS if b != scene.background])
-    text = _pick(rng, (f"change the background to {name}", f"make the background {name}", f"use a {name} background"))
+    text = _pick(
+        rng, (f"change the background to {name}", f"make the background {name}", f"use a {name} background")
+    )
     return Edit("background", text, scene, replace(scene, background=name))
 
 
@@ -144,5 +168,11 @@ def _swap(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | N
 
 
 _MAKERS = {
-    "add": _add, "remove": _remove, "replace": _replace, "recolour": _recolour, "move": _move, "background": _background, "swap": _swap,
-}  # fmt: skip
+    "add": _add,
+    "remove": _remove,
+    "replace": _replace,
+    "recolour": _recolour,
+    "move": _move,
+    "background": _background,
+    "swap": _swap,
+}

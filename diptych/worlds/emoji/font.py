@@ -1,7 +1,7 @@
 """The colour emoji font: finding it and rendering glyphs.
 
-The glyphs are bitmaps of one fixed size inside the font (a 109 px strike for Noto Color Emoji); every other size is
-a Lanczos reduction of that bitmap.
+The glyphs are bitmaps of one fixed size inside the font (a 109 px strike for Noto Color Emoji); every other
+size is a Lanczos reduction of that bitmap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 STRIKE = 109
 """The only size, in points, that Noto Color Emoji can be opened at."""
 _CANVAS = 136
-_INSTALL = "install it with `apt-get install fonts-noto-color-emoji`, or set DIPTYCH_EMOJI_FONT to a font file"
+_INSTALL = (
+    "install it with `apt-get install fonts-noto-color-emoji`, or set DIPTYCH_EMOJI_FONT to a font file"
+)
 
 
 class FontNotFoundError(FileNotFoundError):
@@ -52,7 +54,9 @@ def _open(path: Path) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(str(path), STRIKE)
     except OSError as error:
-        raise FontNotFoundError(f"{path} cannot be opened as a colour emoji font ({error}); {_INSTALL}") from error
+        raise FontNotFoundError(
+            f"{path} cannot be opened as a colour emoji font ({error}); {_INSTALL}"
+        ) from error
 
 
 def render_glyph(emoji: str, size: int, font: Path) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """What can stand in a scene: glyphs with their names, shapes, colours, tones and genders.
 
-Names come from Unicode through the `emoji` package. The small world keeps the everyday noun of each glyph; the full
-world has every fully-qualified emoji under its Unicode name.
+Names come from Unicode through the `emoji` package. The small world keeps the everyday noun of each glyph;
+the full world has every fully-qualified emoji under its Unicode name.
 """
 
 from __future__ import annotations
@@ -21,21 +21,51 @@ _SHAPE_GLYPHS = {
 }
 SMALL_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
 SMALL_OBJECTS = {
-    "cat": "🐱", "dog": "🐶", "apple": "🍎", "banana": "🍌", "carrot": "🥕", "car": "🚗", "tree": "🌲", "star": "⭐",
-    "fish": "🐟", "house": "🏠", "sunflower": "🌻", "crown": "👑",
-}  # fmt: skip
+    "cat": "🐱",
+    "dog": "🐶",
+    "apple": "🍎",
+    "banana": "🍌",
+    "carrot": "🥕",
+    "car": "🚗",
+    "tree": "🌲",
+    "star": "⭐",
+    "fish": "🐟",
+    "house": "🏠",
+    "sunflower": "🌻",
+    "crown": "👑",
+}
 SMALL_PEOPLE = {
-    "thumbs up": "👍", "thumbs up: light skin tone": "👍🏻", "thumbs up: dark skin tone": "👍🏿",
-    "man farmer": "👨‍🌾", "woman farmer": "👩‍🌾",
-}  # fmt: skip
-TONES = ("light skin tone", "medium-light skin tone", "medium skin tone", "medium-dark skin tone", "dark skin tone")
+    "thumbs up": "👍",
+    "thumbs up: light skin tone": "👍🏻",
+    "thumbs up: dark skin tone": "👍🏿",
+    "man farmer": "👨‍🌾",
+    "woman farmer": "👩‍🌾",
+}
+TONES = (
+    "light skin tone",
+    "medium-light skin tone",
+    "medium skin tone",
+    "medium-dark skin tone",
+    "dark skin tone",
+)
 BACKGROUNDS = {
-    "white": (0.97, 0.97, 0.97), "pink": (0.98, 0.80, 0.86), "mint": (0.78, 0.94, 0.84),
-    "sky blue": (0.76, 0.88, 0.98), "lavender": (0.86, 0.80, 0.97), "gray": (0.72, 0.74, 0.77),
-}  # fmt: skip
+    "white": (0.97, 0.97, 0.97),
+    "pink": (0.98, 0.80, 0.86),
+    "mint": (0.78, 0.94, 0.84),
+    "sky blue": (0.76, 0.88, 0.98),
+    "lavender": (0.86, 0.80, 0.97),
+    "gray": (0.72, 0.74, 0.77),
+}
 """Background name -> RGB in 0..1. Pale, so that no coloured shape is lost on one."""
 
-_IRREGULAR = {"fish": "fish", "thumbs up": "thumbs up", "man": "men", "woman": "women", "foot": "feet", "leaf": "leaves"}
+_IRREGULAR = {
+    "fish": "fish",
+    "thumbs up": "thumbs up",
+    "man": "men",
+    "woman": "women",
+    "foot": "feet",
+    "leaf": "leaves",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,9 @@ def _readable(label: object) -> str:
     return str(label).strip(":").replace("_", " ")
 
 
-def _kind(name: str, symbol: str, languages: tuple[str, ...], shape: str | None = None, colour: str | None = None) -> Kind:
+def _kind(
+    name: str, symbol: str, languages: tuple[str, ...], shape: str | None = None, colour: str | None = None
+) -> Kind:
     entry = _unicode_entry(symbol, languages)
     local = tuple((code, _readable(entry[code])) for code in languages if code in entry)
     return Kind(name=name, emoji=symbol, plural=pluralise(name), local=local, shape=shape, colour=colour)
@@ -101,7 +133,9 @@ def coloured_shapes(colours: tuple[str, ...], languages: tuple[str, ...]) -> lis
 def small_kinds(languages: tuple[str, ...] = ("id",)) -> tuple[Kind, ...]:
     """35 kinds: twelve objects, eighteen coloured shapes, five people for tone and gender swaps."""
     named = {**SMALL_OBJECTS, **SMALL_PEOPLE}
-    return tuple([_kind(n, s, languages) for n, s in named.items()] + coloured_shapes(SMALL_COLOURS, languages))
+    return tuple(
+        [_kind(n, s, languages) for n, s in named.items()] + coloured_shapes(SMALL_COLOURS, languages)
+    )
 
 
 @functools.cache

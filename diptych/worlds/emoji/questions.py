@@ -31,7 +31,11 @@ def ask(world: EmojiWorld, scene: Scene, type: str, rng: np.random.Generator) ->
         if len(counts) != 1:
             return None
         ((name, count),) = counts.items()
-        return Question(type, pick("what is this?", "what is in the picture?", "what do you see?"), counted(world.kinds[name], count))
+        return Question(
+            type,
+            pick("what is this?", "what is in the picture?", "what do you see?"),
+            counted(world.kinds[name], count),
+        )
     if type == "how many":
         name = pick(*counts) if rng.random() < 0.85 else pick(*world.names)
         plural = world.kinds[name].plural
@@ -41,18 +45,32 @@ def ask(world: EmojiWorld, scene: Scene, type: str, rng: np.random.Generator) ->
         shapes = [world.kinds[name] for name in counts if world.kinds[name].shape]
         single = [kind for kind in shapes if [k.shape for k in shapes].count(kind.shape) == 1]
         if not single or rng.random() < 0.2:
-            return Question(type, pick("what colour is the background?", "which colour does the background have?"), scene.background)
+            return Question(
+                type,
+                pick("what colour is the background?", "which colour does the background have?"),
+                scene.background,
+            )
         kind = single[int(rng.integers(len(single)))]
         noun, verb = (f"{kind.shape}", "is") if counts[kind.name] == 1 else (f"{kind.shape}s", "are")
-        return Question(type, pick(f"what colour {verb} the {noun}?", f"which colour {verb} the {noun}?"), str(kind.colour))
+        return Question(
+            type,
+            pick(f"what colour {verb} the {noun}?", f"which colour {verb} the {noun}?"),
+            str(kind.colour),
+        )
     if type == "where":
         return _where(world, scene, rng)
     if type == "is there":
         name = pick(*counts) if rng.random() < 0.5 else pick(*world.names)
         thing = with_article(name)
-        return Question(type, pick(f"is there {thing}?", f"do you see {thing}?"), "yes" if counts[name] else "no")
+        return Question(
+            type, pick(f"is there {thing}?", f"do you see {thing}?"), "yes" if counts[name] else "no"
+        )
     if type == "caption":
-        return Question(type, pick("describe the picture", "caption this picture", "what does the picture show?"), scene_caption(world, scene))
+        return Question(
+            type,
+            pick("describe the picture", "caption this picture", "what does the picture show?"),
+            scene_caption(world, scene),
+        )
     raise ValueError(f"question type must be one of {', '.join(QUESTION_TYPES)}, got {type!r}")
 
 
@@ -67,15 +85,22 @@ def _where(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Questio
     if max(dx, dy) < 1.5 * min(dx, dy):
         return None
     axis = 0 if dx > dy else 1
-    word = next(w for w, d in RELATIONS.items() if d[axis] and stands(w, (first.x, first.y), (second.x, second.y), 1))
-    phrasings = (f"where is the {first.name}, seen from the {second.name}?", f"where is the {first.name} relative to the {second.name}?")
+    word = next(
+        w for w, d in RELATIONS.items() if d[axis] and stands(w, (first.x, first.y), (second.x, second.y), 1)
+    )
+    phrasings = (
+        f"where is the {first.name}, seen from the {second.name}?",
+        f"where is the {first.name} relative to the {second.name}?",
+    )
     return Question("where", phrasings[int(rng.integers(2))], _WHERE[word])
 
 
 def scene_facts(world: EmojiWorld, scene: Scene) -> Wanted:
     """Counts, in the order of the world's list of kinds, and the background."""
     counts = scene.counts()
-    return Wanted(tuple((name, counts[name]) for name in world.names if name in counts), None, scene.background)
+    return Wanted(
+        tuple((name, counts[name]) for name in world.names if name in counts), None, scene.background
+    )
 
 
 def scene_caption(world: EmojiWorld, scene: Scene) -> str:
@@ -92,4 +117,7 @@ def judge_answer(world: EmojiWorld, question: Question, answer: str) -> bool:
     said, true = parse_caption(world, given), parse_caption(world, question.answer)
     if said is None or true is None:
         return False
-    return dict(said.counts) == dict(true.counts) and said.background in (None if question.type == "what" else true.background, true.background)
+    return dict(said.counts) == dict(true.counts) and said.background in (
+        None if question.type == "what" else true.background,
+        true.background,
+    )

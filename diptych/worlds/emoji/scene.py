@@ -1,7 +1,7 @@
 """Scenes: glyphs on a coloured background, sampled from a random generator and rendered.
 
-What is asked of a scene (`Wanted`) is apart from where its glyphs came to lie (`Scene`): a prompt states the first, the
-checker compares it with what it finds in a picture.
+What is asked of a scene (`Wanted`) is apart from where its glyphs came to lie (`Scene`): a prompt states the
+first, the checker compares it with what it finds in a picture.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class WorldConfig:
     lattice: int = 16
     """Boxes start at multiples of this; 1 = anywhere."""
     languages: tuple[str, ...] = ("id",)
-    """Languages beside English. Indonesian needs no plural and no gender, so Unicode names fit a template unchanged."""
+    """Languages beside English. Indonesian needs no plural and no gender, so Unicode names fit a template
+    unchanged."""
 
     def __post_init__(self) -> None:
         if self.objects not in ("small", "full"):
@@ -44,7 +45,10 @@ class WorldConfig:
         if not 8 <= self.glyph <= 120:
             raise ValueError(f"glyph must be 8 to 120 px, got {self.glyph}")
         if self.size < 3 * self.box or self.lattice < 1:
-            raise ValueError(f"size must be at least 3 boxes of {self.box} px and lattice at least 1, got {self.size}, {self.lattice}")
+            raise ValueError(
+                f"size must be at least 3 boxes of {self.box} px and lattice at least 1, got "
+                f"{self.size}, {self.lattice}"
+            )
 
     @property
     def box(self) -> int:
@@ -95,8 +99,8 @@ def stands(relation: str, first: tuple[float, float], second: tuple[float, float
 def held_out(*parts: str) -> bool:
     """Whether a combination is kept out of all training data: one in ten, by a checksum of its sorted names.
 
-    Applied to ('pair', a, b) of two kinds, ('count', name, n) with n of 2 and more, and ('binding', a, b) of two coloured
-    shapes. Sorting makes a pair and its mirror image the same combination.
+    Applied to ('pair', a, b) of two kinds, ('count', name, n) with n of 2 and more, and ('binding', a, b) of
+    two coloured shapes. Sorting makes a pair and its mirror image the same combination.
     """
     kind, *names = parts
     return zlib.crc32("|".join([kind, *sorted(names)]).encode()) % 10 == 0
@@ -111,7 +115,11 @@ class EmojiWorld:
     def __init__(self, config: WorldConfig | None = None, font: str | Path | None = None) -> None:
         self.config = config or WorldConfig()
         path = find_font(font)
-        kinds = small_kinds(self.config.languages) if self.config.objects == "small" else full_kinds(self.config.languages)
+        kinds = (
+            small_kinds(self.config.languages)
+            if self.config.objects == "small"
+            else full_kinds(self.config.languages)
+        )
         self.glyphs: dict[str, np.ndarray] = {}
         self.kinds: dict[str, Kind] = {}
         for kind in kinds:
@@ -137,8 +145,11 @@ class EmojiWorld:
             area += glyph[..., 3:] * (glyph[..., :3] - area)
         return (canvas * 255.0 + 0.5).astype(np.uint8)
 
-    def place(self, names: list[str], rng: np.random.Generator, relation: tuple[str, str, str] | None = None) -> tuple[Placed, ...]:
-        """Random boxes that do not overlap; with a relation, boxes of the two kinds are a whole box apart along its axis."""
+    def place(
+        self, names: list[str], rng: np.random.Generator, relation: tuple[str, str, str] | None = None
+    ) -> tuple[Placed, ...]:
+        """Random boxes that do not overlap; with a relation, boxes of the two kinds are a whole box apart
+        along its axis."""
         box = self.config.box
         while True:
             places: list[Placed] = []
@@ -146,7 +157,8 @@ class EmojiWorld:
                 for _ in range(30):
                     x, y = (int(self._starts[i]) for i in rng.integers(0, len(self._starts), 2))
                     if all(abs(x - p.x) >= box or abs(y - p.y) >= box for p in places) and (
-                        relation is None or all(self._respects(relation, name, (x, y), p, box) for p in places)
+                        relation is None
+                        or all(self._respects(relation, name, (x, y), p, box) for p in places)
                     ):
                         places.append(Placed(name, x, y))
                         break
@@ -156,7 +168,9 @@ class EmojiWorld:
                 return tuple(places)
 
     @staticmethod
-    def _respects(relation: tuple[str, str, str], name: str, at: tuple[int, int], other: Placed, box: int) -> bool:
+    def _respects(
+        relation: tuple[str, str, str], name: str, at: tuple[int, int], other: Placed, box: int
+    ) -> bool:
         first, word, second = relation
         if name == first and other.name == second:
             return stands(word, at, (other.x, other.y), box)
