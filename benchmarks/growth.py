@@ -58,7 +58,8 @@ def reached(rows: list[dict[str, Any]], loss: float) -> tuple[float, float] | No
             if before is None:
                 return row["step"], row["seconds"]
             share = (before["validation"] - loss) / (before["validation"] - row["validation"])
-            return tuple(before[key] + share * (row[key] - before[key]) for key in ("step", "seconds"))  # type: ignore[return-value]
+            step, seconds = (before[key] + share * (row[key] - before[key]) for key in ("step", "seconds"))
+            return step, seconds
         before = row
     return None
 

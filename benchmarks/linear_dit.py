@@ -1,9 +1,10 @@
 """The linear DiT against diffusers' on the same weights: a guided picture, a training step, peak memory,
 bfloat16 error.
 
-python benchmarks/linear_dit.py draw [--dtype float32|bfloat16] [--side 16|32] [--layers 2] [--compile]
-[--pairs 5] python benchmarks/linear_dit.py train [--pairs 5] python benchmarks/linear_dit.py memory | error
-[--dtype ...] [--side ...]
+- python benchmarks/linear_dit.py draw [--dtype float32|bfloat16] [--side 16|32] [--layers 2] [--compile]
+  [--pairs 5]
+- python benchmarks/linear_dit.py train [--pairs 5]
+- python benchmarks/linear_dit.py memory | error [--dtype ...] [--side ...]
 
 Runs alternate in one process; ratios are the peer's median over ours, with the smallest and largest ratio of
 a pair beside it. The peer makes its own pipeline's calls: 300 text tokens with a mask, both halves of the
@@ -24,7 +25,7 @@ from collections.abc import Callable
 import torch
 from diffusers import DPMSolverMultistepScheduler, SanaTransformer2DModel
 
-from diptych.flow import dpm, sigmas
+from diptych.flow import SamplerConfig, solve
 from diptych.models.linear_dit import LinearDiT, trim_text
 from diptych.models.linear_dit.convert import config_from_diffusers, from_diffusers
 from diptych.surgery import prepare
@@ -78,15 +79,15 @@ def draw_ours(
     trimmed, real = trim_text(text.to(dtype), mask)
     condition = model.condition(trimmed, real)
 
-    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         # the peer's scheduler hands whole times to its model
-        level = torch.full((2,), int(sigma * 1000 + 1e-3) / 1000)
+        level = (sigma * 1000 + 1e-3).floor().div(1000).expand(2)
         null, conditional = (
             model(torch.cat([x, x])[:, None].to(dtype), level, condition)[:, 0].float().chunk(2)
         )
         return null + GUIDANCE * (conditional - null)
 
-    return dpm(velocity, noise, sigmas(STEPS, 3.0, 0.999))
+    return solve(SamplerConfig(solver="dpm", shift=3.0, first_sigma=0.999), velocity, noise, STEPS)
 
 
 def alternate(runs: dict[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:

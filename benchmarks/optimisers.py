@@ -1,8 +1,9 @@
 """Optimisers side by side: what they keep, how long a step takes, what they learn on equal budgets.
 
-python benchmarks/optimisers.py step [--pairs 9]                  bytes of state and seconds a step on a
-linear DiT of 30M parameters python benchmarks/optimisers.py train FOLDER [--steps 400]         validation
-curves of emoji-small, three seeds; goes on where it was stopped
+- python benchmarks/optimisers.py step [--pairs 9]: bytes of state and seconds a step on a linear DiT of 30M
+  parameters
+- python benchmarks/optimisers.py train FOLDER [--steps 400]: validation curves of emoji-small, three seeds;
+  goes on where it was stopped
 
 `step` runs alternate in one process; AdamW is torch's fused one. `train` first runs each optimiser at three
 learning rates on a seed of its own (`--trial-steps`), and takes the best. torchao's AdamW8bit is compared
@@ -12,14 +13,16 @@ where torchao is installed (pip install torchao).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -27,9 +30,10 @@ from validation_curves import draw_curves
 
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
 from diptych.optim import CAME
-from diptych.optim.build import OptimConfig, build_optimisers
-from diptych.training import trainer as training
-from diptych.training.joint import VALIDATION_SEED, JointJob
+from diptych.optim.build import NAMES, OptimConfig, build_optimisers
+from diptych.systems.registry import open_system, recipes
+from diptych.training import run as training
+from diptych.training import state, trainer
 
 TORCHAO = importlib.util.find_spec("torchao") is not None
 RATES = {
@@ -75,8 +79,8 @@ def state_bytes(optimisers: list[torch.optim.Optimizer]) -> int:
     """Bytes of all state tensors; of torchao's, of what they are made of."""
     total = 0
     for optimiser in optimisers:
-        for state in optimiser.state.values():
-            for value in state.values():
+        for entries in optimiser.state.values():
+            for value in entries.values():
                 inner = (
                     [getattr(value, name) for name in value.__tensor_flatten__()[0]]
                     if hasattr(value, "__tensor_flatten__")
@@ -129,37 +133,27 @@ def step(pairs: int) -> None:
 
 def run(folder: Path, name: str, lr: float, steps: int, seed: int) -> list[dict[str, Any]]:
     """Validation rows of emoji-small with one optimiser."""
-    from diptych.recipes import emoji_small
-    from diptych.training.emoji_sources import EmojiSource
-    from diptych.training.run import tokenizer
-    from diptych.worlds.emoji import EmojiWorld
-
-    recipe = emoji_small()
-    chosen = name if name in ("muon", "adamw", "came", "came8bit") else "adamw"
-    stage = replace(recipe.stages[0], steps=steps, optim=replace(recipe.stages[0].optim, name=chosen, lr=lr))
-    config = replace(recipe, seed=seed, stages=(stage,), sample_every=100, save_every=100)
-    log = folder / "log.jsonl"
+    family, recipe = recipes()["emoji-small"]
+    base = recipe()
+    chosen = name if name in NAMES else "adamw"
+    stage = replace(base.stages[0], steps=steps, optim=replace(base.stages[0].optim, name=chosen, lr=lr))
+    config = replace(base, seed=seed, stages=(stage,), sample_every=100, save_every=100)
     if not (folder / "checkpoints" / f"step-{steps:08d}").is_dir():
-        world = EmojiWorld(config.world)
-        sources, kept = (
-            {task: EmojiSource(world, task, s) for task in stage.mixture} for s in (seed, VALIDATION_SEED)
-        )
-        job = JointJob(config, sources, tokenizer(config, world, folder), kept)  # type: ignore[arg-type]
-        job.sample = lambda *_: None  # type: ignore[method-assign]
-        if "torchao" in name:
-            # the peer is no optimiser of the house: it takes the place of what the config names
-            training.build_optimisers = lambda named, optim: [torchao_adamw([p for _, p in named], optim.lr)]  # type: ignore[assignment]
-            training.checkpoint.optimiser_tensors = lambda *_: {}
-        try:
-            training.Trainer(job, folder).train()
-        finally:
-            training.build_optimisers = build_optimisers
-            training.checkpoint.optimiser_tensors = _optimiser_tensors
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+        with peer() if "torchao" in name else contextlib.nullcontext():
+            training.train(family, config, folder, open_system)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [row for row in rows if "validation" in row]
 
 
-_optimiser_tensors = training.checkpoint.optimiser_tensors
+@contextlib.contextmanager
+def peer() -> Iterator[None]:
+    """torchao's optimiser in the place of what the config names: it is none of the house's, so its state is
+    not saved."""
+    build = mock.patch.object(
+        trainer, "build_optimisers", lambda named, optim: [torchao_adamw([p for _, p in named], optim.lr)]
+    )
+    with build, mock.patch.object(state, "exported", return_value={}):
+        yield
 
 
 def train(folder: Path, steps: int, trial_steps: int, seeds: int, names: list[str]) -> None:

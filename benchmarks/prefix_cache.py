@@ -12,8 +12,10 @@ import time
 import torch
 
 import diptych
-from diptych.flow import euler, sigmas
-from diptych.inference import Pipeline
+from diptych.contracts import Prompt
+from diptych.flow import noise_scale, solve
+from diptych.inference import Pipeline, stack_of
+from diptych.inference.guidance import Guidance
 from diptych.request import Plan
 
 ROUNDS = 9
@@ -21,17 +23,23 @@ PROMPT = "a picture of two cats to the left of a red heart on a sky blue backgro
 
 
 def draw(pipeline: Pipeline, plan: Plan, cached: bool) -> torch.Tensor:
-    system = pipeline.system
-    once = system.condition([plan], [()])
-    x = once.scale * torch.randn(
-        1, 3, plan.height or 0, plan.width or 0, generator=torch.Generator().manual_seed(plan.seed)
-    )
+    """A picture as target of the flow, (1, 1, 3, height, width)."""
+    system, stack = pipeline.system, stack_of(plan, [])
 
-    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return system.velocity(x, sigma, once if cached else system.condition([plan], [()]))
+    def read() -> Guidance:
+        condition = system.read([Prompt(plan.prompt)], [stack])
+        return Guidance(system, condition, [plan.guidance_scale or 1.0], [1.0], has_given=False)
+
+    once = read()
+    shape = system.space.shape(stack.width, stack.height)
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(plan.seed))
+    x = x * noise_scale(system.flow, stack.width * stack.height // system.token**2)
+
+    def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return (once if cached else read())(x, sigma)
 
     with torch.inference_mode():
-        return euler(velocity, x, sigmas(plan.steps or 30, system.sampler.shift))
+        return solve(system.sampler, velocity, x, plan.steps or 30)
 
 
 def main() -> None:

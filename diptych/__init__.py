@@ -14,15 +14,15 @@ __version__ = "0.1.0"
 def load(name: str | Path | None = None, device: str | None = None) -> Pipeline:
     """A model ready to run: the shipped one, a folder, or a hub id.
 
-    Raises systems.ModelFolderError for a folder that is not whole or of an unknown kind.
+    Raises files.folder.ModelFolderError for a folder that is not whole or of an unknown kind.
     """
     # torch is imported here, so that `import diptych` and the planner start at once
     import torch
 
+    from diptych.files.folder import DEFAULT
     from diptych.inference import Pipeline
-    from diptych.systems import load_system
-    from diptych.systems.folder import locate
+    from diptych.systems.registry import open_system
 
-    system = load_system(locate(name), device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    system = open_system(name or DEFAULT, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     system.accelerate()
     return Pipeline(system)

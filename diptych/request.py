@@ -1,43 +1,139 @@
-"""What goes in and what was understood: messages, media, tasks and plans. No torch here."""
+"""What goes in and what was understood: messages, media, roles, tasks and plans. No torch here.
+
+A picture request is a stack of frames with roles: some are given (a source, a mask, a reference ...), some
+are to be drawn. `TASKS` says which roles a task takes, how many of each, and what it makes.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import numpy as np
-
-
-class Task(StrEnum):
-    ANSWER = "answer"
-    TEXT_TO_IMAGE = "text-to-image"
-    EDIT = "edit"
-
-
-class Role(StrEnum):
-    """What an attached picture is for."""
-
-    SUBJECT = "subject"
-    """A question is asked about it."""
-    SOURCE = "source"
-    """It is to be changed."""
-    CONTROL = "control"
-    """What is drawn follows it: edges, for a model that was trained on edges."""
-    UNUSED = "unused"
 
 
 class RequestError(ValueError):
     """A request that cannot be carried out; the message is one sentence that says what would be right."""
 
 
+class Role(StrEnum):
+    """What a frame is for. The one list of roles in the project."""
+
+    TARGET = "target"
+    """It is to be drawn."""
+    SOURCE = "source"
+    """It is to be changed."""
+    MASK = "mask"
+    """White where the source may change."""
+    REFERENCE = "reference"
+    """It shows what is to appear, elsewhere."""
+    CONTROL = "control"
+    """What is drawn follows it: edges, for a model that was trained on edges."""
+    FIRST = "first"
+    """The first frame of the clip that is to be drawn."""
+    LAST = "last"
+    """The last frame of the clip that is to be drawn."""
+    SUBJECT = "subject"
+    """A question is asked about it."""
+    UNUSED = "unused"
+    """It was attached, and nothing looks at it."""
+
+
+class Task(StrEnum):
+    """Unison's twelve tasks; its three kinds of understanding are one here, as the media tell them apart, and
+    an edit with a mask is an edit with one role more."""
+
+    ANSWER = "answer"
+    TEXT_TO_IMAGE = "text-to-image"
+    EDIT = "edit"
+    CONTROL_TO_IMAGE = "control-to-image"
+    REFERENCE_TO_IMAGE = "reference-to-image"
+    TEXT_TO_CLIP = "text-to-clip"
+    IMAGE_TO_CLIP = "image-to-clip"
+    REFERENCE_TO_CLIP = "reference-to-clip"
+    EDIT_CLIP = "edit-clip"
+    CONTROL_TO_CLIP = "control-to-clip"
+
+
+class Product(StrEnum):
+    TEXT = "text"
+    PICTURE = "picture"
+    CLIP = "clip"
+
+
+MANY = 64
+"""Media of one role that a request may have."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a task takes and makes."""
+
+    makes: Product
+    takes: Mapping[Role, tuple[int, int]] = field(default_factory=dict)
+    """Role -> least and most media of it."""
+    default_role: Role = Role.UNUSED
+    """What an attached medium is for where the request does not say."""
+
+
+_ONE, _SOME, _MAYBE, _ANY = (1, 1), (1, MANY), (0, 1), (0, MANY)
+TASKS: Mapping[Task, TaskFacts] = {
+    Task.ANSWER: TaskFacts(Product.TEXT, {Role.SUBJECT: _ANY}, Role.SUBJECT),
+    Task.TEXT_TO_IMAGE: TaskFacts(Product.PICTURE),
+    Task.EDIT: TaskFacts(
+        Product.PICTURE, {Role.SOURCE: _ONE, Role.MASK: _MAYBE, Role.REFERENCE: _ANY}, Role.SOURCE
+    ),
+    Task.CONTROL_TO_IMAGE: TaskFacts(
+        Product.PICTURE, {Role.CONTROL: _ONE, Role.REFERENCE: _ANY}, Role.CONTROL
+    ),
+    Task.REFERENCE_TO_IMAGE: TaskFacts(Product.PICTURE, {Role.REFERENCE: _SOME}, Role.REFERENCE),
+    Task.TEXT_TO_CLIP: TaskFacts(Product.CLIP),
+    Task.IMAGE_TO_CLIP: TaskFacts(Product.CLIP, {Role.FIRST: _MAYBE, Role.LAST: _MAYBE}, Role.FIRST),
+    Task.REFERENCE_TO_CLIP: TaskFacts(Product.CLIP, {Role.REFERENCE: _SOME}, Role.REFERENCE),
+    Task.EDIT_CLIP: TaskFacts(
+        Product.CLIP, {Role.SOURCE: _ONE, Role.MASK: _MAYBE, Role.REFERENCE: _ANY}, Role.SOURCE
+    ),
+    Task.CONTROL_TO_CLIP: TaskFacts(Product.CLIP, {Role.CONTROL: _ONE, Role.REFERENCE: _ANY}, Role.CONTROL),
+}
+"""The one table of tasks: which roles each takes, how many of each, what it makes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Media:
-    """A picture: uint8 RGB (height, width, 3), and the name under which messages speak of it."""
+    """A picture or a clip: uint8 RGB frames (frames, height, width, 3), and the name under which messages
+    speak of it."""
 
-    pixels: np.ndarray
+    frames: np.ndarray
     name: str = "picture"
+    fps: float | None = None
+    """Frames a second of a clip; None for a picture."""
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[3] != 3 or self.frames.dtype != np.uint8:
+            raise RequestError(
+                f"{self.name}: media must be uint8 (frames, height, width, 3), got {self.frames.dtype} "
+                f"{self.frames.shape}"
+            )
+
+    @classmethod
+    def picture(cls, pixels: np.ndarray, name: str = "picture") -> Media:
+        """A single picture, uint8 (height, width, 3)."""
+        if pixels.ndim != 3:
+            raise RequestError(
+                f"a picture must be uint8 (height, width, 3), got {pixels.dtype} {pixels.shape}"
+            )
+        return cls(pixels[None], name)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The only frame of a picture (height, width, 3). Raises RequestError for a clip."""
+        if len(self.frames) != 1:
+            raise RequestError(f"{self.name} is a clip of {len(self.frames)} frames, and a picture is needed")
+        return self.frames[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +145,17 @@ class Message:
     media: tuple[Media, ...] = ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """One frame of the stack that a plan stands for."""
+
+    role: Role
+    time: int
+    """Place in time, counted in frames of what is drawn; what has no place in time (a reference) is at 0."""
+    medium: int | None = None
+    """Number of the attached medium that gives it; None: it is to be drawn."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What was understood; every field can be overridden. None = the model's default, filled in when the plan
@@ -57,12 +164,13 @@ class Plan:
     task: Task
     prompt: str
     inputs: tuple[Role, ...] = ()
-    """Role of each attached picture, in order."""
+    """Role of each attached medium, in order."""
     width: int | None = None
     height: int | None = None
     frames: int = 1
+    """Frames to draw; a picture has one."""
     count: int = 1
-    """Pictures to draw, with seeds seed, seed + 1, ..."""
+    """Pictures or clips to draw, with seeds seed, seed + 1, ..."""
     seed: int = 0
     steps: int | None = None
     guidance_scale: float | None = None
@@ -72,11 +180,39 @@ class Plan:
     """How sure the planner is of the task, 0..1."""
     missing: tuple[str, ...] = ()
     """What the request needs and does not have."""
-    adjustments: tuple[str, ...] = field(default=())
+    adjustments: tuple[str, ...] = ()
     """What was changed to make the plan possible, in words."""
+
+    def stack(self) -> Iterator[Place]:
+        """Every frame with its role and place in time: those to be drawn first, then one for each medium that
+        is looked at, in the order of the media. A last frame stands at the end of what is drawn."""
+        for time in range(self.frames):
+            yield Place(Role.TARGET, time)
+        for number, role in enumerate(self.inputs):
+            if role is not Role.UNUSED:
+                yield Place(role, self.frames - 1 if role is Role.LAST else 0, number)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Inverse of `to_json`. Raises RequestError that names the field of a wrong value."""
+        try:
+            values = msgspec.json.decode(text.encode())
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise RequestError(f"the plan is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise RequestError(f"a plan is a JSON object, got {type(values).__name__}")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise RequestError(f"a plan has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        if absent := sorted({"task", "prompt"} - set(values)):
+            raise RequestError(f"the plan has no {absent[0]!r}")
+        try:
+            return msgspec.convert(values, cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise RequestError(f"the plan: {error}") from error
 
     def shown(self) -> dict[str, Any]:
         """The fields that say something, for printing."""
@@ -89,7 +225,28 @@ class Plan:
             "count": 1,
         }
         values = {k: v for k, v in asdict(self).items() if v is not None and silent.get(k, object()) != v}
-        if self.task is Task.ANSWER:
+        if TASKS[self.task].makes is Product.TEXT:
             for key in ("width", "height", "seed", "steps", "guidance_scale", "image_guidance_scale"):
                 values.pop(key, None)
         return values
+
+
+def parse_task(name: str) -> Task:
+    """Raises RequestError that lists the tasks."""
+    if name not in list(Task):
+        raise RequestError(f"there is no task {name!r}; tasks: {', '.join(Task)}")
+    return Task(name)
+
+
+def check_roles(task: Task, inputs: Sequence[Role]) -> None:
+    """Raises RequestError where a task is given roles that it does not take, too many, or too few."""
+    facts = TASKS[task]
+    for role in dict.fromkeys(inputs):
+        if role is not Role.UNUSED and role not in facts.takes:
+            taken = ", ".join(facts.takes) or "no media"
+            raise RequestError(f"{task.value!r} takes no {role.value} ({taken})")
+    for role, (least, most) in facts.takes.items():
+        found = inputs.count(role)
+        if not least <= found <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            raise RequestError(f"{task.value!r} takes {wanted} {role.value}, got {found}")

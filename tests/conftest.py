@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.data.tokens import TextTokenizer
+from diptych.data.conversations.tokens import TextTokenizer
 from diptych.models.mot import MoT, MoTConfig
 from diptych.worlds.emoji import EmojiWorld, FontNotFoundError
 

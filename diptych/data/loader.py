@@ -8,13 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-
-from diptych.data.mixture import BadSample, Mixture
-from diptych.data.packing import Batch, collate, pack
-from diptych.data.tokens import Document, TextTokenizer, write
 
 B = TypeVar("B")
 
@@ -27,32 +22,6 @@ class StepData(Generic[B]):
     """One per accumulation."""
     bad: tuple[str, ...]
     """Samples that could not be used, each with its reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    documents_per_step: int = 64
-    """Documents of one optimiser step, over all ranks and accumulations."""
-    row_tokens: int = 512
-    """Token budget of a packed row."""
-    accumulate: int = 1
-    workers: int = 1
-    drop_text: float = 0.1
-    """Share of drawing samples trained without their text (guidance)."""
-    drop_all: float = 0.1
-    """Further share trained without text and source pictures; only those with a source picture."""
-
-    def __post_init__(self) -> None:
-        if self.documents_per_step < 1 or self.accumulate < 1 or self.row_tokens < 8 or self.workers < 0:
-            raise ValueError(
-                "documents_per_step and accumulate must be at least 1, row_tokens at least 8, workers at "
-                "least 0"
-            )
-        if self.drop_text < 0 or self.drop_all < 0 or self.drop_text + self.drop_all > 1:
-            raise ValueError(
-                f"drop_text and drop_all must be shares that sum to at most 1, got {self.drop_text}, "
-                f"{self.drop_all}"
-            )
 
 
 class StepDataset(Dataset[StepData[B]], ABC):
@@ -75,63 +44,6 @@ class StepDataset(Dataset[StepData[B]], ABC):
             worker_init_fn=_begin_worker,
         )
         yield from loader
-
-
-class DocumentDataset(StepDataset[Batch]):
-    """Documents of a mixture, packed into rows."""
-
-    def __init__(
-        self,
-        mixture: Mixture,
-        tokenizer: TextTokenizer,
-        token: int,
-        config: LoaderConfig,
-        *,
-        first_sample: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.mixture, self.tokenizer, self.token, self.config = mixture, tokenizer, token, config
-        self.first_sample, self.rank, self.ranks = first_sample, rank, ranks
-        self.workers = config.workers
-
-    def __getitem__(self, step: int) -> StepData[Batch]:
-        bad: list[str] = []
-        parts: list[list[tuple[Document, int]]] = [[] for _ in range(self.config.accumulate)]
-        groups = self.ranks * self.config.accumulate
-        for place in range(self.config.documents_per_step):
-            owner, group = divmod(place % groups, self.config.accumulate)
-            if owner != self.rank:
-                continue
-            n = self.first_sample + step * self.config.documents_per_step + place
-            try:
-                parts[group].append((self.document(n), self._key(n)))
-            except BadSample as error:
-                bad.append(str(error))
-        batches = []
-        for part in parts:
-            documents, keys = [d for d, _ in part], [k for _, k in part]
-            rows = pack([len(d) for d in documents], self.config.row_tokens) or [[]]
-            batches.append(collate(rows, documents, keys, self.tokenizer.ids["<|pad|>"]))
-        return StepData(tuple(batches), tuple(bad))
-
-    def _key(self, n: int) -> int:
-        return (self.mixture.seed << 64) + (3 << 48) + n
-
-    def document(self, n: int) -> Document:
-        """The run's n-th sample as tokens, with guidance dropout drawn from (seed, n)."""
-        source, number = self.mixture.locate(n)
-        sample = source.draw(number)
-        drop_text = drop_pictures = False
-        if any(picture.drawn for picture in sample.pictures):
-            draw = np.random.default_rng([self.mixture.seed, 4, n]).random()
-            has_source = any(not picture.drawn for picture in sample.pictures)
-            drop_pictures = has_source and draw < self.config.drop_all
-            drop_text = draw < self.config.drop_text + (self.config.drop_all if has_source else 0.0)
-        try:
-            return write(sample, self.tokenizer, self.token, drop_text, drop_pictures)
-        except ValueError as error:
-            raise BadSample(str(error)) from error
 
 
 def _begin_worker(worker: int) -> None:

@@ -8,41 +8,35 @@ ranks and workers cannot disagree.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from diptych.data.schema import Sample
+from diptych.contracts import Source
 
 BLOCK = 1000
 
 
-class Source(Protocol):
-    """Samples by number. `draw(k)` must be a pure function; raises BadSample for one that cannot be read."""
+def shares_of(weights: Mapping[str, float], known: Collection[str]) -> dict[str, float]:
+    """The sources that a mixture draws from, with their weights.
 
-    name: str
-
-    def draw(self, number: int) -> Sample: ...
-
-
-class BadSample(ValueError):
-    """A sample that cannot be used; the message says which file, which line and why."""
+    Raises ValueError for a source that is not among the known ones, a negative weight, or no source at all.
+    """
+    if unknown := set(weights) - set(known):
+        raise ValueError(
+            f"mixture names {', '.join(sorted(unknown))}, but the sources are {', '.join(sorted(known))}"
+        )
+    chosen = {name: weight for name, weight in weights.items() if weight != 0}
+    if not chosen or min(chosen.values()) < 0:
+        raise ValueError(f"mixture weights must be positive for at least one source, got {dict(weights)}")
+    return chosen
 
 
 class Mixture:
-    """Sources with weights. Raises ValueError for no source or a weight that is not positive."""
+    """Sources with weights. Raises ValueError as `shares_of` does."""
 
     def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float], seed: int) -> None:
-        unknown = set(weights) - set(sources)
-        if unknown:
-            raise ValueError(
-                f"mixture names {', '.join(sorted(unknown))}, but the sources are "
-                f"{', '.join(sorted(sources))}"
-            )
-        chosen = {name: weight for name, weight in weights.items() if weight != 0}
-        if not chosen or min(chosen.values()) < 0:
-            raise ValueError(f"mixture weights must be positive for at least one source, got {dict(weights)}")
+        chosen = shares_of(weights, sources)
         self.sources = [sources[name] for name in sorted(chosen)]
         self.seed = seed
         total = sum(chosen.values())

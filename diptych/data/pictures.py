@@ -1,4 +1,4 @@
-"""Decoding strangers' picture files safely."""
+"""Decoding strangers' picture files safely, and writing ours whole."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from diptych.files.whole import whole
+
 MAX_PIXELS = 32_000_000
 """Largest picture that is decoded; a small file can claim a huge one."""
+FPS = 8.0
+"""Frames a second of a clip that says nothing of them."""
 
 
 class PictureError(ValueError):
@@ -55,6 +60,23 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
         raise PictureError(f"{label}: too large to decode ({error})") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise PictureError(f"{label}: not a readable picture ({error})") from error
+
+
+def save_picture(frames: np.ndarray, path: Path, fps: float | None = None) -> None:
+    """Write a picture, uint8 (height, width, 3), or a clip (frames, height, width, 3), whole or not at all;
+    the ending of the name says how. Raises ValueError for an ending that is no picture format, or none that
+    holds a clip."""
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    pictures = [Image.fromarray(pixels) for pixels in (frames if frames.ndim == 4 else frames[None])]
+    known = Image.SAVE if len(pictures) == 1 else Image.SAVE_ALL
+    if kind not in known:
+        what, endings = ("picture", ".png, .jpg, .webp") if len(pictures) == 1 else ("clip", ".webp, .gif")
+        raise ValueError(f"{path}: a {what} is written as {endings} ..., not as {path.suffix or 'this'!r}")
+    clip: dict[str, Any] = {}
+    if len(pictures) > 1:
+        clip = {"save_all": True, "append_images": pictures[1:], "duration": 1000 / (fps or FPS), "loop": 0}
+    with whole(path) as aside:
+        pictures[0].save(aside, format=kind, **clip)
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from diptych.files.typed import parse
 
 CAPTION_KEYS = ("prompt", "caption", "text")
 
@@ -15,7 +16,7 @@ def read_prompts(path: Path, limit: int) -> list[str]:
     Raises ValueError naming the file and line of what cannot be used, and for a source without prompts.
     """
     if path.is_dir():
-        from diptych.data.index import Index
+        from diptych.data.captioned.index import Index
 
         prompts = [row.captions[0] for row in Index(path).rows if row.captions]
     elif not path.is_file():
@@ -34,10 +35,7 @@ def read_prompts(path: Path, limit: int) -> list[str]:
 def _prompt(path: Path, number: int, row: str) -> str:
     if path.suffix != ".jsonl":
         return row.strip()
-    try:
-        values = json.loads(row)
-    except ValueError as error:
-        raise ValueError(f"{path}:{number}: not JSON ({error})") from error
+    values = parse(row, f"{path}:{number}")
     for key in CAPTION_KEYS:
         if isinstance(values, dict) and isinstance(values.get(key), str) and values[key].strip():
             return str(values[key]).strip()

@@ -7,7 +7,6 @@ of N candidates, so that small N, for which there are many groups, is known best
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data import journal
+from diptych.contracts import Verifier
 from diptych.evaluation.emoji import EvaluationConfig
+from diptych.files import journal
+from diptych.files.typed import to_json
+from diptych.files.whole import write_whole
 from diptych.inference import Pipeline, draw
-from diptych.inference.verifiers import Verifier, scores
+from diptych.inference.verifiers import scores
 from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_wanted
 
@@ -69,7 +71,8 @@ def candidates(
             text = caption(world, wanted)
             # seeds far apart, so that no prompt shares noise with another
             plan = pipeline.plan(text, seed=config.seed + number * count, task="text-to-image", count=1)
-            pictures = draw(pipeline.system, [replace(plan, seed=plan.seed + n) for n in range(count)])
+            drawn = draw(pipeline.system, [replace(plan, seed=plan.seed + n) for n in range(count)])
+            pictures = [frames[0] for frames in drawn]
             right = [checker.satisfies(checker.detect(picture), wanted) for picture in pictures]
             given = {name: scores(verifier, text, pictures) for name, verifier in verifiers.items()}
             row = {"category": category, "prompt": text, "right": [int(r) for r in right], "scores": given}
@@ -128,8 +131,12 @@ def _share(right: np.ndarray, given: np.ndarray, count: int) -> float:
 def shares_labels(card: Mapping[str, Any]) -> bool:
     """Whether a model learnt to verify from answers of the checker's own rule, so that its choice is judged
     by what it was taught."""
-    stages = card.get("recipe", {}).get("stages", [])
-    return any(stage.get("mixture", {}).get(name) for stage in stages for name in _LABELLED)
+    recipe = card.get("recipe", {})
+    # a mixture of the run's own stands instead of every stage's
+    mixtures = (
+        [recipe["mixture"]] if recipe.get("mixture") else [s.get("mixture") for s in recipe.get("stages", [])]
+    )
+    return any((mixture or {}).get(name) for mixture in mixtures for name in _LABELLED)
 
 
 def write(result: Curve, folder: Path, notes: Sequence[str]) -> list[Path]:
@@ -143,7 +150,7 @@ def write(result: Curve, folder: Path, notes: Sequence[str]) -> list[Path]:
         "by": result.categories,
         "notes": list(notes),
     }
-    (folder / "best_of.json").write_text(json.dumps(data, indent=1) + "\n")
+    write_whole(folder / "best_of.json", to_json(data))
     lines = [
         "| verifier | " + " | ".join(f"N = {n}" for n in result.counts) + " |",
         "|---" * (len(result.counts) + 1) + "|",
@@ -154,7 +161,7 @@ def write(result: Curve, folder: Path, notes: Sequence[str]) -> list[Path]:
             + " | ".join(f"{m:.3f} ± {h:.3f}" for m, h in zip(means, result.halves[name], strict=True))
             + " |"
         )
-    (folder / "best_of.md").write_text("\n".join([*lines, "", *notes]) + "\n")
+    write_whole(folder / "best_of.md", "\n".join([*lines, "", *notes]) + "\n")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, means in result.means.items():

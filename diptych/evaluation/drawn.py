@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diptych.data import journal
+from diptych.contracts import VERIFY
+from diptych.files import journal
 from diptych.inference import Pipeline, draw
-from diptych.inference.verifiers import QUESTION
 from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_wanted
 from diptych.worlds.emoji.claims import spoiled
@@ -51,13 +51,13 @@ def write_drawn(
             for w, n in zip(wanted, numbers, strict=True)
         ]
         fresh = []
-        for number, request, pixels in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
-            name = f"{number:06d}.png"
+        for number, request, frames in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
+            name, pixels = f"{number:06d}.png", frames[0]
             Image.fromarray(pixels).save(folder / name)
             found = checker.detect(pixels)
             turns: list[tuple[str, str]] = []
             for claim in (request, spoiled(world, request, rng)):
-                question = ("" if turns else "<image> ") + QUESTION.format(caption(world, claim))
+                question = ("" if turns else "<image> ") + VERIFY.format(caption(world, claim))
                 turns += [("human", question), ("gpt", "yes" if checker.satisfies(found, claim) else "no")]
             fresh.append(
                 {"conversations": [{"from": who, "value": text} for who, text in turns], "image": name}

@@ -19,11 +19,11 @@ from diptych.evaluation.statistics import Score, mean_of
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell
 from diptych.request import Media, Message
-from diptych.training.emoji_sources import random_edit
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_scene_facts, sample_wanted, swapped_binding
 from diptych.worlds.emoji.edits import Edit
 from diptych.worlds.emoji.questions import Question, ask, judge_answer
+from diptych.worlds.emoji.source import random_edit
 
 HELD_OUT = ("two", "counting", "position", "binding")
 """Categories that have combinations held out of training."""
@@ -118,7 +118,7 @@ def _drawing(
         ]
         texts = [caption(world, w) for w in wanted]
         plans = [pipeline.plan(text, seed=config.seed + n) for n, text in enumerate(texts)]
-        pictures = draw(pipeline.system, plans)
+        pictures = [frames[0] for frames in draw(pipeline.system, plans)]
         found = [checker.detect(picture) for picture in pictures]
         right = [checker.satisfies(f, w) for f, w in zip(found, wanted, strict=True)]
         result.drawing.setdefault(split, {})[category] = Score(sum(right), len(right))
@@ -144,7 +144,7 @@ def _questions(
             if question is not None:
                 questions.append(question)
                 pictures.append(world.render(scene))
-                conversations.append([Message("user", question.text, (Media(pictures[-1]),))])
+                conversations.append([Message("user", question.text, (Media.picture(pictures[-1]),))])
         answers = [
             a
             for start in range(0, len(questions), 50)
@@ -173,7 +173,8 @@ def _edits(
             pipeline.plan(edit.instruction, 1, task="edit", seed=config.seed + n)
             for n, edit in enumerate(edits)
         ]
-        pictures = draw(pipeline.system, plans, [[Media(source)] for source in sources])
+        drawn = draw(pipeline.system, plans, [[Media.picture(source)] for source in sources])
+        pictures = [frames[0] for frames in drawn]
         right = [checker.edited(checker.detect(p), edit) for p, edit in zip(pictures, edits, strict=True)]
         result.edits[type] = Score(sum(right), len(right))
         for source, picture, edit, verdict in list(zip(sources, pictures, edits, right, strict=True))[:3]:

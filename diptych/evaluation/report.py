@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from diptych.evaluation.emoji import Evaluation, EvaluationConfig
+from diptych.files.typed import to_json
+from diptych.files.whole import write_whole
 from diptych.inference.sheet import contact_sheet
 
 
@@ -40,9 +41,8 @@ def print_table(result: Evaluation, console: Console) -> None:
 
 def write(result: Evaluation, folder: Path, model: str, config: EvaluationConfig) -> list[Path]:
     """results.json, results.md and one sheet a part under `folder`; returns what was written."""
-    folder.mkdir(parents=True, exist_ok=True)
     data = {"model": model, "config": dataclasses.asdict(config), **result.summary()}
-    (folder / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+    write_whole(folder / "results.json", to_json(data))
     lines = [
         "# Emoji benchmark",
         "",
@@ -52,7 +52,7 @@ def write(result: Evaluation, folder: Path, model: str, config: EvaluationConfig
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row)} |" for row in _rows(result)]
-    (folder / "results.md").write_text("\n".join(lines) + "\n")
+    write_whole(folder / "results.md", "\n".join(lines) + "\n")
     sheets = [
         contact_sheet(cells, folder / f"{name}.png", columns=6, side=144)
         for name, cells in result.cells.items()

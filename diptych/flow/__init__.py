@@ -5,29 +5,34 @@ eps; velocity v = scale * eps - x0, so dx/dsigma = v. SenseNova-U1's t is 1 - si
 """
 
 from diptych.flow.config import FlowConfig, SamplerConfig
-from diptych.flow.guidance import ProjectedGuidance, guided_velocity, passes_needed
+from diptych.flow.guidance import guided_velocity, passes_needed, projected_guidance
 from diptych.flow.law import NoiseLaw
-from diptych.flow.path import interpolate, noise_scale, to_velocity, training_sigma, velocity_target
-from diptych.flow.solver import dpm, euler, levels_of, sigmas, solve
-from diptych.flow.trigflow import angles, trigflow
+from diptych.flow.objective import Objective, to_velocity
+from diptych.flow.path import interpolate, noise_scale
+from diptych.flow.shapes import per_row
+from diptych.flow.solver import DPM, Euler, Solver, integrate, levels_of, sigmas, solve, solver_of
+from diptych.flow.trigflow import TrigFlow, angles
 
 __all__ = [
+    "DPM",
+    "Euler",
     "FlowConfig",
     "NoiseLaw",
-    "ProjectedGuidance",
+    "Objective",
     "SamplerConfig",
+    "Solver",
+    "TrigFlow",
     "angles",
-    "dpm",
-    "euler",
     "guided_velocity",
+    "integrate",
     "interpolate",
     "levels_of",
     "noise_scale",
     "passes_needed",
+    "per_row",
+    "projected_guidance",
     "sigmas",
     "solve",
+    "solver_of",
     "to_velocity",
-    "training_sigma",
-    "trigflow",
-    "velocity_target",
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from diptych.flow.law import NoiseLaw
+from diptych.flow.objective import Objective
+
 NOISE_SCALE_MODES = ("resolution", "dynamic_sqrt", "fixed")
 GUIDANCE_NORMS = ("none", "global", "channel", "zero_star", "projected")
 SOLVERS = ("euler", "dpm", "trigflow")
@@ -61,21 +64,9 @@ class FlowConfig:
     noise_scale_base_tokens: int = 64
     noise_scale_max: float = 8.0
     """The noise scale is limited to this, in training and in sampling alike."""
-    t_mean: float = -0.8
-    """t = 1 - sigma = sigmoid(t_mean + t_std * normal draw), one per picture: logit-normal, shifted towards
-    noise."""
-    t_std: float = 0.8
-    sigma_min: float = 0.05
-    """The velocity divides by max(sigma, sigma_min) (the published t_eps). Noise below this level is not
-    wholly removed."""
-    loss_sigma_min: float | None = None
-    """The loss divides by max(sigma, this) instead, where given: a larger one weighs almost clean pictures
-    less, and sampling need not pay for it with leftover noise."""
+    law: NoiseLaw = field(default_factory=lambda: NoiseLaw(mean=0.8, std=0.8, shift=1.0))
+    objective: Objective = field(default_factory=lambda: Objective(sigma_min=0.05))
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-
-    @property
-    def training_sigma_min(self) -> float:
-        return self.loss_sigma_min or self.sigma_min
 
     def __post_init__(self) -> None:
         if self.noise_scale_mode not in NOISE_SCALE_MODES:
@@ -83,8 +74,8 @@ class FlowConfig:
                 f"noise_scale_mode must be one of {', '.join(NOISE_SCALE_MODES)}, got "
                 f"{self.noise_scale_mode!r}"
             )
-        for name, level in (("sigma_min", self.sigma_min), ("loss_sigma_min", self.loss_sigma_min)):
-            if level is not None and not 0 < level < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {level}")
-        if self.noise_scale <= 0 or self.noise_scale_max <= 0 or self.t_std < 0:
-            raise ValueError("noise_scale and noise_scale_max must be above 0, t_std not below")
+        if self.noise_scale <= 0 or self.noise_scale_max <= 0:
+            raise ValueError(
+                "noise_scale and noise_scale_max must be above 0, got "
+                f"{self.noise_scale} and {self.noise_scale_max}"
+            )

@@ -1,19 +1,162 @@
-"""Integrating dx/dsigma = v from noise (sigma = 1) to the picture (sigma = 0)."""
+"""Integrating dx/dsigma = v from noise (sigma = 1) to the picture (sigma = 0), step by step.
+
+Every row has its own place on its own schedule, so rows that need different numbers of steps share a batch.
+Schedules are float64 tensors on the CPU, where they decide what is computed; x is of any floating type and on
+any device.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from diptych.flow.config import SamplerConfig
-from diptych.flow.trigflow import angles, trigflow
+from diptych.flow.shapes import per_row
+from diptych.flow.trigflow import TrigFlow
 
-Velocity = Callable[[Tensor, float], Tensor]
-OnStep = Callable[[int, Tensor], None]
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""velocity(x, sigma): x (B, ...), sigma (B,) of x's dtype, on the CPU."""
+OnStep = Callable[[int, Tensor], object]
+
+
+class Solver(Protocol):
+    """Steps of B rows, with what is remembered of each row's earlier ones; one object a batch."""
+
+    def points(self, num_steps: int) -> list[float]:
+        """num_steps + 1 places from noise to 0 that a row stands at: noise levels, or angles."""
+        ...
+
+    def step(
+        self,
+        velocity: Velocity,
+        x: Tensor,
+        now: Tensor,
+        then: Tensor,
+        noise: Callable[[list[int]], Tensor] | None = None,
+    ) -> Tensor:
+        """Rows x (B, ...) from their places `now` to `then` (B,); velocity is called once.
+
+        `noise` draws standard normal values for the rows of these numbers, for solvers that add some.
+        """
+        ...
+
+    def rows(self, index: Sequence[int]) -> None:
+        """Go on with some of the rows alone, in this order."""
+        ...
+
+
+class Euler:
+    """x' = x + (sigma' - sigma) v."""
+
+    def __init__(self, sampler: SamplerConfig) -> None:
+        self.sampler = sampler
+
+    def points(self, num_steps: int) -> list[float]:
+        return levels_of(self.sampler, num_steps).tolist()
+
+    def step(
+        self,
+        velocity: Velocity,
+        x: Tensor,
+        now: Tensor,
+        then: Tensor,
+        noise: Callable[[list[int]], Tensor] | None = None,
+    ) -> Tensor:
+        return x + per_row(then - now, x) * velocity(x, now.to(x.dtype))
+
+    def rows(self, index: Sequence[int]) -> None:
+        """Nothing is remembered."""
+
+
+class DPM:
+    """Flow-DPM-Solver++ 2M: second-order multistep on predicted clean pictures, first order at both ends.
+
+    With lambda = log((1 - sigma) / sigma) and h its step, D = x0 + h_i / (2 h_{i-1}) (x0 - x0_before) and x'
+    = (sigma' / sigma) x + (1 - sigma') (1 - exp(-h)) D (DPM-Solver++, arXiv 2211.01095; flow form, SANA
+    section 2.4).
+    """
+
+    def __init__(self, sampler: SamplerConfig) -> None:
+        self.sampler = sampler
+        self._clean_before: Tensor | None = None
+        self._step_before = torch.zeros(0)
+
+    def points(self, num_steps: int) -> list[float]:
+        return levels_of(self.sampler, num_steps).tolist()
+
+    def step(
+        self,
+        velocity: Velocity,
+        x: Tensor,
+        now: Tensor,
+        then: Tensor,
+        noise: Callable[[list[int]], Tensor] | None = None,
+    ) -> Tensor:
+        clean = direction = x - per_row(now, x) * velocity(x, now.to(x.dtype))
+        step = _half_log_ratio(then) - _half_log_ratio(now)
+        if self._clean_before is not None:
+            # the last step is infinite in lambda: it is of first order
+            ratio = torch.where(then == 0, 0.0, step / (2 * self._step_before))
+            direction = clean + per_row(ratio, x) * (clean - self._clean_before)
+        self._clean_before, self._step_before = clean, step
+        return per_row(then / now, x) * x - per_row((1 - then) * torch.expm1(-step), x) * direction
+
+    def rows(self, index: Sequence[int]) -> None:
+        if self._clean_before is not None:
+            self._clean_before = self._clean_before[list(index)]
+            self._step_before = self._step_before[list(index)]
+
+
+def _half_log_ratio(sigma: Tensor) -> Tensor:
+    return ((1 - sigma).clamp_min(0) / sigma).log()
+
+
+_SOLVERS: dict[str, Callable[[SamplerConfig], Solver]] = {
+    "euler": Euler,
+    "dpm": DPM,
+    "trigflow": lambda sampler: TrigFlow(),
+}
+
+
+def solver_of(sampler: SamplerConfig) -> Solver:
+    """A sampler's solver, for one batch."""
+    return _SOLVERS[sampler.solver](sampler)
+
+
+def solve(
+    sampler: SamplerConfig,
+    velocity: Velocity,
+    x: Tensor,
+    num_steps: int,
+    noise: Callable[[], Tensor] | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """From noise x (B, ...) to pictures by the sampler's solver, all rows alike. `noise` draws further noise
+    of x's shape, for 'trigflow' alone."""
+    solver = solver_of(sampler)
+    return integrate(solver, velocity, x, solver.points(num_steps), noise, on_step)
+
+
+def integrate(
+    solver: Solver,
+    velocity: Velocity,
+    x: Tensor,
+    points: Sequence[float],
+    noise: Callable[[], Tensor] | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """All rows of x along the same `points`."""
+    more = None if noise is None else lambda rows: noise()
+    for index, places in enumerate(pairwise(points)):
+        now, then = (torch.full((len(x),), place, dtype=torch.float64) for place in places)
+        x = solver.step(velocity, x, now, then, more)
+        if on_step is not None:
+            on_step(index, x)
+    return x
 
 
 def shifted(level: Tensor, shift: float) -> Tensor:
@@ -38,57 +181,3 @@ def levels_of(sampler: SamplerConfig, num_steps: int) -> Tensor:
     if sampler.schedule == "diffusers_euler":
         return diffusers_euler_sigmas(num_steps, sampler.shift)
     return sigmas(num_steps, sampler.shift, sampler.first_sigma)
-
-
-def solve(
-    sampler: SamplerConfig,
-    velocity: Velocity,
-    x: Tensor,
-    num_steps: int,
-    noise: Callable[[], Tensor] | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """From noise x to a picture by the sampler's solver. `noise` draws further noise of x's shape, for
-    'trigflow' alone."""
-    if sampler.solver == "trigflow":
-        assert noise is not None, "trigflow adds noise between its steps"
-        return trigflow(velocity, x, angles(num_steps), noise, on_step)
-    return {"euler": euler, "dpm": dpm}[sampler.solver](velocity, x, levels_of(sampler, num_steps), on_step)
-
-
-def euler(velocity: Velocity, x: Tensor, levels: Tensor, on_step: OnStep | None = None) -> Tensor:
-    """Euler steps along `levels`; velocity(x, sigma) is called once a step."""
-    steps = levels.tolist()
-    for index, (now, then) in enumerate(pairwise(steps)):
-        x = x + (then - now) * velocity(x, now)
-        if on_step is not None:
-            on_step(index, x)
-    return x
-
-
-def dpm(velocity: Velocity, x: Tensor, levels: Tensor, on_step: OnStep | None = None) -> Tensor:
-    """Flow-DPM-Solver++ 2M: second-order multistep on predicted clean pictures, first order at both ends.
-
-    With lambda = log((1 - sigma) / sigma) and h its step, D = x0 + h_i / (2 h_{i-1}) (x0 - x0_before) and x'
-    = (sigma' / sigma) x + (1 - sigma') (1 - exp(-h)) D (DPM-Solver++, arXiv 2211.01095; flow form, SANA
-    section 2.4).
-    """
-    steps = levels.tolist()
-    before: Tensor | None = None
-    step_before = 0.0
-    for index, (now, then) in enumerate(pairwise(steps)):
-        clean = x - now * velocity(x, now)
-        step = _half_log_ratio(then) - _half_log_ratio(now)
-        ratio = 0.0 if before is None or then == 0 else step / (2 * step_before)
-        direction = clean if before is None or ratio == 0 else clean + ratio * (clean - before)
-        x = (then / now) * x - (1 - then) * math.expm1(-step) * direction
-        before, step_before = clean, step
-        if on_step is not None:
-            on_step(index, x)
-    return x
-
-
-def _half_log_ratio(sigma: float) -> float:
-    if sigma <= 0:
-        return math.inf
-    return -math.inf if sigma >= 1 else math.log((1 - sigma) / sigma)

@@ -7,12 +7,12 @@ state is sigma = sin s / (sin s + cos s), and x_sigma = state * sqrt(sigma^2 + (
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from diptych.flow.shapes import per_row
 
 LAST_ANGLE = 1.5708
 """Where drawing starts, as published: pi / 2 rounded."""
@@ -28,26 +28,38 @@ def angles(num_steps: int) -> Tensor:
     return torch.linspace(LAST_ANGLE, 0.0, num_steps + 1)
 
 
-def trig_velocity(velocity: Callable[[Tensor, float], Tensor], state: Tensor, angle: float) -> Tensor:
-    """dstate/dangle from the flow model's velocity: F = ((1 - 2 sigma) x_sigma + (1 - 2 sigma + 2 sigma^2) v)
-    / r."""
-    sigma = math.sin(angle) / (math.sin(angle) + math.cos(angle))
-    norm = math.sqrt(sigma**2 + (1 - sigma) ** 2)
-    x = state * norm
-    return ((1 - 2 * sigma) * x + norm**2 * velocity(x, sigma)) / norm
+def trig_velocity(velocity: Callable[[Tensor, Tensor], Tensor], state: Tensor, angle: Tensor) -> Tensor:
+    """dstate/dangle of states (B, ...) at angles (B,) from the flow model's velocity(x, sigma): F = ((1 - 2
+    sigma) x_sigma + (1 - 2 sigma + 2 sigma^2) v) / r."""
+    sigma = angle.sin() / (angle.sin() + angle.cos())
+    norm = (sigma.square() + (1 - sigma).square()).sqrt()
+    x = state * per_row(norm, state)
+    drift = per_row(norm.square(), x) * velocity(x, sigma.to(x.dtype))
+    return (per_row(1 - 2 * sigma, x) * x + drift) / per_row(norm, x)
 
 
-def trigflow(
-    velocity: Callable[[Tensor, float], Tensor],
-    x: Tensor,
-    levels: Tensor,
-    noise: Callable[[], Tensor],
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
+class TrigFlow:
     """Each step predicts the clean picture and adds fresh noise for the next, smaller angle."""
-    for index, (now, then) in enumerate(pairwise(levels.tolist())):
-        clean = math.cos(now) * x - math.sin(now) * trig_velocity(velocity, x, now)
-        x = clean if then == 0 else math.cos(then) * clean + math.sin(then) * noise()
-        if on_step is not None:
-            on_step(index, x)
-    return x
+
+    def points(self, num_steps: int) -> list[float]:
+        return angles(num_steps).tolist()
+
+    def step(
+        self,
+        velocity: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        now: Tensor,
+        then: Tensor,
+        noise: Callable[[list[int]], Tensor] | None = None,
+    ) -> Tensor:
+        clean = per_row(now.cos(), x) * x - per_row(now.sin(), x) * trig_velocity(velocity, x, now)
+        going = then.nonzero().flatten().tolist()
+        if not going:
+            return clean
+        assert noise is not None, "this solver adds noise between its steps"
+        fresh = torch.zeros_like(x)
+        fresh[going] = noise(going).to(x)
+        return per_row(then.cos(), x) * clean + per_row(then.sin(), x) * fresh
+
+    def rows(self, index: Sequence[int]) -> None:
+        """Nothing is remembered."""

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from diptych.data import journal
-from diptych.inference.generate import draw
-from diptych.request import Media, Plan
+from diptych.contracts import Condition, Prompt, Stack, System
+from diptych.files import typed
+from diptych.files.whole import write_whole
+from diptych.inference.draw import draw
+from diptych.request import Plan
 from diptych.surgery.prune import READING, Importance
-from diptych.systems import System
 
 BATCH = 8
 """Prompts drawn together; after each batch what was measured is saved."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a calibration has measured so far."""
+
+    of: str
+    done: int
+    importance: Importance
 
 
 def calibrate(
@@ -30,8 +40,12 @@ def calibrate(
     """Importance of every block of `model` while `system` draws settled plans.
 
     What was measured so far lies in `kept`; a calibration that was stopped goes on from there and ends with
-    the same numbers.
+    the same numbers. Raises ValueError for plans of different numbers of steps.
     """
+    if len({plan.steps for plan in plans}) > 1:
+        raise ValueError(
+            "the plans of a calibration take equally many steps, since a pass is at one noise level"
+        )
     key = _fingerprint(model, plans)
     importance, done = _resume(kept, key, len(model.blocks))
     with importance.watch(model) as watch:
@@ -39,7 +53,7 @@ def calibrate(
         while done < len(plans):
             draw(noting, plans[done : done + BATCH])  # type: ignore[arg-type]
             done = min(len(plans), done + BATCH)
-            journal.write_whole(kept, json.dumps({"of": key, "done": done, **importance.as_dict()}))
+            write_whole(kept, typed.to_json(_Kept(key, done, importance)))
             if progress:
                 progress(done)
     return importance
@@ -54,13 +68,13 @@ class _Noting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._system, name)
 
-    def condition(self, plans: Sequence[Plan], media: Sequence[Sequence[Media]]) -> Any:
+    def read(self, prompts: Sequence[Prompt], stacks: Sequence[Stack]) -> Condition:
         self._watch.level = READING
-        return self._system.condition(plans, media)
+        return self._system.read(prompts, stacks)
 
-    def velocity(self, x: Tensor, sigma: float, condition: Any) -> Tensor:
-        self._watch.level = f"{sigma:.4f}"
-        return self._system.velocity(x, sigma, condition)
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self._watch.level = f"{float(sigma.flatten()[0]):.4f}"
+        return self._system.denoise(x, sigma, condition)
 
 
 def _fingerprint(model: Any, plans: Sequence[Plan]) -> str:
@@ -73,14 +87,13 @@ def _fingerprint(model: Any, plans: Sequence[Plan]) -> str:
 
 
 def _resume(kept: Path, key: str, blocks: int) -> tuple[Importance, int]:
-    if not kept.is_file():
-        return Importance(blocks), 0
-    try:
-        saved = json.loads(kept.read_text())
-        if saved["of"] == key:
-            return Importance.from_dict(saved), int(saved["done"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{kept} is no calibration ({error}); delete it to begin again") from error
+    if kept.is_file():
+        try:
+            saved = typed.read(_Kept, kept)
+        except ValueError as error:
+            raise ValueError(f"{kept} is no calibration ({error}); delete it to begin again") from error
+        if saved.of == key:
+            return saved.importance, saved.done
     return Importance(blocks), 0
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from diptych.inference.generate import Pipeline, Result
+from diptych.files.whole import write_whole
+from diptych.inference.pipeline import Pipeline, Result
 from diptych.inference.select import best_of
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.inference.verifiers import load_verifier
+from diptych.request import Media
 
 DRAWINGS = (
     ("single object", "draw a cat"),
@@ -70,7 +72,7 @@ def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
         for i, (_, q, r, _) in enumerate(shown)
     ]
     contact_sheet(cells, folder / "contact-sheet.png", columns=3)
-    (folder / "index.html").write_text(_page(shown))
+    write_whole(folder / "index.html", _page(shown))
     console.print(f"{folder / 'contact-sheet.png'}\n{folder / 'index.html'}", highlight=False)
     return results
 
@@ -79,7 +81,7 @@ def _drawn(pipeline: Pipeline, request: str, number: int) -> Result:
     """The best of a few by the model's own judgement."""
     plan = pipeline.plan(request, seed=7 + number * CANDIDATES)
     best = best_of(pipeline.system, plan, load_verifier("self", pipeline.system), CANDIDATES)[0]
-    return Result(replace(plan, seed=best.seed), images=(best.pixels,))
+    return Result(replace(plan, seed=best.seed), media=(Media.picture(best.pixels),))
 
 
 def _page(shown: list[tuple[str, str, Result, Path]]) -> str:

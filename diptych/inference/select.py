@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from diptych.data import journal
-from diptych.data.pictures import open_picture
-from diptych.inference.generate import BATCH, draw
-from diptych.inference.verifiers import Verifier, scores
+from diptych.contracts import System, Verifier
+from diptych.data.pictures import open_picture, save_picture
+from diptych.files import journal
+from diptych.files.typed import parse, read_json, to_json
+from diptych.files.whole import write_whole
+from diptych.inference.draw import BATCH, draw
+from diptych.inference.verifiers import scores
 from diptych.request import Media, Plan, RequestError
-from diptych.systems import System
 
 MAX_CANDIDATES = 4096
 _SCORES, _REQUEST = "scores.jsonl", "request.json"
@@ -59,9 +59,8 @@ def best_of(
         if folder and all(seed in done for seed in seeds):
             found = [Candidate(seed, done[seed], open_picture(_picture(folder, seed))) for seed in seeds]
         else:
-            pictures = draw(
-                system, [replace(plan, seed=seed, count=1) for seed in seeds], [media] * len(seeds)
-            )
+            drawn = draw(system, [replace(plan, seed=seed, count=1) for seed in seeds], [media] * len(seeds))
+            pictures = [Media(frames).pixels for frames in drawn]
             found = [
                 Candidate(*row)
                 for row in zip(seeds, scores(verifier, plan.prompt, pictures), pictures, strict=True)
@@ -81,9 +80,7 @@ def _picture(folder: Path, seed: int) -> Path:
 def _save(folder: Path, found: Sequence[Candidate]) -> None:
     """Pictures first: a score stands only for a picture that is there."""
     for candidate in found:
-        part = folder / f".{candidate.seed}.part"
-        Image.fromarray(candidate.pixels).save(part, format="png")
-        part.rename(_picture(folder, candidate.seed))
+        save_picture(candidate.pixels, _picture(folder, candidate.seed))
     journal.append(
         folder / _SCORES, ({"seed": candidate.seed, "score": candidate.score} for candidate in found)
     )
@@ -93,15 +90,15 @@ def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dic
     """Scores that lie in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     request = {
-        "plan": json.loads(plan.to_json()),
+        "plan": parse(plan.to_json(), "plan"),
         "verifier": verifier.name,
         "model": system.card.get("sha256", {}),
         "batch": BATCH,
     }
     path = folder / _REQUEST
     if not path.is_file():
-        journal.write_whole(path, json.dumps(request, indent=1))
-    elif json.loads(path.read_text()) != request:
+        write_whole(path, to_json(request))
+    elif read_json(path) != request:
         raise RequestError(
             f"{folder} holds candidates of another request, model or verifier; choose another folder"
         )

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from diptych.data.pictures import save_picture
+
 _PAD = 10
 _GREEN, _RED, _GRAY = (20, 140, 60), (200, 40, 40), (70, 70, 70)
 
@@ -43,7 +45,5 @@ def contact_sheet(cells: Sequence[Cell], path: str | Path, columns: int = 6, sid
         )
         lines = textwrap.wrap(cell.text, max(8, side // 8))[:3]
         pen.multiline_text((x, y + side + 5), "\n".join(lines), fill=colour, font=font, spacing=2)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    save_picture(np.asarray(sheet), Path(path))
+    return Path(path)

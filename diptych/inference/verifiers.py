@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from diptych.contracts import VERIFY, System, Verifier
 from diptych.request import Media, Message, RequestError, Task
 
-QUESTION = "does this picture show {}?"
-"""What a model is asked, with the prompt in it. Models that verify are trained on these words."""
 KINDS = "self, clip, clip:MODEL or vlm:MODEL"
 CLIP = "openai/clip-vit-base-patch32"
 BATCH = 16
 """Pictures judged together."""
 
 
-class Verifier(Protocol):
-    """Scores pictures of one prompt."""
-
-    name: str
-
-    def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
-        """One score for each uint8 picture (height, width, 3)."""
-        ...
-
-
 class YesNo:
     """A model of the house asked in words: log-odds of yes."""
 
-    def __init__(self, system: Any, name: str) -> None:
+    def __init__(self, system: System, name: str) -> None:
         """Raises RequestError for a model that cannot read pictures."""
         if Task.ANSWER not in system.capabilities:
             raise RequestError(
@@ -42,10 +29,9 @@ class YesNo:
         self.system, self.name = system, name
 
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
-        question = QUESTION.format(prompt)
-        return list(
-            self.system.log_odds([[Message("user", question, (Media(pixels),))] for pixels in pictures])
-        )
+        question = VERIFY.format(prompt)
+        asked = [[Message("user", question, (Media.picture(pixels),))] for pixels in pictures]
+        return self.system.log_odds(asked)
 
 
 class Similarity:
@@ -113,7 +99,7 @@ class VisionLanguageModel:
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
         content = [
             {"type": "image"},
-            {"type": "text", "text": QUESTION.format(prompt) + " Answer yes or no."},
+            {"type": "text", "text": VERIFY.format(prompt) + " Answer yes or no."},
         ]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
@@ -132,27 +118,26 @@ class VisionLanguageModel:
         return (yes - no).tolist()
 
 
-def load_verifier(name: str, system: Any) -> Verifier:
+def load_verifier(
+    name: str, system: System | None, open_ours: Callable[[str], System | None] = lambda name: None
+) -> Verifier:
     """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder or hub id, of
     transformers or of ours.
 
-    It judges on the device that `system` draws on.
+    `open_ours` opens a model of ours on the device where the verifier is to judge, and gives None for any
+    other; those of transformers judge on the device that `system` draws on.
 
     Raises RequestError for another name, and for a model that cannot judge pictures.
     """
-    if name == "self":
+    if name == "self" and system is not None:
         return YesNo(system, name)
     kind, _, model = name.partition(":")
     device = "cpu" if system is None else system.device
     if kind == "clip":
         return Similarity(model or CLIP, device)
     if kind == "vlm" and model:
-        if _is_ours(model):
-            from diptych.systems import load_system
-            from diptych.systems.folder import locate
-
-            return YesNo(load_system(locate(model), device), name)
-        return VisionLanguageModel(model, device)
+        ours = open_ours(model)
+        return VisionLanguageModel(model, device) if ours is None else YesNo(ours, name)
     raise RequestError(f"there is no verifier {name!r}; choose {KINDS}")
 
 
@@ -174,16 +159,6 @@ def scores(verifier: Verifier, prompt: str, pictures: Sequence[np.ndarray]) -> l
                 f"verifier {verifier.name!r} gave NaN for picture {number} of {prompt!r}; it cannot choose"
             )
     return found
-
-
-def _is_ours(model: str) -> bool:
-    config = Path(model) / "config.json"
-    if model == "default":
-        return True
-    try:
-        return config.is_file() and "family" in json.loads(config.read_text())
-    except ValueError as error:
-        raise RequestError(f"{config} is not JSON ({error})") from error
 
 
 def _load(kind: Any, folder: str) -> Any:

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,3 +64,21 @@ class CaptionEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask[:, None, None])
         return self.norm(x)
+
+    def starting_values(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """(name, value) of every parameter for training from scratch: normal embeddings, norms of one, and
+        torch's own start of linear layers, uniform within 1 / sqrt(inputs)."""
+        inputs = {
+            name: module.in_features for name, module in self.named_modules() if isinstance(module, nn.Linear)
+        }
+        for name, parameter in self.named_parameters():
+            owner, _, kind = name.rpartition(".")
+            value = torch.zeros(parameter.shape)
+            if owner in inputs:
+                bound = inputs[owner] ** -0.5
+                value.uniform_(-bound, bound, generator=generator)
+            elif name in ("embedding.weight", "positions"):
+                value.normal_(generator=generator)
+            elif kind == "weight":
+                value.fill_(1.0)
+            yield name, value

@@ -149,28 +149,29 @@ class CAME(torch.optim.Optimizer):
             entries["exp_avg"] = momentum.view(kind.local)
             if not kind.sharded:
                 entries["exp_avg"] = entries["exp_avg"].cpu()
-        if isinstance(parameter, DTensor) and kind.sharded:
-            for name, tensor in entries.items():
-                if not name.endswith("_col"):
-                    shape = kind.shape[:1] if name.endswith("_row") else kind.shape
-                    stride = torch.empty(shape, device="meta").stride()
-                    entries[name] = DTensor.from_local(
-                        tensor, parameter.device_mesh, [Shard(0)], shape=torch.Size(shape), stride=stride
-                    )
-        return entries
+        return _laid_out(entries, parameter)
+
+    def empty_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Tensors as `export_state` gives them, not filled: what a saved state is read into."""
+        kind = Kind.of(parameter)
+        state: dict[str, Tensor] = {}
+        begin_state(kind, state, {"bits": 32})
+        return _laid_out(state, parameter)
 
     def import_state(self, parameter: Tensor, entries: dict[str, Tensor]) -> None:
-        """Take a state that `export_state` gave, gathered to whole tensors, under any number of ranks and in
-        either precision."""
+        """Take a state that `export_state` gave, under any number of ranks and in either precision: whole
+        tensors, or laid out as the parameter is. Float32 tensors become the state itself."""
         kind, group = (
             Kind.of(parameter),
             next(g for g in self.param_groups if any(p is parameter for p in g["params"])),
         )
         state: dict[str, Tensor] = {}
         for name, tensor in entries.items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            part = whole if name.endswith("_col") else _rows(whole, parameter)
-            state[name] = part.to(kind.device, torch.float32).contiguous().clone()
+            if isinstance(tensor, DTensor):
+                part = tensor.to_local()
+            else:
+                part = tensor if name.endswith("_col") else _rows(tensor, parameter)
+            state[name] = part.to(kind.device, torch.float32).contiguous()
         if kind.in_eight_bits(group):
             momentum = state.pop("exp_avg").flatten()
             state["exp_avg_codes"] = torch.empty_like(momentum, dtype=torch.int8)
@@ -198,7 +199,8 @@ class CAME(torch.optim.Optimizer):
             group.update({name: value for name, value in saved.items() if name != "params"})
         self.state.clear()
         for number, entries in state_dict["state"].items():
-            self.import_state(parameters[int(number)], entries)
+            copies = {name: tensor.clone() for name, tensor in entries.items()}
+            self.import_state(parameters[int(number)], copies)
 
 
 def _begin_matrices(
@@ -294,6 +296,27 @@ def _clip(
     """1 / max(1, RMS / threshold) of updates whose squares sum to (B,)."""
     (total,) = yield [squares]
     return (total / batch.kind.numel).sqrt_().div_(group["clip_threshold"]).clamp_(min=1.0).reciprocal_()
+
+
+def _laid_out(entries: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+    """What ranks hold of the rows of a sharded parameter's state, as parts of whole tensors; averages over
+    columns are the same on all."""
+    kind = Kind.of(parameter)
+    if not kind.sharded:
+        return entries
+    assert isinstance(parameter, DTensor)
+    out = {}
+    for name, tensor in entries.items():
+        shape = kind.shape[:1] if name.endswith("_row") else kind.shape
+        stride = torch.empty(shape, device="meta").stride()
+        out[name] = (
+            tensor
+            if name.endswith("_col")
+            else DTensor.from_local(
+                tensor, parameter.device_mesh, [Shard(0)], shape=torch.Size(shape), stride=stride
+            )
+        )
+    return out
 
 
 def _rows(whole: Tensor, parameter: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from diptych.request import Plan, RequestError, Role, Task
+from diptych.request import TASKS, Plan, Product, RequestError, Role, Task, check_roles
 
 MAX_COUNT = 64
 MAX_STEPS = 1000
@@ -26,6 +26,8 @@ class Limits:
     image_guidance_scale: float
     tasks: frozenset[Task]
     max_sources: int = 1
+    """Pictures that are looked at for one request."""
+    max_frames: int = 1
     control: str = ""
     """What a picture attached to a drawing holds ('edges'), for a system that draws along one."""
 
@@ -35,6 +37,8 @@ def settle(plan: Plan, limits: Limits) -> Plan:
     contradicts itself."""
     if plan.missing:
         raise RequestError(f"the request needs {' and '.join(plan.missing)}")
+    if plan.task is Task.TEXT_TO_IMAGE and plan.inputs:
+        plan = _attached(plan, limits)
     if plan.task not in limits.tasks:
         raise RequestError(
             f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(limits.tasks))}"
@@ -46,22 +50,20 @@ def settle(plan: Plan, limits: Limits) -> Plan:
             f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read"
         )
     used = sum(role is not Role.UNUSED for role in plan.inputs)
-    if plan.task is not Task.TEXT_TO_IMAGE and used > limits.max_sources:
+    if used > limits.max_sources:
         raise RequestError(
             f"{used} pictures are attached, but this model looks at {limits.max_sources}; attach one"
         )
-    if plan.task is Task.ANSWER:
+    check_roles(plan.task, plan.inputs)
+    if TASKS[plan.task].makes is Product.TEXT:
         return plan
     _check_numbers(plan, limits)
-    if plan.task is Task.TEXT_TO_IMAGE and plan.inputs:
-        plan = _with_control(plan, limits)
-    if plan.frames != 1:
-        raise RequestError(f"frames must be 1, got {plan.frames}: this model draws single pictures")
     width, height = plan.width or limits.width, plan.height or limits.height
     rounded = limits.round_size(width, height)
     notes = list(plan.adjustments)
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
+    image_guidance = plan.image_guidance_scale
     return replace(
         plan,
         width=rounded[0],
@@ -69,32 +71,41 @@ def settle(plan: Plan, limits: Limits) -> Plan:
         adjustments=tuple(notes),
         steps=limits.steps if plan.steps is None else plan.steps,
         guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,
-        image_guidance_scale=limits.image_guidance_scale
-        if plan.image_guidance_scale is None
-        else plan.image_guidance_scale,
+        image_guidance_scale=limits.image_guidance_scale if image_guidance is None else image_guidance,
     )
 
 
-def _with_control(plan: Plan, limits: Limits) -> Plan:
-    """Pictures attached to a drawing: the control picture of a system that has one, else unused, as was
-    planned."""
+def _attached(plan: Plan, limits: Limits) -> Plan:
+    """Media attached to a drawing: the control picture for a system that draws along one, else unused, which
+    is told."""
     asked = Role.CONTROL in plan.inputs
-    if asked and not limits.control:
-        raise RequestError("this model does not draw along an attached picture")
-    if not limits.control:
-        return plan
+    if Task.CONTROL_TO_IMAGE not in limits.tasks:
+        if asked:
+            raise RequestError("this model does not draw along an attached picture")
+        return _noted(plan, "the attached picture is not used: the request asks for a new one")
     if len(plan.inputs) > 1:
         raise RequestError(
             f"{len(plan.inputs)} pictures are attached, but this model draws along one ({limits.control})"
         )
-    note = () if asked else (f"the attached picture is taken as the control picture ({limits.control})",)
-    return replace(plan, inputs=(Role.CONTROL,), adjustments=plan.adjustments + note)
+    followed = replace(plan, task=Task.CONTROL_TO_IMAGE, inputs=(Role.CONTROL,))
+    if asked:
+        return followed
+    return _noted(followed, f"the attached picture is taken as the control picture ({limits.control})")
+
+
+def _noted(plan: Plan, note: str) -> Plan:
+    """Told once, however often a plan is settled."""
+    return plan if note in plan.adjustments else replace(plan, adjustments=(*plan.adjustments, note))
 
 
 def _check_numbers(plan: Plan, limits: Limits) -> None:
     for name, side in (("width", plan.width), ("height", plan.height)):
         if side is not None and not 1 <= side <= limits.max_side:
             raise RequestError(f"{name} must be 1 to {limits.max_side} px, got {side}")
+    if TASKS[plan.task].makes is Product.PICTURE and plan.frames != 1:
+        raise RequestError(f"frames must be 1, got {plan.frames}: {plan.task.value!r} draws single pictures")
+    if not 1 <= plan.frames <= limits.max_frames:
+        raise RequestError(f"frames must be 1 to {limits.max_frames}, got {plan.frames}")
     if not 1 <= plan.count <= MAX_COUNT:
         raise RequestError(f"count must be 1 to {MAX_COUNT}, got {plan.count}")
     if not 0 <= plan.seed < 2**63:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from diptych.planning.normalise import MAX_PROMPT
-from diptych.request import Plan, RequestError, Role, Task
+from diptych.request import TASKS, Plan, RequestError, Role, Task
 
 _NUMBERS = {
     w: n
@@ -60,6 +60,14 @@ _SHAPE_AFTER = re.compile(
 )
 
 
+_PURPOSES = {
+    Role.SUBJECT: "to look at",
+    Role.SOURCE: "to change",
+    Role.CONTROL: "to draw along",
+    Role.REFERENCE: "of what is to appear",
+}
+
+
 class RulePlanner:
     """`native` is the size, px, that words such as 'wide' are measured against."""
 
@@ -84,16 +92,9 @@ class RulePlanner:
         elif task is not understood:
             confidence = 1.0
         missing = self._missing(text, task, pictures)
-        role = {Task.ANSWER: Role.SUBJECT, Task.EDIT: Role.SOURCE, Task.TEXT_TO_IMAGE: Role.UNUSED}[task]
-        notes = (
-            ("the attached picture is not used: the request asks for a new one",)
-            if role is Role.UNUSED and pictures
-            else ()
-        )
+        inputs = (TASKS[task].default_role,) * pictures
         if task is Task.ANSWER:
-            return Plan(
-                task=task, prompt=text, inputs=(role,) * pictures, confidence=confidence, missing=missing
-            )
+            return Plan(task=task, prompt=text, inputs=inputs, confidence=confidence, missing=missing)
         text, width, height = self._size(text)
         text, seed = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
         text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
@@ -105,7 +106,7 @@ class RulePlanner:
         return Plan(
             task=task,
             prompt=text.strip(" ,.!"),
-            inputs=(role,) * pictures,
+            inputs=inputs,
             width=width,
             height=height,
             count=count,
@@ -115,7 +116,6 @@ class RulePlanner:
             negative_prompt=negative,
             confidence=confidence,
             missing=missing,
-            adjustments=notes,
         )
 
     @staticmethod
@@ -132,15 +132,11 @@ class RulePlanner:
 
     @staticmethod
     def _missing(text: str, task: Task, pictures: int) -> tuple[str, ...]:
-        if task is Task.TEXT_TO_IMAGE:
-            return ()
-        if not pictures:
-            return (
-                "a picture to change (attach one)"
-                if task is Task.EDIT
-                else "a picture to look at (attach one)",
-            )
-        if pictures < 2 and _SEVERAL.search(text):
+        role = TASKS[task].default_role
+        # a subject may be absent (a question without a picture), but the rules never mean that
+        if not pictures and (role is Role.SUBJECT or TASKS[task].takes.get(role, (0, 0))[0]):
+            return (f"a picture {_PURPOSES[role]} (attach one)",)
+        if role is not Role.UNUSED and pictures < 2 and _SEVERAL.search(text):
             return (f"two pictures, but {pictures} is attached",)
         return ()
 

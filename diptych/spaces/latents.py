@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diptych.files.typed import convert, read_json, to_json
+from diptych.files.whole import whole, write_whole
 from diptych.spaces.tiny import TinyAutoencoder
 
 TILE = 1024
@@ -69,23 +70,24 @@ class LatentSpace:
         self.tile = tile
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """uint8 (P, 3, height, width) -> (P, channels, height / factor, width / factor). Raises ValueError
-        for sides that are no multiples of the factor."""
+        """uint8 (B, F, 3, height, width) -> (B, F, channels, height / factor, width / factor), each frame by
+        itself. Raises ValueError for sides that are no multiples of the factor."""
         height, width = pixels.shape[-2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"sides must be multiples of {self.factor} px, got {width}x{height}")
         parts = self._parameters()
-        x = pixels.to(parts.device).to(parts.dtype) / 127.5 - 1.0
-        return self._tiled(x, self.autoencoder.encode, self.tile, 1 / self.factor).float() * self.scale
+        x = pixels.flatten(0, 1).to(parts.device).to(parts.dtype) / 127.5 - 1.0
+        latents = self._tiled(x, self.autoencoder.encode, self.tile, 1 / self.factor).float() * self.scale
+        return latents.unflatten(0, pixels.shape[:2])
 
-    def decode(self, target: Tensor) -> Tensor:
-        """Scaled latents -> uint8 pictures, clamped."""
+    def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Scaled latents (B, F, channels, h, w) -> uint8 (B, F, 3, h factor, w factor), clamped."""
         parts = self._parameters()
-        latents = (target / self.scale).to(parts)
+        latents = (target.flatten(0, 1) / self.scale).to(parts)
         x = self._tiled(
             latents, self.autoencoder.decode, self.tile // self.factor, float(self.factor)
         ).float()
-        return ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).unflatten(0, target.shape[:2])
 
     def shape(self, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int]:
         """(frames, channels, height, width) of the target tensor."""
@@ -93,7 +95,10 @@ class LatentSpace:
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size that can be drawn; ties to even, at least one latent a side."""
-        return tuple(max(self.factor, round(side / self.factor) * self.factor) for side in (width, height))  # type: ignore[return-value]
+        return (self._round(width), self._round(height))
+
+    def _round(self, side: int) -> int:
+        return max(self.factor, round(side / self.factor) * self.factor)
 
     def identity(self) -> str:
         """Checksum of weights and scale: caches of latents are keyed by it."""
@@ -166,25 +171,25 @@ def load_space(folder: Path) -> LatentSpace:
         return tiny_space(pair[0][0], pair[1][0])
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json, so it is no autoencoder folder")
-    config = json.loads(path.read_text())
+    config = convert(dict[str, Any], read_json(path), str(path))
     kind = config.get("_class_name")
     if kind == "TinyAutoencoder":
         weights = load_file(folder / "model.safetensors")
-        parts = {
-            part: {n.split(".", 1)[1]: t for n, t in weights.items() if n.startswith(part)}
+        encoder, decoder = (
+            {n.removeprefix(part): t for n, t in weights.items() if n.startswith(part)}
             for part in ("encoder.", "decoder.")
-        }
-        return LatentSpace(
-            TinyAutoencoder(parts["encoder."], parts["decoder."] or None).eval(), config["scale"]
         )
+        scale = convert(float, config.get("scale"), f"{path}: scale")
+        return LatentSpace(TinyAutoencoder(encoder, decoder or None).eval(), scale)
     if kind not in ("AutoencoderDC", "AutoencoderTiny"):
         raise ValueError(
             f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder"
         )
+    scale = convert(float, config.get("scaling_factor", 1.0), f"{path}: scaling_factor")
     import diffusers
 
     model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return LatentSpace(DiffusersAutoencoder(model.eval()), float(config.get("scaling_factor", 1.0)))
+    return LatentSpace(DiffusersAutoencoder(model.eval()), scale)
 
 
 def save_space(space: LatentSpace, folder: Path) -> None:
@@ -195,13 +200,10 @@ def save_space(space: LatentSpace, folder: Path) -> None:
         return
     assert isinstance(space.autoencoder, nn.Module)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(
-        json.dumps({"_class_name": "TinyAutoencoder", "scale": space.scale}, indent=1) + "\n"
-    )
-    save_file(
-        {name: tensor.contiguous() for name, tensor in space.autoencoder.state_dict().items()},
-        folder / "model.safetensors",
-    )
+    write_whole(folder / "config.json", to_json({"_class_name": "TinyAutoencoder", "scale": space.scale}))
+    tensors = {name: tensor.contiguous() for name, tensor in space.autoencoder.state_dict().items()}
+    with whole(folder / "model.safetensors") as aside:
+        save_file(tensors, aside)
 
 
 def tiny_space(encoder: Path, decoder: Path | None = None) -> LatentSpace:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,18 +12,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PixelSpace:
-    """Pictures (P, 3, height, width) in -1..1 for drawing, ImageNet-normalised for reading; sides multiples
-    of `multiple`."""
+    """Frames in -1..1 for drawing, ImageNet-normalised pictures for reading; sides multiples of
+    `multiple`."""
 
     def __init__(self, multiple: int) -> None:
         self.multiple = multiple
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """uint8 (P, 3, height, width) -> -1..1."""
+        """uint8 (B, F, 3, height, width) -> -1..1, of the same shape."""
         return pixels.float() / 127.5 - 1.0
 
-    def decode(self, target: Tensor) -> Tensor:
-        """-1..1 -> uint8, clamped."""
+    def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """-1..1 -> uint8, clamped, of the same shape."""
         return ((target.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def read(self, pixels: Tensor) -> Tensor:
@@ -31,11 +33,16 @@ class PixelSpace:
         return (x - mean) / x.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
 
     def shape(self, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int]:
-        """(frames, channels, height, width) of the target tensor."""
+        """(frames, 3, height, width) of the target of a picture or clip."""
         return (frames, 3, height, width)
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size that can be drawn; ties to even, at least one token a side."""
-        return tuple(
-            max(self.multiple, round(side / self.multiple) * self.multiple) for side in (width, height)
-        )  # type: ignore[return-value]
+        return (self._round(width), self._round(height))
+
+    def _round(self, side: int) -> int:
+        return max(self.multiple, round(side / self.multiple) * self.multiple)
+
+    def identity(self) -> str:
+        """Pixels depend on nothing."""
+        return "pixels"

@@ -4,17 +4,16 @@ is."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
-from diptych.models.linear_dit import LinearDiT
-from diptych.models.mot import MoT
+from diptych.contracts import BlockModel
+from diptych.models.meta import without_storage
 
-Model = TypeVar("Model", LinearDiT, MoT)
+Model = TypeVar("Model", bound=BlockModel)
 _BLOCKS = "blocks."
 
 
@@ -29,9 +28,7 @@ def with_blocks(
     what their names say.
     """
     check_plain(model)
-    with torch.device("meta"):
-        made = type(model)(replace(model.config, depth=len(sources)))
-    old = model.state_dict()
+    old = tensors(model)
     weights = {name: tensor for name, tensor in old.items() if not name.startswith(_BLOCKS)}
     used: set[int] = set()
     for index, source in enumerate(sources):
@@ -43,12 +40,36 @@ def with_blocks(
             block = {
                 name.removeprefix(prefix): tensor for name, tensor in old.items() if name.startswith(prefix)
             }
+            # two blocks of one tensor would be trained as one
             if source in used:
                 block = {name: tensor.clone() for name, tensor in block.items()}
             used.add(source)
         weights |= {f"{_BLOCKS}{index}.{name}": tensor for name, tensor in block.items()}
+    return remade(model, replace(model.config, depth=len(sources)), weights)
+
+
+def remade(model: Model, config: Any, weights: Mapping[str, Tensor]) -> Model:
+    """A model of the same class and another config that holds these very tensors, all of its own."""
+    made = empty(model, config)
     made.load_state_dict(weights, assign=True)
-    return cast(Model, made.train(model.training))
+    return cast(Model, made.train(cast(nn.Module, model).training))
+
+
+def empty(model: BlockModel, config: Any) -> nn.Module:
+    """A model of the same class and this config, on the meta device: names and shapes, no storage."""
+    with without_storage():
+        return cast(nn.Module, type(model)(config))  # type: ignore[call-arg]
+
+
+def tensors(model: BlockModel) -> dict[str, Tensor]:
+    """All tensors of a model by name, detached."""
+    return cast(nn.Module, model).state_dict()
+
+
+def is_one_of(name: str, chosen: Sequence[str]) -> bool:
+    """Whether a module's name within its block is one of those that a model's facts give: the whole name, or
+    its last parts ('down' is every expert's 'ffn.experts.3.down' as well)."""
+    return any(name == one or name.endswith(f".{one}") for one in chosen)
 
 
 def renamed(name: str, sources: Sequence[int | None]) -> list[str]:
@@ -65,28 +86,25 @@ def renamed(name: str, sources: Sequence[int | None]) -> list[str]:
     ]
 
 
-def check_plain(model: nn.Module) -> None:
+def check_plain(model: BlockModel) -> None:
     """Raises ValueError for LoRA-wrapped, packed or quantised models."""
-    for name, _ in model.named_parameters():
+    found = tensors(model)
+    for name in found:
         if "lora_" in name or ".base_layer." in name:
             raise ValueError(
                 f"the model has LoRA adapters ({name}); merge them first (`merge_lora`, or diptych "
                 "convert --lora)"
             )
-    expected = set(_names(model))
-    for name, tensor in model.state_dict().items():
+    for name, tensor in found.items():
+        # integers, and floats of eight bits whose scales lie elsewhere
         if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:
             raise ValueError(
                 f"{name} is quantised ({str(tensor.dtype).removeprefix('torch.')}); blocks can be "
                 "changed in plain weights only"
             )
-    if missing := sorted(expected - set(model.state_dict())):
+    # a packed layer keeps its weight as a plain attribute, which no state dict holds
+    if missing := sorted(set(empty(model, model.config).state_dict()) - set(found)):
         raise ValueError(
             f"the model has no plain weight {missing[0]} (packed for drawing, or quantised); take the "
             "model as it was loaded"
         )
-
-
-def _names(model: nn.Module) -> list[str]:
-    with torch.device("meta"):
-        return list(type(model)(model.config).state_dict())  # type: ignore[call-arg, arg-type]

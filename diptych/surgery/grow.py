@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
-from diptych.models.linear_dit.model import Block
-from diptych.models.mot import MoT
-from diptych.surgery.blocks import Model, with_blocks
+from diptych.contracts import BlockModel
+from diptych.surgery.blocks import Model, is_one_of, tensors, with_blocks
 
 STRATEGIES = ("partial", "cyclic", "replicate")
 DROPPED = 2
 """Last blocks that partial preservation leaves out by default: they have learnt to be the last."""
-_STD, _DEPTHWISE_STD = 0.02, 0.2
-_SILENT = {
-    LinearDiT: (
-        "attention.out.weight",
-        "attention.out.bias",
-        "cross_attention.out.weight",
-        "cross_attention.out.bias",
-        "feed_forward.narrow.weight",
-    ),
-    MoT: ("o.weight", "down.weight"),
-}
-"""Last projections of a block's branches: where these are zero, the block returns what it was given."""
 
 
 def growth_plan(
@@ -52,6 +38,7 @@ def growth_plan(
         raise ValueError(f"keep belongs to the strategy 'partial'; {strategy!r} uses all blocks")
     if strategy == "cyclic":
         return [index % blocks for index in range(depth)]
+    # copies are spread evenly: 4 blocks grown to 6 are 0 0 1 2 2 3
     return [index * blocks // depth for index in range(depth)]
 
 
@@ -62,35 +49,18 @@ def grow(
     it."""
     generator = torch.Generator().manual_seed(seed)
     return with_blocks(
-        model, growth_plan(len(model.blocks), depth, keep, strategy), lambda: _identity(model, generator)
+        model, growth_plan(len(model.blocks), depth, keep, strategy), lambda: _silent_block(model, generator)
     )
 
 
-def _identity(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+@torch.no_grad()
+def _silent_block(model: BlockModel, generator: torch.Generator) -> dict[str, Tensor]:
     """Tensors of a new block that returns its input to the bit and learns from the first step on."""
-    like = next(model.parameters())
-    if isinstance(model, LinearDiT):
-        block = _linear_dit_block(model.config, generator)
-    else:
-        assert isinstance(model, MoT)
-        one = MoT(type(model.config)(**{**vars(model.config), "depth": 1}))
-        one.initialise(generator)
-        block = dict(one.blocks[0].state_dict())
-    for name, tensor in block.items():
-        if name.endswith(_SILENT[type(model)]):
-            tensor.zero_()
-    return {name: tensor.to(like.device, like.dtype) for name, tensor in block.items()}
-
-
-def _linear_dit_block(config: LinearDiTConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """As published: normal of 0.02, of 0.2 in the depthwise convolution; attention's biases zero, norms one;
-    frame parts zero."""
-    block = dict(Block(config).state_dict())
-    for name, tensor in block.items():
-        if name.endswith(("_norm", ".mix", ".beside")):
-            continue  # ones, or zeros, as they are made
-        if name in ("cross_attention.query.bias", "cross_attention.key_value.bias"):
-            tensor.zero_()
-        else:
-            tensor.normal_(std=_DEPTHWISE_STD if "depthwise" in name else _STD, generator=generator)
+    like = next(iter(tensors(model).values()))
+    block = {}
+    for name, tensor in model.new_block(generator).items():
+        # zeros in a branch's last projection alone: its gradient is that of the branch, which is not zero
+        if is_one_of(name.rpartition(".")[0], model.facts.silent):
+            tensor = torch.zeros_like(tensor)
+        block[name] = tensor.detach().to(like.device, like.dtype)
     return block

@@ -3,20 +3,24 @@ out."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.contracts import BlockModel
 from diptych.surgery.blocks import Model, with_blocks
 
 READING = "reading"
-"""Where the prefix is read, before the first noise level: the understanding stream of a mixture of
+"""Where a prefix is read, before the first noise level: the understanding stream of a mixture of
 transformers."""
 
 
+@dataclass
 class Importance:
     """Sums of 1 - cosine similarity between each token before a block and after it, by block and noise level.
 
@@ -25,17 +29,18 @@ class Importance:
     understanding stream) counts as much as all levels together.
     """
 
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
-        self.sums: dict[str, list[float]] = {}
-        self.tokens: dict[str, float] = {}
+    blocks: int
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    """Noise level, or READING -> one sum a block."""
+    tokens: dict[str, float] = field(default_factory=dict)
+    """Noise level, or READING -> tokens that went through each block."""
 
     @contextmanager
-    def watch(self, model: nn.Module) -> Iterator[_Watch]:
+    def watch(self, model: BlockModel) -> Iterator[_Watch]:
         """Measure every pass through the model's blocks; set `.level` to name the noise level that a pass is
         at."""
         watch = _Watch(self)
-        hooks = [block.register_forward_hook(watch.hook(index)) for index, block in enumerate(model.blocks)]  # type: ignore[arg-type]
+        hooks = [block.register_forward_hook(watch.hook(index)) for index, block in enumerate(model.blocks)]
         try:
             yield watch
         finally:
@@ -71,31 +76,25 @@ class Importance:
             return drawing
         return [(a + b) / 2 for a, b in zip(drawing, table[READING], strict=True)]
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"blocks": self.blocks, "sums": self.sums, "tokens": self.tokens}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Importance:
-        made = cls(values["blocks"])
-        made.sums, made.tokens = values["sums"], values["tokens"]
-        return made
-
 
 class _Watch:
+    """Set `level` to the noise level that passes are at."""
+
     def __init__(self, importance: Importance) -> None:
         self.importance, self.level = importance, READING
 
     def hook(self, index: int) -> Any:
         def measure(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            # a mixture of transformers has two streams, of which one may be empty
-            pairs = (
-                zip(inputs[:2], output[:2], strict=True)
-                if isinstance(output, tuple)
-                else [(inputs[0], output)]
-            )
-            for before, after in pairs:
+            # a block takes its streams of tokens first and returns them first; what else it returns (keys and
+            # values) is no stream
+            outputs = output if isinstance(output, tuple) else (output,)
+            streams = list(itertools.takewhile(lambda out: isinstance(out, Tensor), outputs))
+            # of several streams the last is what is drawn. A prefix is read when it is first needed, so
+            # within a step; no noise is in it, and the last stream is empty
+            level = self.level if streams[-1].numel() else READING
+            for before, after in zip(inputs, streams, strict=False):
                 if before.numel():
-                    self.importance.add(self.level, index, before.detach(), after.detach())
+                    self.importance.add(level, index, before.detach(), after.detach())
 
         return measure
 

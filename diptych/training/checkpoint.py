@@ -1,92 +1,126 @@
-"""Checkpoints: written aside, fsynced, checksummed, renamed; verified on load; safetensors and JSON only."""
+"""Checkpoints: each rank writes what it holds, and any number of ranks may go on from them.
+
+Written aside, brought to disk, checksummed, renamed; verified before they are used. Safetensors through
+torch's distributed checkpoints, and JSON; nothing is ever unpickled.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from diptych.optim import CAME
+from diptych.files.typed import read_json
+from diptych.files.whole import checksum, sync
+from diptych.training.ranks import Ranks
 
+ALONE = Ranks(0, 1, torch.device("cpu"), None)
 _SUMS = "checksums.json"
+_STATE = "state.json"
 _PREFIX = "step-"
-_AVERAGES = {f"exp_avg_{what}_{axis}" for what in ("sq", "res") for axis in ("row", "col")}
-_ENTRIES: dict[type, set[str]] = {
-    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-    torch.optim.Muon: {"momentum_buffer"},
-    CAME: {"exp_avg", "exp_avg_sq", *_AVERAGES},
-}
-"""What each optimiser keeps of a parameter."""
+_ASIDE = ".writing"
+_FILE_BYTES = 2**25
+"""Size of a rank's files, or of one tensor where that is larger: a file is copied in memory to be written."""
+Say = Callable[[str], None]
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read; the message says which file and why."""
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save(
-    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Write `step` under `folder`: one safetensors file per group of tensors, state.json and checksums.
+    """Write `step` under `folder`: tensors by name, sharded or the same on all ranks, and a small state.
 
-    Nothing with the final name exists before everything is on disk. Older checkpoints beyond `keep` go
-    afterwards. Raises CheckpointError, naming the last good checkpoint, when the disk is full or not
-    writable; no partial result is left.
+    All ranks call it together. Nothing with the final name exists before everything is on disk. Older
+    checkpoints beyond `keep` go afterwards. Raises CheckpointError on all ranks, naming the last good
+    checkpoint, when the disk is full or not writable; no partial result is left.
     """
-    target, aside = folder / f"{_PREFIX}{step:08d}", folder / f".writing-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        for name, group in tensors.items():
-            save_file(
-                {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()},
-                aside / f"{name}.safetensors",
-            )
-        (aside / "state.json").write_text(json.dumps(state, indent=1))
-        sums = {file.name: _checksum(file) for file in sorted(aside.iterdir())}
-        (aside / _SUMS).write_text(json.dumps(sums, indent=1))
-        for file in aside.iterdir():
-            _sync(file)
-        _sync(aside)
-        if target.exists():
-            shutil.rmtree(target)
-        aside.rename(target)
-        _sync(folder)
-    except Exception as error:
-        # safetensors reports a full disk as an error of its own
-        shutil.rmtree(aside, ignore_errors=True)
-        good = latest_step(folder)
-        kept = (
-            f"the last good checkpoint is step {good}"
-            if good is not None
-            else "there is no earlier checkpoint"
-        )
-        raise CheckpointError(f"{target} could not be written ({error}); {kept}") from error
-    for old in _all(folder)[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
+    target, aside = folder / f"{_PREFIX}{step:08d}", folder / f"{_ASIDE}-{step:08d}"
+    sums: dict[str, str] = {}
+    with _together(ranks, target, aside):
+        if ranks.first:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+    with _together(ranks, target, aside), warnings.catch_warnings():
+        # that no process group was started is how one rank works
+        warnings.filterwarnings("ignore", message=".*assuming the intent is to save")
+        files = _files(tensors, ranks.count if ranks.sharded else 1)
+        writer = HuggingFaceStorageWriter(str(aside), fqn_to_index_mapping=files, save_distributed=True)
+        shaped = {name: tensor.view(1) if tensor.ndim == 0 else tensor for name, tensor in tensors.items()}
+        dcp.save(shaped, storage_writer=writer, no_dist=ranks.mesh is None)
+        # a rank's own files, which it has in its cache
+        for file in aside.glob(f"shard-{ranks.rank + 1:05d}-*"):
+            file.chmod(0o644)
+            sums[file.name] = checksum(file)
+    parts = ranks.gathered(sums)
+    with _together(ranks, target, aside):
+        if ranks.first:
+            (aside / _STATE).write_text(json.dumps(state, indent=1))
+            sums = {name: part[name] for part in parts for name in part}
+            sums[_STATE] = checksum(aside / _STATE)
+            (aside / _SUMS).write_text(json.dumps(sums, indent=1, sort_keys=True))
+            for path in (aside / _STATE, aside / _SUMS, aside):
+                sync(path)
+            if target.exists():
+                shutil.rmtree(target)
+            aside.rename(target)
+            sync(folder)
+            for old in _all(folder)[: -max(1, keep)]:
+                shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+@contextlib.contextmanager
+def _together(ranks: Ranks, target: Path, aside: Path) -> Iterator[None]:
+    """A part of the writing of `target`; where it fails on one rank, it fails on all."""
+    failure, cause = "", None
+    try:
+        yield
+    except CheckpointException as error:
+        # of the ranks that failed, each knows why; the whole of it is a page of tracebacks
+        failure, cause = "; ".join(str(what) for what, _ in error.failures.values()), error
+    except Exception as error:
+        failure, cause = str(error) or type(error).__name__, error
+    failures = dict.fromkeys(filter(None, ranks.gathered(failure)))
+    if not failures:
+        return
+    if ranks.first:
+        shutil.rmtree(aside, ignore_errors=True)
+    good = latest_step(target.parent)
+    kept = (
+        f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
+    )
+    raise CheckpointError(f"{target} could not be written ({'; '.join(failures)}); {kept}") from cause
+
+
+def _files(tensors: Mapping[str, Tensor], shares: int) -> dict[str, int]:
+    """Number, from 1, of the file that each tensor goes to, in the order of the tensors."""
+    files: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size() // shares
+        if filled and filled + size > _FILE_BYTES:
+            number, filled = number + 1, 0
+        files[name] = number
+        filled += size
+    return files
 
 
 def _all(folder: Path) -> list[Path]:
@@ -99,86 +133,91 @@ def latest_step(folder: Path) -> int | None:
     return int(found[-1].name.removeprefix(_PREFIX)) if found else None
 
 
-def verify(checkpoint: Path) -> str | None:
-    """None where every file is as it was written, else what is wrong."""
+def clean(folder: Path) -> None:
+    """Remove what a killed process had half written. For the one process that writes there."""
+    for stale in folder.glob(f"{_ASIDE}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def verify(checkpoint: Path, ranks: Ranks = ALONE) -> str | None:
+    """None where every file is as it was written, else what is wrong. Ranks share the work."""
+    wrong = None
     try:
-        sums = json.loads((checkpoint / _SUMS).read_text())
-        for name, expected in sums.items():
-            if _checksum(checkpoint / name) != expected:
-                return f"{checkpoint / name} is damaged (its checksum differs)"
-    except (OSError, ValueError) as error:
-        return f"{checkpoint} is incomplete ({error})"
-    return None
+        sums = read_json(checkpoint / _SUMS)
+        for name, expected in sorted(sums.items())[ranks.rank :: ranks.count]:
+            if checksum(checkpoint / name) != expected:
+                wrong = f"{checkpoint / name} is damaged (its checksum differs)"
+                break
+    except (OSError, ValueError, AttributeError) as error:
+        wrong = f"{checkpoint} is incomplete ({error})"
+    return next(filter(None, ranks.gathered(wrong)), None)
 
 
-def load_latest(
-    folder: Path, report: Any = print
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Tensors and state of the newest good checkpoint; damaged ones are reported and the one before is used.
+def latest(folder: Path, say: Say = print, ranks: Ranks = ALONE) -> Checkpoint | None:
+    """The newest good checkpoint, the same on all ranks; damaged ones are told and the one before is used.
 
     None where there is no checkpoint at all; CheckpointError where all are damaged.
     """
-    with contextlib.suppress(FileNotFoundError):
-        for stale in folder.glob(".writing-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-    found = _all(folder)
-    for checkpoint in reversed(found):
-        wrong = verify(checkpoint)
+    # not every rank may see a new name at once
+    (found, *_) = ranks.gathered([path.name for path in _all(folder)])
+    for name in reversed(found):
+        wrong = verify(folder / name, ranks)
         if wrong is None:
-            tensors = {file.stem: load_file(file) for file in checkpoint.glob("*.safetensors")}
-            return tensors, json.loads((checkpoint / "state.json").read_text())
-        report(f"{wrong}; using the checkpoint before it")
+            return Checkpoint(folder / name)
+        say(f"{wrong}; using the checkpoint before it")
     if found:
         raise CheckpointError(f"no checkpoint under {folder} is whole")
     return None
 
 
-def optimiser_tensors(
-    optimisers: list[torch.optim.Optimizer], names: dict[Any, str], full: Any
-) -> dict[str, Tensor]:
-    """Optimiser state as flat names: 'optimiser|parameter|entry'. `full` gathers a sharded tensor."""
-    out = {}
-    for index, optimiser in enumerate(optimisers):
-        state, parameters = optimiser.state_dict()["state"], _parameters(optimiser)
-        for number, entries in state.items():
-            for key, value in entries.items():
-                out[f"{index}|{names[parameters[number]]}|{key}"] = (
-                    full(value) if isinstance(value, Tensor) else torch.tensor(value)
-                )
-    return out
+class Checkpoint:
+    """One that was verified: what it holds is looked at first, then read into tensors of any layout."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state: dict[str, Any] = read_json(path / _STATE)
+        metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(entry.size)  # type: ignore[union-attr]
+            for name, entry in metadata.items()
+        }
 
-def restore_optimisers(
-    optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: dict[str, Tensor], shard: Any
-) -> None:
-    """Inverse of `optimiser_tensors`; `shard(tensor, like)` gives a tensor the layout of the parameter
-    `like`."""
-    for index, optimiser in enumerate(optimisers):
-        parameters = _parameters(optimiser)
-        numbers = {names[parameter]: number for number, parameter in enumerate(parameters)}
-        state: dict[int, dict[str, Tensor]] = {}
-        for flat, tensor in tensors.items():
-            owner, name, key = flat.split("|")
-            if int(owner) == index:
-                like = parameters[numbers[name]]
-                value = shard(tensor, like) if tensor.shape == like.shape and tensor.ndim else tensor
-                state.setdefault(numbers[name], {})[key] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    @property
+    def averaged(self) -> str:
+        """Group of the averaged weights: of the weights themselves, where the run has no average."""
+        return "ema" if self.names("ema") else "model"
 
+    def names(self, group: str) -> set[str]:
+        """Names of the tensors of a group, 'group|name', without it."""
+        return {name.partition("|")[2] for name in self.shapes if name.partition("|")[0] == group}
 
-def is_state_of(
-    optimisers: list[torch.optim.Optimizer], names: dict[Any, str], tensors: Mapping[str, Tensor]
-) -> bool:
-    """Whether state as `optimiser_tensors` gives it belongs to optimisers of these kinds over these
-    parameters."""
-    known = {
-        f"{index}|{names[parameter]}|{key}"
-        for index, optimiser in enumerate(optimisers)
-        for parameter in _parameters(optimiser)
-        for key in _ENTRIES[type(optimiser)]
-    }
-    return known.issuperset(tensors)
+    def read(self, group: str, targets: Mapping[str, Tensor], ranks: Ranks = ALONE) -> None:
+        """Read a group of tensors in place: each rank what it holds, from whatever ranks wrote it.
 
+        Raises CheckpointError where names or shapes are not those of the targets.
+        """
+        odd = sorted(self.names(group) ^ set(targets)) or [
+            name
+            for name, target in targets.items()
+            if self.shapes[f"{group}|{name}"] != (tuple(target.shape) or (1,))
+        ]
+        if odd:
+            raise CheckpointError(
+                f"the {group} weights in {self.path} are of another architecture (first difference: {odd[0]})"
+            )
+        values = {
+            f"{group}|{name}": t.detach().view(1) if t.ndim == 0 else t.detach()
+            for name, t in targets.items()
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*assuming the intent is to load")
+            dcp.load(
+                values, storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=ranks.mesh is None
+            )
 
-def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    def whole(self, group: str) -> dict[str, Tensor]:
+        """A group of tensors as they are, whole, on the CPU of one process."""
+        names = sorted(self.names(group))
+        found = {name: torch.empty(self.shapes[f"{group}|{name}"]) for name in names}
+        self.read(group, found)
+        return found

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = ("text", "flow", "validation")
+NOT_LOSSES = ("step", "stage", "seconds", "norm", "lr")
+"""What a logged step tells besides its losses."""
+BELOW = ("sigma/", "validation/")
+"""Losses by noise level; other names with a slash are shares of a loss that is drawn already."""
 SMOOTHED = 25
 """Logged steps that a smoothed point averages over."""
 
@@ -26,7 +29,7 @@ def draw_curves(run: Path) -> Path | None:
         except ValueError:
             continue  # a run that was killed can leave half a line
         for key, value in row.items():
-            if key in NAMES or key.startswith(("sigma/", "validation/")):
+            if key.startswith(BELOW) or ("/" not in key and key not in NOT_LOSSES):
                 values[key].append((row["step"], value))
     if not values:
         return None
@@ -36,7 +39,7 @@ def draw_curves(run: Path) -> Path | None:
     above, below = figure.subplots(2, 1, sharex=True)
     for name, points in sorted(values.items()):
         steps, losses = np.array(points).T
-        axis = above if name in NAMES else below
+        axis = below if name.startswith(BELOW) else above
         if name.startswith("validation"):
             axis.plot(steps, losses, "o-", markersize=3, label=name)
         elif len(losses) > SMOOTHED:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+
+from diptych.training.ranks import local
 
 
 class EMA:
@@ -29,7 +34,31 @@ class EMA:
         if not self.decay:
             return
         parameters = dict(model.named_parameters())
-        names = list(self.shadow)
         torch._foreach_lerp_(
-            [self.shadow[n] for n in names], [parameters[n].detach().float() for n in names], weight
+            [local(shadow) for shadow in self.shadow.values()],
+            [local(parameters[name]).float() for name in self.shadow],
+            weight,
         )
+
+    @contextmanager
+    def exchanged(self, model: nn.Module) -> Iterator[None]:
+        """The model with its averaged weights for a while; the average has the model's meanwhile.
+
+        In place and one tensor at a time, so that there is no second copy and shards stay where they are;
+        equal to the bit afterwards.
+        """
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        if not self.decay:
+            return
+        for name, parameter in model.named_parameters():
+            mine, other = local(parameter), local(self.shadow[name])
+            kept = mine.clone()
+            mine.copy_(other)
+            other.copy_(kept)

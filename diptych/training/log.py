@@ -19,8 +19,17 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from diptych.contracts import Losses
     from diptych.training.config import RunConfig
-    from diptych.training.job import Losses
+
+
+SIGMA_BINS = 5
+
+
+def sigma_bin(sigma: float) -> str:
+    """Name of the noise-level bin that `sigma` falls in."""
+    low = min(int(sigma * SIGMA_BINS), SIGMA_BINS - 1)
+    return f"sigma/{low / SIGMA_BINS:.1f}-{(low + 1) / SIGMA_BINS:.1f}"
 
 
 @dataclass

@@ -1,30 +1,32 @@
-"""How much memory a SANA run takes, told before anything is loaded: sizes counted on tensors without
-storage."""
+"""How much memory a run takes, told before anything is loaded: sizes counted on tensors without storage."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diptych.data.buckets import buckets
-from diptych.models.linear_dit import LinearDiT
-from diptych.optim.batches import MIN_EIGHT_BIT
+from diptych.contracts import Probe
+from diptych.optim.batches import MIN_EIGHT_BIT, TOGETHER, TOGETHER_DEFAULT
 from diptych.optim.build import OptimConfig, is_muon
-from diptych.training.sana_config import SanaTrainConfig
+from diptych.training.config import RunConfig
 
-CAPTION_TOKENS = 40
-"""Text tokens that a batch is counted with; the longest caption of a real one may have more."""
+GATHERED = 4
+"""Blocks that are whole at once where ranks share a model: the one that is computed, the next one on its way,
+the buffer that it comes in, and gradients that have not been shared out."""
+
+ROOMS = 5
+"""Tensors that CAME works in: weights, gradients, momentum, and two for what lies between."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process that holds the whole model."""
+    """Bytes of one rank; frozen parts (a text encoder, an autoencoder) are not counted."""
 
     weights: int
     gradients: int
@@ -34,37 +36,46 @@ class Memory:
     """What the backward pass of one micro-batch keeps, and the casted weights where autocast makes them."""
     working: int
     """Gradients of activations that are alive at once: a quarter of what one block keeps, as measured."""
+    gathered: int
+    """Whole blocks, where ranks share the model."""
 
     @property
     def total(self) -> int:
         """The peak: at the start of the backward pass, or at its end, when activations have gone and
         gradients have come."""
-        steady = self.weights + self.optimiser + self.ema
+        steady = self.weights + self.optimiser + self.ema + self.gathered
         return steady + max(self.activations, self.gradients + 4 * self.working) + self.working
 
 
-def estimate(config: SanaTrainConfig, factor: int, text_tokens: int = CAPTION_TOKENS) -> Memory:
-    """Memory of a run of `config` over an image space that is `factor` times smaller, text encoder and
-    autoencoder not counted.
+def estimate(config: RunConfig, probe: Probe, ranks: int = 1) -> Memory:
+    """Memory of a run of `config`, of which `probe` is a micro-batch, on each of so many ranks.
 
-    The forward pass runs on fake tensors, and what autograd keeps for the backward pass is added up;
-    recomputed blocks keep their input alone.
+    The probe's forward pass runs, and what autograd keeps for the backward pass is added up; recomputed
+    blocks keep their input alone. Several ranks share weights and states; activations are each rank's own.
     """
-    with torch.device("meta"):
-        model = LinearDiT(config.model)
-    count = sum(p.numel() for p in model.parameters())
+    named = dict(probe.model.named_parameters())
+    learning = {name: p for name, p in named.items() if p.requires_grad}
+    size = 2 if config.weights == "bfloat16" else 4
+    count = sum(p.numel() for p in named.values())
     optim = config.stages[0].optim
-    state = sum(p.numel() * _state_words(name, p, optim) for name, p in model.named_parameters())
-    kept, casts, block = _activations(config, factor, text_tokens)
-    lora, size = config.lora_rank > 0, 2 if config.weights == "bfloat16" else 4
+    state = sum(p.numel() * _state_words(name, p, optim) for name, p in learning.items())
+    kept = _kept(config, probe)
+    block = max(sum(p.numel() for p in module.parameters()) for module in _large(probe))
     return Memory(
-        weights=size * count,
-        gradients=0 if lora else size * count,
-        optimiser=0 if lora else round(4 * state),
-        ema=4 * count if config.ema else 0,
-        activations=kept + casts,
-        working=block // 4,
+        weights=size * count // ranks,
+        gradients=size * sum(p.numel() for p in learning.values()) // ranks,
+        optimiser=round(4 * state) // ranks + _rooms(config, sum(p.numel() for p in learning.values())),
+        ema=4 * count // ranks if config.ema else 0,
+        activations=kept.total(config.checkpoint_blocks) + sum(kept.casts.values()),
+        working=kept.a_block // 4,
+        gathered=GATHERED * size * block if ranks > 1 else 0,
     )
+
+
+def _large(probe: Probe) -> list[nn.Module]:
+    """What is gathered by itself."""
+    body = cast(nn.Module, probe.body)
+    return [*probe.body.blocks, *(body.get_submodule(name) for name in probe.body.facts.apart)]
 
 
 def _state_words(name: str, parameter: nn.Parameter, optim: OptimConfig) -> float:
@@ -76,55 +87,80 @@ def _state_words(name: str, parameter: nn.Parameter, optim: OptimConfig) -> floa
     return 1 if is_muon(name, parameter, optim) else 2
 
 
-def _activations(config: SanaTrainConfig, factor: int, text_tokens: int) -> tuple[int, int, int]:
-    """(bytes kept for the backward pass, bytes of casted weights, bytes that one block keeps)."""
-    pictures = config.data.pictures_per_step // config.data.accumulate
-    bucket = buckets(
-        max(r for stage in config.stages for r in stage.resolutions or config.data.resolutions),
-        factor * config.model.patch,
-    )[0]
-    shape = (config.model.channels, bucket.height // factor, bucket.width // factor)
-    kept: dict[Any, int] = {}
-    casts: dict[Any, int] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        with _default_dtype(getattr(torch, config.weights)):
-            model = LinearDiT(config.model)
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
-        weights = {tuple(p.shape) for p in model.parameters() if p.ndim > 1}
+def _rooms(config: RunConfig, count: int) -> int:
+    """Float32 copies of weights, gradients and momentum that CAME works in where weights are in bfloat16."""
+    if config.weights == "float32":
+        return 0
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ROOMS * 4 * min(count, TOGETHER.get(device, TOGETHER_DEFAULT))
 
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                is_weight = tuple(tensor.shape) in weights or tuple(tensor.shape[::-1]) in weights
-                (casts if is_weight else kept)[storage._cdata] = storage.nbytes()
-                alive.append(storage)
-            return tensor
 
-        alive: list[Any] = []
-        frames = 2 if config.control else 1
-        x = torch.empty(pictures, frames, *shape)
-        text = torch.empty(pictures, text_tokens, config.model.caption_channels)
-        sizes = []
-        with (
-            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=config.bf16),
-        ):
-            condition = model.condition(text)
-            before = sum(kept.values())
-            out = model(x, torch.empty(pictures, frames), condition, roles=("target", "control")[:frames])
-            sizes.append(sum(kept.values()) - before)
-            out.float().square().mean()
-        inside = sizes[0] // config.model.depth
-        if config.checkpoint_blocks:
-            tokens = pictures * frames * (shape[1] * shape[2]) // config.model.patch**2
-            entry = tokens * config.model.width * (2 if config.bf16 else 4)
-            return before + config.model.depth * entry + inside, sum(casts.values()), inside
-        return sum(kept.values()), sum(casts.values()), inside
+@dataclass
+class _Kept:
+    """What a forward pass keeps for the backward pass, bytes."""
+
+    sizes: dict[Any, int] = field(default_factory=dict)
+    """Of each storage."""
+    casts: dict[Any, int] = field(default_factory=dict)
+    """Weights in the type that autocast computes in, which all blocks keep, recomputed or not."""
+    blocks: list[int] = field(default_factory=list)
+    """In each block."""
+    entries: list[int] = field(default_factory=list)
+    """Of each block's input."""
+
+    @property
+    def a_block(self) -> int:
+        return sum(self.blocks) // len(self.blocks)
+
+    def total(self, recomputed: bool) -> int:
+        everything = sum(self.sizes.values())
+        if not recomputed:
+            return everything
+        return everything - sum(self.blocks) + sum(self.entries) + self.a_block
+
+
+def _kept(config: RunConfig, probe: Probe) -> _Kept:
+    kept = _Kept()
+    own = {p.untyped_storage()._cdata for p in probe.model.parameters()}
+    # autocast makes one of each weight, and an activation may have a weight's shape
+    casts = Counter(tuple(p.shape) for p in probe.model.parameters() if p.dtype == torch.float32)
+    # a storage that is freed may leave its address to another one
+    alive: list[Any] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            shape = next((s for s in (tensor.shape, tensor.shape[::-1]) if casts[tuple(s)]), None)
+            new = storage._cdata not in kept.casts and storage._cdata not in kept.sizes
+            if new and shape is not None and tensor.dtype == torch.bfloat16 and tensor.ndim > 1:
+                casts[tuple(shape)] -= 1
+                kept.casts[storage._cdata] = storage.nbytes()
+            elif new:
+                kept.sizes[storage._cdata] = storage.nbytes()
+            alive.append(storage)
+        return tensor
+
+    def enter(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        (first, *_) = (value for value in inputs if isinstance(value, Tensor))
+        kept.entries.append(probe.block_input * first.element_size())
+        kept.blocks.append(-sum(kept.sizes.values()))
+
+    def leave(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        kept.blocks[-1] += sum(kept.sizes.values())
+
+    with ExitStack() as stack:
+        for block in probe.body.blocks:
+            for hook in (block.register_forward_pre_hook(enter), block.register_forward_hook(leave)):
+                stack.callback(hook.remove)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor))
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=config.bf16))
+        probe.forward()
+    return kept
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Modules made in this type: fake ones cannot be cast afterwards."""
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Modules made in this type: those without storage cannot be cast afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

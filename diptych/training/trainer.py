@@ -1,4 +1,4 @@
-"""The loop: fetch, accumulate, clip, step, log, save, sample."""
+"""The loop: fetch, accumulate, clip, step, hooks, log, save, evaluate."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import fcntl
 import math
 import signal
 import time
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
+from diptych.contracts import Job, Losses
 from diptych.data.loader import StepData, StepDataset
+from diptych.files.lineage import as_parent
+from diptych.files.typed import to_json
+from diptych.files.whole import write_whole
 from diptych.optim.build import build_optimisers, learning_rate
-from diptych.training import checkpoint, distributed
-from diptych.training.config import StageConfig, to_json
+from diptych.training import checkpoint, parallel, state
+from diptych.training import ranks as distributed
+from diptych.training.config import StageConfig
 from diptych.training.curves import draw_curves
 from diptych.training.ema import EMA
-from diptych.training.job import Job, Losses
 from diptych.training.log import RunLog, StepReport
+
+CONFIG = "config.json"
+"""In a run's folder: its family, and its resolved config."""
+PARENT = "parent.json"
+"""In a run's folder: what the run started from, as it was named and with its card."""
 
 
 class TrainingStopped(RuntimeError):
@@ -30,7 +39,9 @@ class TrainingStopped(RuntimeError):
 
 class Trainer:
     """One run in `folder`. A run that was interrupted goes on from its last good checkpoint, equal to the
-    bit."""
+    bit on the same ranks."""
+
+    ema: EMA
 
     def __init__(self, job: Job, folder: Path, *, quiet: bool = False) -> None:
         config = job.config
@@ -38,41 +49,35 @@ class Trainer:
             raise ValueError("a run needs at least one stage with at least one step")
         self.job, self.config, self.folder = job, config, folder
         self.model, self.task = job.model, job.task
-        if config.weights == "bfloat16":
-            self.model.to(torch.bfloat16)
         self.ranks = distributed.start()
-        self.ranks, placed = distributed.prepare(self.task, job.blocks, self.ranks, config.parallel)
-        self.ema = EMA(self.model, config.ema)
+        self.begun = False
         self.step = 0
+        self.saved = -1
         self.stage = -1
         self.seconds = 0.0
         self.skipped = 0
         self.bad_samples = 0
         self.asked_to_stop = self.stopping = False
         self.log = RunLog(folder, config, quiet=quiet or not self.ranks.first)
-        if placed:
-            self.log.say(placed)
         self.optimisers: list[torch.optim.Optimizer] = []
         self.learning: list[nn.Parameter] = []
         self.lock: IO[str] | None = None
-        if self.ranks.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(to_json(config))
-            job.prepare(folder)
 
     def train(self) -> None:
         """Run to the end. Ctrl-C and SIGTERM save after the step that is being taken and stop the run; a
         second one stops it at once."""
-        if self.ranks.first:
-            self.lock = _lock(self.folder)
         before = {
             number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            self._resume()
+            if self.ranks.first:
+                self._open()
+            if not self.begun:
+                self.begin()
             while self.step < self.config.steps:
                 self._train_stage()
-            self._save()
+            if self.saved != self.step:
+                self._save()
             if self.ranks.first:
                 draw_curves(self.folder)
         finally:
@@ -82,6 +87,22 @@ class Trainer:
             if self.lock is not None:
                 self.lock.close()
             distributed.stop(self.ranks)
+
+    def _open(self) -> None:
+        """Hold the run's folder, and write into it what the run is."""
+        self.lock = _lock(self.folder)
+        checkpoint.clean(self.folder / "checkpoints")
+        write_whole(self.folder / CONFIG, to_json({"family": self.job.family, **asdict(self.config)}))
+        self.job.prepare(self.folder)
+
+    def begin(self) -> None:
+        """Place the model on its ranks, with the last checkpoint's weights, or else the starting ones."""
+        self.ranks, resumed = parallel.prepare(self.job, self.ranks, self._resume, self.log.say)
+        if not resumed:
+            self.ema = EMA(self.model, self.config.ema)
+            if self.job.parent is not None:
+                self._begin_from(self.job.parent)
+        self.begun = True
 
     def _ask_to_stop(self, *_: object) -> None:
         """A step is never saved in part: weights that have taken it, or some of them, would take it again."""
@@ -93,7 +114,7 @@ class Trainer:
         index, done = self.config.stage_at(self.step)
         stage = self.config.stages[index]
         if index != self.stage:
-            self._enter(index)
+            self._enter(index, self.ranks)
         left = stage.steps - done
         began = time.monotonic()
         for data in self._dataset(stage).steps(self.step, self.step + left):
@@ -111,7 +132,7 @@ class Trainer:
             if self.step % self.config.save_every == 0:
                 self._save()
             if self.step % self.config.sample_every == 0:
-                self._sample(stage)
+                self._evaluate(stage)
 
     def _train_step(self, stage: StageConfig, data: StepData[Any], lr: float) -> StepReport:
         names, weights = self.job.loss_names, self.job.loss_weights(stage)
@@ -121,13 +142,12 @@ class Trainer:
         )
         shares = {name: weights[name] / max(totals[name], 1.0) for name in names}
         parts: list[Losses] = []
-        for number, batch in enumerate(data.batches):
-            if self.ranks.sharded:
-                self.task.set_requires_gradient_sync(number == len(data.batches) - 1)  # type: ignore[operator]
+        for batch in data.batches:
             with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bf16):
                 losses = self.task(batch.to(self.ranks.device))
             loss = torch.stack([shares[name] * losses.sums[name] for name in names]).sum()
-            # sharded gradients are averaged over the ranks; the loss is a sum over them
+            # sharded gradients are averaged over the ranks; the loss is a sum over them. They are summed in
+            # each micro-batch: kept until the last, every rank would hold those of the whole model
             (loss * (self.ranks.count if self.ranks.sharded else 1)).backward()
             parts.append(losses)
         distributed.reduce_gradients(self.learning, self.ranks)
@@ -179,12 +199,13 @@ class Trainer:
                 "see bad_samples.jsonl"
             )
 
-    def _enter(self, index: int) -> None:
+    def _enter(self, index: int, ranks: distributed.Ranks) -> None:
+        """Begin a stage, or go on within it: which parameters learn, and their optimisers."""
         stage = self.config.stages[index]
         self.stage = index
         named = dict(self.model.named_parameters())
         chosen = {name for name in named if self.job.learns(name, stage)}
-        if not self.ranks.sharded:
+        if not ranks.sharded:
             # sharded parameters cannot change this later; there the others' gradients are made and dropped
             for name, parameter in named.items():
                 parameter.requires_grad_(name in chosen)
@@ -199,17 +220,16 @@ class Trainer:
     def _dataset(self, stage: StageConfig) -> StepDataset[Any]:
         return self.job.dataset(stage, self.ranks.rank, self.ranks.count)
 
-    def _names(self) -> dict[Any, str]:
+    def _names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
     def _save(self) -> None:
-        names = self._names()
-        tensors = {
-            "model": {name: distributed.full(p.detach()) for p, name in names.items()},
-            "ema": {name: distributed.full(t) for name, t in self.ema.shadow.items()},
-            "optimiser": checkpoint.optimiser_tensors(self.optimisers, names, distributed.full),
+        groups = {
+            "model": {name: p.detach() for name, p in self.model.named_parameters()},
+            "ema": self.ema.shadow if self.ema.decay else {},
+            "optimiser": state.exported(self.optimisers, self._names()),
         }
-        state = {
+        told = {
             "step": self.step,
             "stage": self.stage,
             "ema_updates": self.ema.updates,
@@ -217,68 +237,58 @@ class Trainer:
             "skipped": self.skipped,
             "bad_samples": self.bad_samples,
         }
-        if self.ranks.first:
-            checkpoint.save(self.folder / "checkpoints", self.step, tensors, state, self.config.keep)
+        tensors = {f"{group}|{name}": t for group, of in groups.items() for name, t in of.items()}
+        checkpoint.save(self.folder / "checkpoints", self.step, tensors, told, self.config.keep, self.ranks)
+        self.saved = self.step
 
-    def _resume(self) -> None:
-        loaded = checkpoint.load_latest(self.folder / "checkpoints", self.log.say)
-        if loaded is None:
-            return
-        tensors, state = loaded
-        self._load("model", tensors["model"], dict(self.model.named_parameters()))
-        self._load("ema", tensors["ema"], self.ema.shadow)
-        self.step, self.ema.updates, self.seconds = state["step"], state["ema_updates"], state["seconds"]
-        self.skipped, self.bad_samples = state["skipped"], state["bad_samples"]
-        if self.step < self.config.steps and self.config.stage_at(self.step)[0] == state["stage"]:
-            self._enter(state["stage"])
-            checkpoint.restore_optimisers(
-                self.optimisers, self._names(), tensors["optimiser"], distributed.shard
-            )
+    def _resume(self, ranks: distributed.Ranks) -> bool:
+        found = checkpoint.latest(self.folder / "checkpoints", self.log.say, ranks)
+        if found is None:
+            return False
+        found.read("model", dict(self.model.named_parameters()), ranks)
+        self.ema = EMA(self.model, self.config.ema)
+        if self.ema.decay:
+            found.read("ema", self.ema.shadow, ranks)
+        told = found.state
+        self.step, self.ema.updates, self.seconds = told["step"], told["ema_updates"], told["seconds"]
+        self.skipped, self.bad_samples = told["skipped"], told["bad_samples"]
+        if self.step < self.config.steps and self.config.stage_at(self.step)[0] == told["stage"]:
+            self._enter(told["stage"], ranks)
+            moments = state.empty(self.optimisers, self._names(), found.names("optimiser").__contains__)
+            found.read("optimiser", moments, ranks)
+            state.restore(self.optimisers, self._names(), moments)
+        self.saved = self.step
         self.log.say(f"resumed at step {self.step} of {self.config.steps}")
+        return True
 
-    @torch.no_grad()
-    def _load(self, what: str, saved: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-        odd = sorted(set(saved) ^ set(targets)) or [n for n in saved if saved[n].shape != targets[n].shape]
-        if odd:
-            raise checkpoint.CheckpointError(
-                f"the {what} weights in {self.folder} are of another architecture (first difference: "
-                f"{odd[0]})"
-            )
-        for name, tensor in saved.items():
-            targets[name].copy_(distributed.shard(tensor, targets[name]))
-
-    def begin_from(
-        self, weights: Mapping[str, Tensor], optimiser: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Take other weights before the first step, and save them, so that the run can go on without where
-        they came from.
-
-        With them optimiser state, named as `checkpoint.optimiser_tensors` does, where it is of the first
-        stage's optimiser; parameters that it does not name begin anew. Raises CheckpointError for weights of
-        another architecture.
-        """
-        self._load("starting", weights, dict(self.model.named_parameters()))
-        self._load("starting", weights, self.ema.shadow)
-        if optimiser:
-            self._enter(0)
-            if checkpoint.is_state_of(self.optimisers, self._names(), optimiser):
-                checkpoint.restore_optimisers(
-                    self.optimisers, self._names(), dict(optimiser), distributed.shard
-                )
-            else:
+    def _begin_from(self, card: dict[str, Any]) -> None:
+        """Keep what the run starts from: a checkpoint of step 0, so that it goes on where the other model is
+        gone, with that model's optimiser state where it is of the first stage's optimiser."""
+        if self.ranks.first:
+            parent = {"start": self.config.start, "card": as_parent(card, self.config.start)}
+            write_whole(self.folder / PARENT, to_json(parent))
+        brought = self.job.optimiser_state()
+        if brought:
+            self._enter(0, self.ranks)
+            if not state.begin(self.optimisers, self._names(), brought):
                 self.log.say(
                     "the optimiser state of the starting model is another optimiser's and is left out"
                 )
         self._save()
 
-    def _sample(self, stage: StageConfig) -> None:
-        if self.ranks.sharded or not self.ranks.first:
+    def _evaluate(self, stage: StageConfig) -> None:
+        """Validate, and draw a grid of samples, with the averaged weights. Sharded ranks do so together, as
+        each has a part of the model."""
+        if not (self.ranks.sharded or self.ranks.first):
             return
-        losses = self.job.validate(self.ema.shadow, self.ranks.device)
-        if losses:
-            self.log.record(self.step, stage.name, self.seconds, losses)
-        self.job.sample(self.ema.shadow, self.folder / "samples" / f"step-{self.step:08d}.png")
-        draw_curves(self.folder)
+        grid = self.folder / "samples" / f"step-{self.step:08d}.png"
+        with torch.no_grad(), self.ema.exchanged(self.model):
+            losses = parallel.within(self.task, self.job.validate, self.ranks.device)
+            if losses:
+                self.log.record(self.step, stage.name, self.seconds, losses)
+            parallel.within(self.task, self.job.sample, grid if self.ranks.first else None)
+        if self.ranks.first:
+            draw_curves(self.folder)
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diptych import cli, data_command, surgery_command
-from diptych.recipes import RECIPES
-from diptych.train_command import SanaTrainCommand
+from diptych import cli
+from diptych.commands import convert, do, evaluate, export, grow, info, plan, prune
+from diptych.commands import data as data_command
+from diptych.commands.arguments import Overrides
+from diptych.commands.train import command_type, resolve
+from diptych.files.typed import to_json
+from diptych.systems.registry import FAMILIES, recipes
 
 
 def call(*arguments: str, capsys: pytest.CaptureFixture) -> tuple[int, str]:
@@ -45,6 +49,14 @@ def test_a_picture_from_a_cold_start_in_sixteen_seconds_of_processor(tmp_path):
     # the bar is 8 s on two idle cores; processor time does not grow with what else runs, and slower machines
     # have twice as much
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 32
+
+
+def test_a_plan_is_shown_without_what_it_does_not_need():
+    code = "import sys; from diptych.cli import main; main(['plan', 'a cat']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "torch" in loaded
+    assert not loaded & {"torch._dynamo", "transformers", "diffusers", "matplotlib", "tensorboard", "peft"}
 
 
 def test_plan_prints_only_the_plan_and_every_field_can_be_overridden(capsys):
@@ -115,55 +127,60 @@ def test_unknown_config_keys_name_the_nearest(capsys):
 
 
 COMMANDS = (
-    cli.Do,
-    cli.ShowPlan,
-    cli.Info,
-    cli.Evaluate,
-    cli.Export,
-    cli.Convert,
+    do.Do,
+    plan.ShowPlan,
+    info.Info,
+    evaluate.Evaluate,
+    export.Export,
+    convert.Convert,
     data_command.Index,
     data_command.Inspect,
     data_command.Cache,
     data_command.Emoji,
     data_command.Drawn,
-    surgery_command.Grow,
-    surgery_command.Prune,
-    SanaTrainCommand,
+    grow.Grow,
+    prune.Prune,
+    command_type("emoji", recipes()["emoji"][1], recipes()["emoji"][1]()),
+    command_type("sana-small", recipes()["sana-small"][1], recipes()["sana-small"][1]()),
 )
 
 
 def test_the_set_of_flags_is_frozen():
     """A flag is for ever: adding one is a decision, taken here."""
-    flags = {command.__name__: [f.name for f in dataclasses.fields(command)] for command in COMMANDS}
-    assert flags == {
-        "Do": ["request", "image", "output", "model", "best_of", "keep", "verifier", "candidates", "plan"],
-        "ShowPlan": ["request", "image", "model", "plan"],
-        "Info": ["model"],
-        "Evaluate": ["model", "output", "prompts", "seed", "split", "best_of", "verifier"],
-        "Export": ["run", "output", "hardware"],
-        "Convert": ["source", "output", "to", "base", "cross_heads", "lora"],
-        "Index": ["folder", "output"],
-        "Inspect": ["folder", "output", "resolutions", "multiple"],
-        "Cache": [
-            "folder",
-            "output",
-            "model",
-            "space",
-            "resolutions",
-            "multiple",
-            "batch",
-            "validation",
-            "control",
-            "part",
-            "parts",
-        ],
-        "Emoji": ["folder", "size", "tones", "only"],
-        "Drawn": ["folder", "model", "count", "seed"],
-        "Grow": ["source", "output", "depth", "width", "keep", "strategy", "seed"],
-        "Prune": ["source", "depth", "calibrate", "output", "prompts"],
-        "SanaTrainCommand": ["output", "config", "start"],
-    }
-    assert [f.name for f in dataclasses.fields(cli.Overrides)] == [
+    flags = [(command.__name__, [f.name for f in dataclasses.fields(command)]) for command in COMMANDS]
+    assert flags == [
+        ("Do", ["request", "image", "output", "model", "best_of", "keep", "verifier", "candidates", "plan"]),
+        ("ShowPlan", ["request", "image", "model", "plan"]),
+        ("Info", ["model"]),
+        ("Evaluate", ["model", "output", "prompts", "seed", "split", "best_of", "verifier"]),
+        ("Export", ["run", "output", "hardware"]),
+        ("Convert", ["source", "output", "to", "base", "cross_heads", "lora"]),
+        ("Index", ["folder", "output"]),
+        ("Inspect", ["folder", "output", "resolutions", "multiple"]),
+        (
+            "Cache",
+            [
+                "folder",
+                "output",
+                "model",
+                "space",
+                "resolutions",
+                "multiple",
+                "batch",
+                "validation",
+                "control",
+                "part",
+                "parts",
+            ],
+        ),
+        ("Emoji", ["folder", "size", "tones", "only"]),
+        ("Drawn", ["folder", "model", "count", "seed"]),
+        ("Grow", ["source", "output", "depth", "width", "keep", "strategy", "seed"]),
+        ("Prune", ["source", "depth", "calibrate", "output", "prompts"]),
+        ("TrainRecipe", ["output", "size", "depth", "config"]),
+        ("TrainRecipe", ["output", "depth", "heads", "config"]),
+    ]
+    assert [f.name for f in dataclasses.fields(Overrides)] == [
         "task",
         "prompt",
         "inputs",
@@ -178,7 +195,7 @@ def test_the_set_of_flags_is_frozen():
         "negative_prompt",
     ]
     emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
-    assert sorted(RECIPES) == [
+    assert sorted(recipes()) == [
         *emoji,
         "sana-control",
         "sana-curriculum",
@@ -186,6 +203,85 @@ def test_the_set_of_flags_is_frozen():
         "sana-lora",
         "sana-small",
     ]
+
+
+def test_help_lists_every_command_with_what_it_does(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert [name for name in cli.COMMANDS if name not in said] == []
+    assert "Carry out a request" in said
+
+
+def test_a_word_that_is_no_command_is_told(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["drow", "a cat"])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert "drow" in captured.out + captured.err
+
+
+def test_train_lists_every_recipe_with_what_it_says_of_itself(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name in recipes() if name not in said] == []
+
+
+def test_convert_tells_its_forms_and_refuses_others(tmp_path, capsys):
+    forms = [form.name for family in FAMILIES for form in family.forms]
+    status, said = call("convert", "somewhere", str(tmp_path / "out"), "--to", "onnx", capsys=capsys)
+    assert status == 2
+    assert "there is no form 'onnx'" in said
+    assert all(form in said for form in forms)
+    with pytest.raises(SystemExit):
+        cli.main(["convert", "--help"])
+    help = capsys.readouterr().out
+    assert all(form in help for form in forms)
+
+
+def resolved(folder: Path, *arguments: str):
+    return resolve("emoji", recipes()["emoji"][1], ["-o", str(folder), *arguments])[1]
+
+
+def test_a_dial_makes_the_model_and_a_field_has_the_last_word(tmp_path):
+    plain, dialled = resolved(tmp_path), resolved(tmp_path, "--size", "4", "--model.vocab-size", "500")
+    assert dialled.model.width == plain.model.width * 4 // 6
+    assert dialled.model.vocab_size == 500
+    assert dataclasses.replace(dialled, model=plain.model) == plain
+
+
+def begun(folder: Path, *arguments: str):
+    """A run's folder as it lies after its first step."""
+    config = resolved(folder, *arguments)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(to_json({"family": "u1", **dataclasses.asdict(config)}))
+    return config
+
+
+def test_a_run_that_goes_on_keeps_what_it_was_begun_with(tmp_path):
+    mine = ["--jsonl", "a.jsonl", "--mixture", "a", "0.3", "generate", "0.7"]
+    first = begun(tmp_path, "--size", "4", "--seed", "7", *mine)
+    assert first.mixture == {"a": 0.3, "generate": 0.7}
+    assert first.jsonl == ("a.jsonl",)
+    assert resolved(tmp_path) == first
+    assert resolved(tmp_path, "--size", "4", "--jsonl", "a.jsonl") == first
+    again = resolved(tmp_path, "--save-every", "3", "--mixture", "a", "0.5", "edit", "0.5")
+    assert again == dataclasses.replace(first, save_every=3, mixture={"a": 0.5, "edit": 0.5})
+
+
+def test_a_dial_that_contradicts_a_run_is_refused(tmp_path, capsys):
+    begun(tmp_path, "--size", "4")
+    status, said = call("train", "emoji", "-o", str(tmp_path), "--size", "5", capsys=capsys)
+    assert status == 2
+    assert "holds a run whose model has" in said
+
+
+def test_a_flag_given_twice_is_refused(tmp_path, capsys):
+    twice = ["--jsonl", "a.jsonl", "--jsonl", "b.jsonl"]
+    status, said = call("train", "emoji", "-o", str(tmp_path), *twice, capsys=capsys)
+    assert status == 2
+    assert "--jsonl is given 2 times: give all its values behind one" in said
 
 
 def test_demo_writes_a_page_and_a_contact_sheet(tmp_path, capsys):

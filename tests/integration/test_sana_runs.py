@@ -149,9 +149,10 @@ def test_killed_at_random_moments_a_cached_run_always_resumes(material, tmp_path
         time.sleep(chance.random())
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _, state = checkpoint.load_latest(run / "checkpoints")
-        assert state["step"] >= saved
-        saved = state["step"]
+        found = checkpoint.latest(run / "checkpoints")
+        assert found is not None
+        assert found.state["step"] >= saved
+        saved = found.state["step"]
     last = command(material, run, saved + 2, "--cache", str(cache))
     finished = subprocess.run(last, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert f"resumed at step {saved}" in " ".join(finished.stdout.split())

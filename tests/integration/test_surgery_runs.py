@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import diptych
 from diptych import cli
-from diptych.data.readers import JsonlSource
+from diptych.data.conversations.readers import JsonlSource
 from diptych.training import checkpoint
 
 SHIPPED = Path(cli.__file__).parent / "assets" / "emoji"
@@ -41,8 +41,8 @@ TINY = [
     "--stages.2.steps",
     "0",
     "--stages.3.steps",
-    "2",
 ]
+"""The steps of the last stage follow."""
 
 
 def call(*arguments: object, capsys: pytest.CaptureFixture) -> tuple[int, str]:
@@ -52,6 +52,12 @@ def call(*arguments: object, capsys: pytest.CaptureFixture) -> tuple[int, str]:
 
 def diptych_command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "diptych.cli", *(str(argument) for argument in arguments)]
+
+
+def newest(run: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.latest(run / "checkpoints")
+    assert found is not None
+    return found
 
 
 def prompts(folder: Path, count: int = 24) -> Path:
@@ -70,9 +76,9 @@ def prompts(folder: Path, count: int = 24) -> Path:
 @pytest.mark.parametrize("optimiser", ["muon", "came8bit"])
 def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsys, optimiser):
     run, grown, on = tmp_path / "run", tmp_path / "grown", tmp_path / "on"
-    chosen = [*TINY, "--stages.3.optim.name", optimiser]
+    chosen = ["--stages.3.optim.name", optimiser]
     subprocess.run(
-        diptych_command("train", "emoji", "-o", run, *chosen),
+        diptych_command("train", "emoji", "-o", run, *TINY, 2, *chosen),
         env=ENVIRONMENT,
         check=True,
         capture_output=True,
@@ -86,27 +92,34 @@ def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsy
         False,
         False,
     )
-    before = checkpoint.load_latest(run / "checkpoints")[0]["optimiser"]
+    before = newest(run).whole("optimiser")
     assert before.keys() == load_file(grown / "optimiser.safetensors").keys()
     # a learning rate of almost nothing: the state, not the weights, tells what came along
-    more = ["--stages.3.optim.lr", "1e-12", "--stages.3.steps", "1"]
+    slow = ["--stages.3.optim.lr", "1e-12"]
     done = subprocess.run(
-        diptych_command("train", "emoji", "-o", on, *chosen, *more, "--start", grown),
+        diptych_command("train", "emoji", "-o", on, *TINY, 1, *chosen, *slow, "--start", grown),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    tensors, state = checkpoint.load_latest(on / "checkpoints")
-    assert state["step"] == 1
-    assert any(name.split("|")[1].startswith("blocks.2.") for name in tensors["optimiser"])
-    assert json.loads((on / "config.json").read_text())["depth"] is not None
-    first = checkpoint.load_latest(run / "checkpoints")[0]["ema"]
-    assert torch.allclose(
-        tensors["model"]["blocks.1.gen.q.weight"], first["blocks.1.gen.q.weight"], atol=1e-8
-    )
+    last = newest(on)
+    assert last.state["step"] == 1
+    assert any(name.split("|")[1].startswith("blocks.2.") for name in last.whole("optimiser"))
+    assert json.loads((on / "config.json").read_text())["model"]["depth"] == 3
+    name = "blocks.1.gen.q.weight"
+    assert torch.allclose(last.whole("model")[name], newest(run).whole("ema")[name], atol=1e-8)
     other = diptych_command(
-        "train", "emoji", "-o", tmp_path / "other", *TINY, "--stages.3.optim.name", "adamw", "--start", grown
+        "train",
+        "emoji",
+        "-o",
+        tmp_path / "other",
+        *TINY,
+        2,
+        "--stages.3.optim.name",
+        "adamw",
+        "--start",
+        grown,
     )
     done = subprocess.run(other, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "another optimiser's and is left out" in " ".join(done.stdout.split())
@@ -145,9 +158,9 @@ def test_a_wider_model_draws_the_same_and_is_trained_on(world, tmp_path, capsys)
             check=True,
             capture_output=True,
         )
-    saved = json.loads((on / "config.json").read_text())
-    assert (saved["size"], saved["depth"]) == (12, 6)
-    assert checkpoint.load_latest(on / "checkpoints")[1]["step"] == 2
+    saved = json.loads((on / "config.json").read_text())["model"]
+    assert (saved["width"], saved["depth"]) == (384, 6)
+    assert newest(on).state["step"] == 2
 
 
 def test_a_killed_calibration_goes_on_and_gives_the_same_model(tmp_path, capsys):
@@ -166,12 +179,15 @@ def test_a_killed_calibration_goes_on_and_gives_the_same_model(tmp_path, capsys)
     assert 0 < json.loads((killed / "calibration.json").read_text())["done"] < 24
     assert not (killed / "config.json").exists()
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
-    a, b = (json.loads((folder / "calibration.json").read_text()) for folder in (straight, killed))
+    a, b = (
+        json.loads((folder / "calibration.json").read_text())["importance"] for folder in (straight, killed)
+    )
     assert a["tokens"] == b["tokens"]
     for level, sums in a["sums"].items():
         assert sums == pytest.approx(b["sums"][level], rel=1e-4)
     assert (straight / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
     assert (straight / "importance.png").is_file()
+    assert not list(killed.glob(".*"))
     assert len(diptych.load(killed).system.model.blocks) == 4
     status, said = call("prune", "default", "--depth", 4, "--calibrate", path, "-o", straight, capsys=capsys)
     assert (status, "is a model already" in said) == (2, True)
@@ -225,10 +241,10 @@ def test_a_killed_recovery_goes_on_to_the_bit(world, tmp_path, capsys):
         check=True,
         capture_output=True,
     )
-    a, b = (checkpoint.load_latest(tmp_path / name / "checkpoints")[0] for name in ("a", "b"))
     for group in ("model", "ema", "optimiser"):
-        assert a[group].keys() == b[group].keys()
-        assert all(torch.equal(a[group][name], b[group][name]) for name in a[group])
+        a, b = (newest(tmp_path / name).whole(group) for name in ("a", "b"))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_what_lies_in_the_output_folder_is_never_touched(tmp_path, capsys):

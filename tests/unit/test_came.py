@@ -268,7 +268,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
 from test_came import gradients, parameters, take_steps
 from diptych.optim import CAME
-from diptych.training import distributed
+from diptych.training import ranks as distributed
 torch.set_num_threads(1)
 ranks = distributed.start()
 mesh = ranks.mesh

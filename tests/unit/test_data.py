@@ -10,12 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.loader import DocumentDataset, LoaderConfig
-from diptych.data.mixture import BLOCK, BadSample, Mixture, shuffled
-from diptych.data.packing import pack
-from diptych.data.readers import JsonlSource, TextSource
-from diptych.data.schema import Picture, Sample, Turn
-from diptych.data.tokens import CLEAN, NO_LABEL, NOISY, TEXT, answer_prefix, drawing_prefix, write
+from diptych.contracts import BadSample, Picture, Sample, Turn
+from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
+from diptych.data.conversations.packing import pack
+from diptych.data.conversations.readers import JsonlSource, TextSource
+from diptych.data.conversations.tokens import (
+    CLEAN,
+    NO_LABEL,
+    NOISY,
+    TEXT,
+    answer_prefix,
+    drawing_prefix,
+    write,
+)
+from diptych.data.mixture import BLOCK, Mixture, shuffled
 
 
 class Numbers:

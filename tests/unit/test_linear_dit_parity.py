@@ -7,7 +7,7 @@ import torch
 from conftest import golden
 from safetensors.torch import load_file
 
-from diptych.flow import SamplerConfig, angles, solve, trigflow
+from diptych.flow import SamplerConfig, TrigFlow, angles, integrate, solve
 from diptych.flow.trigflow import trig_velocity
 from diptych.models.linear_dit import PRESETS, LinearDiT, LinearDiTConfig, trim_text
 from diptych.models.linear_dit.convert import (
@@ -356,9 +356,8 @@ def test_whole_guided_runs_are_the_native_ones(solver, steps, schedule, limit):
     text = model.condition(caption, real)
 
     def guided(x, sigma):
-        null, conditional = model(torch.cat([x, x])[:, None], torch.full((2 * len(x),), sigma), text)[
-            :, 0
-        ].chunk(2)
+        both = model(torch.cat([x, x])[:, None], torch.cat([sigma, sigma]), text)[:, 0]
+        null, conditional = both.chunk(2)
         return null + 4.5 * (conditional - null)
 
     states = []
@@ -385,9 +384,10 @@ def test_sprint_is_the_native_one():
 
         def velocity(x, sigma, one=slice(index, index + 1)):
             text = model.condition(case["caption"][one], case["mask"][one])
-            return model(x[:, None], torch.tensor([sigma]), text, case["cfg_scale"][one])[:, 0]
+            return model(x[:, None], sigma, text, case["cfg_scale"][one])[:, 0]
 
-        ours = trig_velocity(velocity, case["latent"][index : index + 1], float(case["angle"][index]))
+        angle = case["angle"][index : index + 1].flatten().double()
+        ours = trig_velocity(velocity, case["latent"][index : index + 1], angle)
         torch.testing.assert_close(ours, case["trig_output"][index : index + 1], rtol=0, atol=3e-5)
 
 
@@ -407,11 +407,16 @@ def test_sprint_draws_the_native_picture_in_two_steps():
     torch.testing.assert_close(angles(2), data["angles"], rtol=0, atol=1e-6)
 
     def velocity(x, sigma):
-        return model(x[:, None], torch.full((3,), sigma), text, torch.full((3,), 4.5))[:, 0]
+        return model(x[:, None], sigma, text, torch.full((3,), 4.5))[:, 0]
 
     states = []
-    drawn = trigflow(
-        velocity, data["start"] / 0.5, angles(2), lambda: next(noise), lambda _, x: states.append(x)
+    drawn = integrate(
+        TrigFlow(),
+        velocity,
+        data["start"] / 0.5,
+        angles(2).tolist(),
+        lambda: next(noise),
+        lambda _, x: states.append(x),
     )
     torch.testing.assert_close(states[0] * 0.5, data["state"][0], rtol=0, atol=3e-5)
     torch.testing.assert_close(drawn, data["final"], rtol=0, atol=3e-5)

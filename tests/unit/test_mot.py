@@ -48,8 +48,7 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     layout = Layout.of(slots, flex=flex)
     und = torch.randn(len(layout.und), model.config.width, generator=torch.Generator().manual_seed(text_seed))
-    hidden = model(und, noisy, layout)
-    return hidden[0], hidden[1]
+    return model(und, noisy, layout)
 
 
 @torch.no_grad()
@@ -130,7 +129,7 @@ def test_prefix_cache_equals_one_pass_over_everything(tiny_model):
     row = Slots(
         kind, both, torch.zeros_like(kind), torch.where(kind == NOISY, 0, -1), torch.zeros_like(kind).bool()
     )
-    _, hidden, _ = tiny_model(und[0], gen, Layout.of(row))
+    _, hidden = tiny_model(und[0], gen, Layout.of(row))
     torch.testing.assert_close(tiny_model.pixel_head(hidden, 2, 2), cached, rtol=1e-5, atol=1e-5)
 
 
@@ -161,6 +160,51 @@ def test_published_sizes_have_the_published_parameter_counts():
     # 8.121 B and 8.167 B with interfaces and heads; A3B: 30.0 B with the shared matrices, and 8.2 B
     assert count(moe, ".und.", "embedding.weight", "text_head.") == pytest.approx(30.5, abs=0.5)
     assert count(moe, ".gen.") == pytest.approx(8.2, abs=0.2)
+
+
+def test_starting_values_are_made_one_by_one_on_a_model_without_storage():
+    with torch.device("meta"):
+        empty = MoT(TINY)
+    model = MoT(TINY)
+    model.initialise(torch.Generator().manual_seed(3))
+    values = dict(empty.starting_values(torch.Generator().manual_seed(3)))
+    assert values.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(values[name], p) for name, p in model.named_parameters())
+    block = model.new_block(torch.Generator().manual_seed(4))
+    assert {name: t.shape for name, t in block.items()} == {
+        name: t.shape for name, t in model.blocks[0].state_dict().items()
+    }
+
+
+@torch.no_grad()
+def test_rows_of_caches_are_chosen_and_joined(tiny_model):
+    """A padded row reads and writes on as it does alone."""
+    lengths = (3, 6, 4)
+    unds = [torch.randn(1, length, TINY.width) for length in lengths]
+    caches = [prefix_of(tiny_model, und) for und in unds]
+    joined = caches[0].joined(caches[1:])
+    assert joined.valid.sum(1).tolist() == list(lengths)
+    chosen = joined.rows([2, 0])
+    assert chosen.valid.shape == (2, 4)
+    tokens = torch.randn(3, TINY.width)
+    together, longer = tiny_model.extend(tokens, joined)
+    again, _ = tiny_model.extend(tokens[[2, 0]], longer.rows([2, 0]))
+    for row, cache in enumerate(caches):
+        alone, own = tiny_model.extend(tokens[row : row + 1], cache)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+        if row != 1:
+            at = [2, 0].index(row)
+            next_alone, _ = tiny_model.extend(tokens[row : row + 1], own)
+            torch.testing.assert_close(again[at : at + 1], next_alone, rtol=1e-5, atol=1e-5)
+
+
+def prefix_of(model: MoT, und: torch.Tensor):
+    length = und.shape[1]
+    positions = torch.zeros(1, length, 3, dtype=torch.long)
+    positions[0, :, 0] = torch.arange(length)
+    zeros = torch.zeros(1, length, dtype=torch.long)
+    slots = Slots(torch.full((1, length), TEXT), positions, zeros, zeros - 1, zeros.bool())
+    return model.prefix(und, positions, torch.tensor([length]), may_see(slots))[1]
 
 
 def test_fresh_model_predicts_gray():

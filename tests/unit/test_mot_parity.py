@@ -15,14 +15,16 @@ from safetensors.torch import load_file
 
 from diptych.flow import (
     FlowConfig,
-    euler,
+    NoiseLaw,
+    Objective,
+    SamplerConfig,
     guided_velocity,
     interpolate,
     noise_scale,
     passes_needed,
     sigmas,
+    solve,
     to_velocity,
-    training_sigma,
 )
 from diptych.models.mot import CLEAN, NOISY, TEXT, Layout, MoT, Slots, may_see
 from diptych.models.mot.convert import config_from_published, from_published, to_published
@@ -77,9 +79,9 @@ def flow_of(case: SimpleNamespace, t_eps: float) -> FlowConfig:
         noise_scale=p["noise_scale"],
         noise_scale_base_tokens=p["noise_scale_base_image_seq_len"],
         noise_scale_max=p["noise_scale_max_value"],
-        t_mean=p["P_mean"],
-        t_std=p["P_std"],
-        sigma_min=t_eps,
+        # theirs is the law of t = 1 - sigma
+        law=NoiseLaw(mean=-p["P_mean"], std=p["P_std"], shift=1.0),
+        objective=Objective(sigma_min=t_eps),
     )
 
 
@@ -214,22 +216,24 @@ def draw(
     scale = torch.tensor([settings["noise_scale"]])
     norm = {"cfg_zero_star": "zero_star"}.get(settings["cfg_norm"], settings["cfg_norm"])
 
-    def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        level = torch.tensor([sigma])
+    def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         parts = {
-            kind: to_velocity(case.model.denoise(x, level, scale, cache), x, level, settings["t_eps"])
+            kind: to_velocity(
+                case.model.denoise(x[:, 0], sigma, scale, cache)[:, None], x, sigma, settings["t_eps"]
+            )
             for kind, cache in caches.items()
         }
         return guided_velocity(
             parts,
-            settings["cfg_scale"],
-            image_guidance,
+            torch.tensor([settings["cfg_scale"]]),
+            torch.tensor([image_guidance]),
             norm,
             case.model.config.token,
             first_step=sigma == 1.0,
         )
 
-    return euler(velocity, initial, sigmas(settings["num_steps"], settings["timestep_shift"]))
+    sampler = SamplerConfig(num_steps=settings["num_steps"], shift=settings["timestep_shift"])
+    return solve(sampler, velocity, initial[:, None], sampler.num_steps)[:, 0]
 
 
 @torch.no_grad()
@@ -285,7 +289,7 @@ def packed_pass(case: SimpleNamespace, data: dict[str, torch.Tensor]):
     clean = [x for x, noisy in zip(images, data["image_is_noisy"], strict=True) if not noisy]
     drawn = [x for x, noisy in zip(images, data["image_is_noisy"], strict=True) if noisy]
     noise = pictures(data["noise"], data["grid_hw"][data["image_is_noisy"]])
-    sigma = training_sigma(flow, data["logit_normal_draw"])
+    sigma = flow.law.sigma(-data["logit_normal_draw"])
     und = case.model.embedding(data["input_ids"])[layout.und].clone()
     und[kind[layout.und] == CLEAN] = torch.cat([case.model.embed_clean(x) for x in clean])
     gen, levels = [], []
@@ -295,11 +299,11 @@ def packed_pass(case: SimpleNamespace, data: dict[str, torch.Tensor]):
             torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
         )
         target = (x * std + mean).clamp(0, 1) * 2 - 1
-        scale = noise_scale(flow, x.shape[-1] * x.shape[-2] // 1024)
+        scale = torch.full_like(level, noise_scale(flow, x.shape[-1] * x.shape[-2] // 1024))
         noisy = interpolate(target, eps, level, scale)
-        gen.append(case.model.embed_noisy(noisy, level, torch.full_like(level, scale)))
-        levels.append((target, noisy, level))
-    und_hidden, gen_hidden, _ = case.model(und, torch.cat(gen), layout)
+        gen.append(case.model.embed_noisy(noisy, level, scale))
+        levels.append((target, eps, noisy, level, scale))
+    und_hidden, gen_hidden = case.model(und, torch.cat(gen), layout)
     return layout, und_hidden, gen_hidden, levels, flow
 
 
@@ -310,7 +314,7 @@ def test_packed_training_row(case):
     close(case.model.text_head(und_hidden), data["logits"][layout.und])
     close(gen_hidden, data["final_hidden"][layout.gen])
     total, weight, at = torch.zeros(()), 0.0, 0
-    for target, noisy, level in levels:
+    for target, eps, noisy, level, scale in levels:
         rows, columns = (side // 32 for side in noisy.shape[-2:])
         count = rows * columns
         predicted = case.model.pixel_head(gen_hidden[at : at + count], rows, columns)
@@ -321,10 +325,9 @@ def test_packed_training_row(case):
             .reshape(1, 3, rows * 32, columns * 32)
         )
         close(predicted, theirs)
-        error = to_velocity(predicted, noisy, level, flow.sigma_min) - to_velocity(
-            target, noisy, level, flow.sigma_min
-        )
-        total = total + count**0.5 * error.square().mean()
+        velocity = to_velocity(predicted, noisy, level, flow.objective.sigma_min)
+        error = flow.objective.errors(velocity, target, eps, noisy, level, scale)
+        total = total + count**0.5 * error.sum()
         weight += count**0.5
         at += count
     loss = total / max(1.0, weight)

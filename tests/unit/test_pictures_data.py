@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data import index as index_module
-from diptych.data.buckets import Bucket, BucketPlan, buckets, fit
-from diptych.data.captions import CaptionLaw, choose, probabilities
-from diptych.data.index import Index, build
-from diptych.data.picture_loader import PictureDataset, PictureLoaderConfig, is_validation
+from diptych.data.captioned import index as index_module
+from diptych.data.captioned.buckets import Bucket, BucketPlan, buckets, fit
+from diptych.data.captioned.captions import CaptionLaw, choose, probabilities
+from diptych.data.captioned.index import Index, build
+from diptych.data.captioned.loader import PictureDataset, PictureLoaderConfig, is_validation
+from diptych.data.frames import encoded
 
 
 def picture(width=32, height=24, seed=0):
@@ -140,7 +141,7 @@ def test_shards_of_sana_and_blip3o_are_read_by_offset(tmp_path):
 
 
 def test_a_stopped_index_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.data.layouts.CHUNK", 4)
+    monkeypatch.setattr("diptych.data.captioned.layouts.CHUNK", 4)
     for n in range(12):
         write(tmp_path, f"{n:02d}.png", picture(seed=n), f"picture {n}")
     opened = []
@@ -292,11 +293,15 @@ def dataset(index, ranks=1, rank=0, **changes):
         index,
         config,
         multiple=16,
-        latent_shape=lambda w, h: (4, h // 8, w // 8),
+        shape=lambda w, h: (1, 4, h // 8, w // 8),
         seed=3,
         rank=rank,
         ranks=ranks,
     )
+
+
+def captions(batch):
+    return [prompt.text for prompt in batch.prompts]
 
 
 def by_caption(data):
@@ -304,7 +309,7 @@ def by_caption(data):
         row
         for d in data
         for b in d.batches
-        for row in zip(b.noise, b.captions, b.pixels, b.dropped, strict=True)
+        for row in zip(b.noise, captions(b), b.pixels, b.drop_text, strict=True)
     ]
     return sorted(
         (float(noise.sum()), caption, int(pixels.sum()), bool(dropped))
@@ -335,15 +340,15 @@ def test_a_step_holds_the_same_pictures_for_any_ranks_accumulation_and_workers(
 def test_captions_are_dropped_as_often_as_asked_and_both_are_used(collection):
     data = dataset(collection, pictures_per_step=4)
     batches = [b for step in range(200) for b in data[step].batches]
-    assert torch.cat([b.dropped for b in batches]).float().mean() == pytest.approx(0.3, abs=0.06)
-    assert {c.split()[0] for b in batches for c in b.captions} == {"caption", "other"}
+    assert torch.cat([b.drop_text for b in batches]).float().mean() == pytest.approx(0.3, abs=0.06)
+    assert {c.split()[0] for b in batches for c in captions(b)} == {"caption", "other"}
 
 
 def test_validation_pictures_are_never_trained_on(collection):
     data = dataset(collection, validation=0.3)
     held = {row.captions[0] for row in collection.rows if is_validation(row.sha256, 0.3)}
     assert 5 < len(held) < 35
-    seen = {c for step in range(60) for b in data[step].batches for c in b.captions}
+    seen = {c for step in range(60) for b in data[step].batches for c in captions(b)}
     assert not held & seen
 
 
@@ -355,6 +360,21 @@ def test_a_picture_that_breaks_after_indexing_is_named_and_left_out(tmp_path):
     step = dataset(index, validation=0.0)[0]
     assert [len(b) for b in step.batches] == [7]
     assert step.bad[0].startswith("3.png: ")
+
+
+def test_targets_do_not_depend_on_the_batch_that_they_were_encoded_in():
+    """Nor do their strides, by which kernels that read them choose an order of summation."""
+
+    class Strided:
+        def encode(self, pixels):
+            assert pixels.is_contiguous()
+            assert len(pixels) == 1
+            return pixels.float().permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+    pixels = torch.randint(0, 255, (3, 1, 4, 6, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+    target = encoded(Strided(), pixels)
+    assert target.is_contiguous()
+    assert torch.equal(target[1:2], encoded(Strided(), pixels[1:2]))
 
 
 def test_ranks_that_do_not_split_a_step_are_an_error(collection):

@@ -1,9 +1,11 @@
 """Requests in plain words to plans, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from diptych.planning import Limits, RulePlanner, settle
-from diptych.request import Plan, RequestError, Role, Task
+from diptych.request import TASKS, Plan, Product, RequestError, Role, Task
 
 PLANNER = RulePlanner(96)
 LIMITS = Limits(
@@ -14,8 +16,9 @@ LIMITS = Limits(
     steps=30,
     guidance_scale=3.0,
     image_guidance_scale=1.0,
-    tasks=frozenset(Task),
+    tasks=frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}),
 )
+ALONG_EDGES = replace(LIMITS, tasks=frozenset({Task.TEXT_TO_IMAGE, Task.CONTROL_TO_IMAGE}), control="edges")
 
 
 def plan(text: str, pictures: int = 0) -> Plan:
@@ -91,6 +94,47 @@ def test_an_unused_picture_is_told():
     understood = plan("draw a cat", 1)
     assert understood.inputs == (Role.UNUSED,)
     assert "not used" in understood.adjustments[0]
+    assert settle(understood, LIMITS) == understood
+
+
+def test_a_picture_attached_to_a_drawing_is_the_control_picture_where_there_is_one():
+    understood = settle(PLANNER.plan("draw a cat", 1), ALONG_EDGES)
+    assert understood.task is Task.CONTROL_TO_IMAGE
+    assert understood.inputs == (Role.CONTROL,)
+    assert understood.adjustments == ("the attached picture is taken as the control picture (edges)",)
+    asked = settle(Plan(task=Task.TEXT_TO_IMAGE, prompt="a cat", inputs=(Role.CONTROL,)), ALONG_EDGES)
+    assert asked == replace(understood, prompt="a cat", confidence=1.0, adjustments=())
+    assert settle(PLANNER.plan("draw a cat"), ALONG_EDGES).task is Task.TEXT_TO_IMAGE
+    with pytest.raises(RequestError, match="2 pictures are attached, but this model draws along one"):
+        settle(PLANNER.plan("draw a cat", 2), ALONG_EDGES)
+    with pytest.raises(RequestError, match="does not draw along an attached picture"):
+        settle(Plan(task=Task.TEXT_TO_IMAGE, prompt="a cat", inputs=(Role.CONTROL,)), LIMITS)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_every_task_is_planned_with_the_roles_that_it_takes(task: Task):
+    limits = replace(LIMITS, tasks=frozenset(Task) - {Task.CONTROL_TO_IMAGE}, max_frames=9)
+    limits = replace(limits, tasks=limits.tasks | {task})
+    found = PLANNER.plan("a cat", 0 if task in (Task.TEXT_TO_IMAGE, Task.TEXT_TO_CLIP) else 1, task)
+    clip = TASKS[task].makes is Product.CLIP
+    settled = settle(replace(found, frames=9 if clip else 1), limits)
+    assert settled.task is task
+    assert all(role in TASKS[task].takes for role in settled.inputs)
+    if TASKS[task].takes:
+        bare = PLANNER.plan("a cat", 0, task)
+        if task is not Task.IMAGE_TO_CLIP:
+            with pytest.raises(RequestError, match=r"needs a picture .*\(attach one\)"):
+                settle(bare, limits)
+    if TASKS[task].makes is not Product.TEXT:
+        with pytest.raises(RequestError, match=r"frames must be 1( to 9)?, got 10"):
+            settle(replace(found, frames=10), limits)
+
+
+def test_roles_that_a_task_does_not_take_are_refused():
+    with pytest.raises(RequestError, match="'edit' takes no control"):
+        settle(Plan(task=Task.EDIT, prompt="a cat", inputs=(Role.CONTROL,)), LIMITS)
+    with pytest.raises(RequestError, match="'edit' takes 1 source, got 0"):
+        settle(Plan(task=Task.EDIT, prompt="a cat"), LIMITS)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 from published import pipeline as published_pipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import diptych
 from diptych.cli import main
-from diptych.inference.generate import draw
-from diptych.request import RequestError
-from diptych.systems import ModelFolderError
-from diptych.systems.sana import SanaSystem
+from diptych.contracts import Given, Prompt, Stack
+from diptych.files.folder import ModelFolderError
+from diptych.inference import draw
+from diptych.inference.guidance import Guidance
+from diptych.models.linear_dit import LinearDiT
+from diptych.request import RequestError, Role
+from diptych.systems.sana.system import SanaSystem
 
 PROMPTS = ["A cat above two carrots", "red heart and blue circle with specific sizes"]
 SIDE = 32
@@ -52,7 +55,18 @@ def ours(system, steps):
     noise = torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(PROMPTS))]
     )
-    return np.stack(draw(system, plans)) / 255, noise
+    return np.concatenate(draw(system, plans)) / 255, noise
+
+
+def read(system, prompts=PROMPTS, negative=""):
+    return system.read([Prompt(p, negative) for p in prompts], [Stack(SIDE, SIDE)] * len(prompts))
+
+
+@torch.no_grad()
+def guided(system, condition, x, sigma, scale=4.5):
+    """Guided velocity of latents x (B, channels, height, width), all at one noise level."""
+    guidance = Guidance(system, condition, [scale] * len(x), [1.0] * len(x), has_given=False)
+    return guidance(x[:, None], torch.full((len(x),), sigma))[:, 0]
 
 
 @pytest.mark.parametrize("scheduler", ["dpm", "euler"])
@@ -67,8 +81,7 @@ def test_a_published_folder_draws_what_diffusers_draws(scheduler, tmp_path):
 def test_velocities_along_a_guided_run_are_those_of_diffusers(published):
     folder, pipe = published
     system = diptych.load(folder, "cpu").system
-    plans = [diptych.inference.Pipeline(system).plan(p, width=SIDE, height=SIDE) for p in PROMPTS]
-    condition = system.condition(plans)
+    condition = read(system)
     seen = []
     hook = pipe.transformer.register_forward_hook(
         lambda module, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True
@@ -79,7 +92,7 @@ def test_velocities_along_a_guided_run_are_those_of_diffusers(published):
         null, conditional = out[0].chunk(2)
         expected = null + 4.5 * (conditional - null)
         sigma = float(kwargs["timestep"][0]) / 1000
-        velocity = system.velocity(args[0][:2], sigma, condition)
+        velocity = guided(system, condition, args[0][:2], sigma)
         assert float((velocity - expected).abs().max() / expected.abs().max()) < 2e-5
 
 
@@ -164,20 +177,19 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(published):
         pipe.plan(p, width=SIDE, height=SIDE, seed=s, steps=4)
         for s, p in enumerate([*PROMPTS, "a", "two carrots"])
     ]
-    together = np.stack(draw(system, plans)).astype(int)
-    alone = np.stack([draw(system, [plan])[0] for plan in plans]).astype(int)
+    together = np.concatenate(draw(system, plans)).astype(int)
+    alone = np.concatenate([draw(system, [plan])[0] for plan in plans]).astype(int)
     assert np.abs(together - alone).max() <= 1
 
 
 def test_guidance_is_off_outside_its_interval(published):
     system = SanaSystem.load(published[0])
-    plans = [diptych.inference.Pipeline(system).plan("a cat", width=SIDE, height=SIDE)]
     x = torch.randn(1, 4, 8, 8)
-    plain = system.velocity(x, 0.5, system.condition([dataclasses.replace(plans[0], guidance_scale=1.0)]))
+    plain = guided(system, read(system, ["a cat"]), x, 0.5, scale=1.0)
     system.sampler = dataclasses.replace(system.sampler, guidance_interval=(0.6, 0.9))
-    condition = system.condition(plans)
-    torch.testing.assert_close(system.velocity(x, 0.5, condition), plain, rtol=0, atol=1e-5)
-    assert float((system.velocity(x, 0.7, condition) - plain).abs().max()) > 0.1
+    condition = read(system, ["a cat"])
+    torch.testing.assert_close(guided(system, condition, x, 0.5), plain, rtol=0, atol=1e-5)
+    assert float((guided(system, condition, x, 0.7) - plain).abs().max()) > 0.1
 
 
 def test_do_draws_with_a_published_folder(published, tmp_path, capsys):
@@ -239,10 +251,17 @@ def test_weights_that_contradict_the_config_are_named(published, tmp_path):
         diptych.load(folder, "cpu")
 
 
-def test_a_pipeline_of_another_model_is_refused(published, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("FluxPipeline", "no model of a known family"),
+        ("SanaVideoPipeline", "'SanaVideoPipeline' is neither SanaPipeline nor SanaSprintPipeline"),
+    ],
+)
+def test_a_pipeline_of_another_model_is_refused(published, tmp_path, kind, said):
     folder = copy(published, tmp_path)
-    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ModelFolderError, match="'FluxPipeline' is neither"):
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(ModelFolderError, match=said):
         diptych.load(folder, "cpu")
 
 
@@ -325,9 +344,9 @@ def test_native_models_use_the_null_caption_through_the_captions_mask(published)
     native = SanaSystem(
         system.model, system.text, system.space, system.sampler, system.native, "caption_mask", null
     )
-    plans = [diptych.inference.Pipeline(native).plan(p, width=SIDE, height=SIDE) for p in PROMPTS]
-    mask = native.condition(plans).text.mask[:, 0, 0]
-    assert torch.equal(mask[:2], mask[2:])
+    yes = torch.ones(2, dtype=torch.bool)
+    null_text = read(native).dropped(text=yes, media=~yes).text
+    assert torch.equal(null_text.mask, read(native).text.mask)
     text, real = native.text.encode(PROMPTS)
     x = torch.randn(2, 4, 16, 16)
     expected = native.model(
@@ -337,7 +356,7 @@ def test_native_models_use_the_null_caption_through_the_captions_mask(published)
     )[:, 0]
     conditional = native.model(x[:, None], torch.full((2,), 0.5), native.model.condition(text, real))[:, 0]
     torch.testing.assert_close(
-        native.velocity(x, 0.5, native.condition(plans)),
+        guided(native, read(native), x, 0.5),
         expected + 4.5 * (conditional - expected),
         rtol=0,
         atol=1e-4,
@@ -348,17 +367,128 @@ def test_native_models_use_the_null_caption_through_the_captions_mask(published)
 def test_a_packed_denoiser_draws_the_same(published, monkeypatch):
     from diptych.surgery import fast
 
-    monkeypatch.setattr(fast, "_packing_pays", lambda linear: True)
+    monkeypatch.setattr(fast, "_packing_pays", lambda: True)
     plain, packed = SanaSystem.load(published[0]), SanaSystem.load(published[0])
     packed.accelerate()
-    assert any(isinstance(module, fast.PackedLinear) for module in packed._drawing.modules())
-    plans = [diptych.inference.Pipeline(plain).plan("a cat", width=SIDE, height=SIDE)]
+    assert any(isinstance(module, fast.PackedLinear) for module in read(packed).denoiser.modules())
     x = torch.randn(1, 4, 16, 16)
-    expected = plain.velocity(x, 0.5, plain.condition(plans))
+    expected = guided(plain, read(plain, ["a cat"]), x, 0.5)
     torch.testing.assert_close(
-        packed.velocity(x, 0.5, packed.condition(plans)),
+        guided(packed, read(packed, ["a cat"]), x, 0.5),
         expected,
         rtol=0,
         atol=1e-5 * float(expected.abs().max()),
     )
     assert packed.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+def framed(published, seed=0):
+    """The published model with frames that it has learned to use."""
+    plain = SanaSystem.load(published[0])
+    config = dataclasses.replace(plain.model.config, multi_frame=True)
+    model = LinearDiT(config)
+    model.load_state_dict(plain.model.state_dict(), strict=False)
+    generator = torch.Generator().manual_seed(seed)
+    parts = [model.roles, model.frame_time.weight]
+    parts += [p for block in model.blocks for p in (block.attention.mix, block.attention.beside)]
+    for parameter in parts:
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return SanaSystem(model, plain.text, plain.space, plain.sampler, plain.native, control="edges")
+
+
+def control(value, time=0, role=Role.CONTROL):
+    pixels = torch.full((3, SIDE, SIDE), value, dtype=torch.uint8)
+    pixels[:, : SIDE // 2] = 255 - value
+    return Given(role, pixels, time)
+
+
+@torch.no_grad()
+def test_rows_without_their_frames_are_denoised_as_pictures(published):
+    """And the rows beside them stay as they were, to the bit."""
+    system = framed(published)
+    stacks = [Stack(SIDE, SIDE, given=(control(value),)) for value in (30, 200)]
+    condition = system.read([Prompt(p) for p in PROMPTS], stacks)
+    x, sigma = torch.randn(2, 1, 4, 16, 16), torch.tensor([0.4, 0.8])
+    first, none = torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)
+    together = system.denoise(x, sigma, condition)
+    dropped = system.denoise(x, sigma, condition.dropped(text=none, media=first))
+    assert torch.equal(dropped[1], together[1])
+    alone = system.denoise(x, sigma, read(system))
+    assert float((dropped[0] - together[0]).abs().max()) > 1e-2
+    torch.testing.assert_close(dropped[0], alone[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_see_one_another(published):
+    """Different texts, frames, noise levels and frames dropped; rows and joined are each other's inverse."""
+    system = framed(published)
+    stacks = [Stack(SIDE, SIDE, given=(control(value),)) for value in (30, 200)]
+    condition = system.read([Prompt(p, "blue") for p in PROMPTS], stacks)
+    yes = torch.ones(2, dtype=torch.bool)
+    every = condition.joined([condition.dropped(yes, ~yes), condition.dropped(yes, yes)])
+    assert len(every) == 6
+    x, sigma = torch.randn(6, 1, 4, 16, 16), torch.linspace(0.1, 0.9, 6)
+    together = system.denoise(x, sigma, every)
+    for prepared in (False, True):
+        if prepared:
+            every.prepare()
+        for row in range(6):
+            one = system.denoise(x[[row]], sigma[[row]], every.rows([row]))
+            torch.testing.assert_close(one[0], together[row], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_dropped_text_leaves_the_other_rows_as_they_are(published):
+    system = SanaSystem.load(published[0])
+    condition = system.read([Prompt(PROMPTS[0], "a dog"), Prompt(PROMPTS[1])], [Stack(SIDE, SIDE)] * 2)
+    dropped = condition.dropped(torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool))
+    before, after = condition.text, dropped.text
+    assert torch.equal(after.states[1][after.mask[1]], before.states[1][before.mask[1]])
+    negative, real = system.text.encode(["a dog"], instruct=False)
+    assert torch.equal(after.states[0][after.mask[0]], negative[0][real[0]])
+
+
+@torch.no_grad()
+def test_frames_are_told_apart_by_their_time(published):
+    """A clip between its first and its last picture, which are the other way round in the second case."""
+    system = framed(published)
+    prompts, times = [Prompt(PROMPTS[0])], (0, 1, 2, 3)
+    ends = control(20, 0, Role.REFERENCE), control(220, 3, Role.REFERENCE)
+    swapped = tuple(dataclasses.replace(frame, time=3 - frame.time) for frame in ends)
+    x, sigma = torch.randn(1, 4, 4, 16, 16), torch.tensor([[0.6, 0.6, 0.5, 0.4]])
+    one, other = (
+        system.denoise(x, sigma, system.read(prompts, [Stack(SIDE, SIDE, times, given)]))
+        for given in (ends, swapped)
+    )
+    assert one.shape == x.shape
+    assert float((one - other).abs().max()) > 1e-2
+    backwards = system.read(prompts, [Stack(SIDE, SIDE, times[::-1], ends)])
+    assert float((one - system.denoise(x, sigma, backwards)).abs().max()) > 1e-2
+
+
+def test_frames_that_a_model_does_not_have_are_refused(published):
+    plain, prompts = SanaSystem.load(published[0]), [Prompt("a cat")]
+    with pytest.raises(RequestError, match="its config has multi_frame off"):
+        plain.read(prompts, [Stack(SIDE, SIDE, given=(control(1),))])
+    with pytest.raises(RequestError, match="no frames of the role 'subject'"):
+        framed(published).read(prompts, [Stack(SIDE, SIDE, given=(control(1, role=Role.SUBJECT),))])
+    with pytest.raises(ValueError, match="one size, number of frames and roles"):
+        plain.read(prompts * 2, [Stack(SIDE, SIDE), Stack(SIDE, 2 * SIDE)])
+    small = read(plain, ["a"]), plain.read(prompts, [Stack(16, SIDE)])
+    with pytest.raises(ValueError, match="of one size and the same roles"):
+        small[0].joined([small[1]])
+
+
+@torch.no_grad()
+def test_a_model_folder_from_before_frames_had_times_still_loads(published, tmp_path):
+    system = framed(published)
+    torch.nn.init.zeros_(system.model.frame_time.weight)
+    weights = system.model.state_dict()
+    system.save(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    stored = load_file(path)
+    del stored["denoiser.frame_time.weight"]
+    save_file(stored, path)
+    (tmp_path / "model" / "card.json").unlink()
+    again = SanaSystem.load(tmp_path / "model")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in again.model.state_dict().items())

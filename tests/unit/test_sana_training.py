@@ -11,25 +11,19 @@ from published import pipeline as published_pipeline
 
 import diptych
 from diptych.cli import main
-from diptych.data.index import Index, build
-from diptych.data.picture_loader import PictureLoaderConfig
+from diptych.data.captioned.index import Index, build
+from diptych.data.captioned.loader import PictureLoaderConfig
 from diptych.data.pictures import edges
 from diptych.flow import NoiseLaw
-from diptych.inference.generate import draw
+from diptych.inference import draw
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
 from diptych.optim.build import OptimConfig
-from diptych.surgery import (
-    add_lora,
-    lora_weights,
-    merge_adapters,
-    merge_lora,
-    read_lora,
-    with_frames,
-    write_lora,
-)
-from diptych.systems.sana import SanaSystem
-from diptych.training.sana import SanaJob
-from diptych.training.sana_config import SanaStage, SanaTrainConfig, TextConfig
+from diptych.surgery import add_lora, lora_weights, merge_lora
+from diptych.systems.sana.config import SanaStage, SanaTrainConfig, TextConfig
+from diptych.systems.sana.job import SanaJob
+from diptych.systems.sana.lora import merge_adapters, read_lora, write_lora
+from diptych.systems.sana.system import SanaSystem
+from diptych.training.parallel import fill
 from diptych.training.trainer import Trainer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
@@ -75,8 +69,15 @@ def config(pictures, space="", **changes):
     return dataclasses.replace(base, **changes)
 
 
-def run(cfg, folder, start=None):
-    trainer = Trainer(SanaJob(cfg, folder, start), folder, quiet=True)
+def started(job):
+    """A job whose model has its starting values, as a run places it."""
+    job.task.to_empty(device="cpu")
+    fill(job.model, job.starting_values())
+    return job
+
+
+def run(cfg, folder, start=""):
+    trainer = Trainer(SanaJob(dataclasses.replace(cfg, start=start), folder), folder, quiet=True)
     trainer.train()
     return trainer
 
@@ -146,7 +147,7 @@ def test_a_curriculum_goes_through_its_resolutions(pictures, space, tmp_path):
         SanaStage(name=str(r), steps=2, resolutions=(r,), optim=OptimConfig(lr=1e-3)) for r in (16, 32)
     )
     cfg = config(pictures, space, stages=stages)
-    job = SanaJob(cfg, tmp_path)
+    job = SanaJob(cfg, tmp_path / "shapes")
     shapes = [
         job.dataset(stage, 0, 1)[step].batches[0].noise.shape[-2:]
         for stage, step in ((stages[0], 0), (stages[1], 2))
@@ -167,7 +168,7 @@ def test_training_learns_colours_from_words(pictures, space, tmp_path):
     drawn = {}
     for name in ("red", "green", "blue"):
         plans = [pipeline.plan(f"a {name} picture", seed=s, width=32, height=32) for s in range(4)]
-        drawn[name] = np.stack(draw(pipeline.system, plans)).astype(float).mean((0, 1, 2))
+        drawn[name] = np.concatenate(draw(pipeline.system, plans)).astype(float).mean((0, 1, 2))
     assert trainer.step == 150
     for channel, name in enumerate(("red", "green", "blue")):
         assert int(drawn[name].argmax()) == channel, drawn
@@ -328,7 +329,9 @@ def test_cached_text_of_a_language_model_gives_the_same_run(pictures, base, tmp_
     assert_equal(weights(plain), weights(cached))
     control = config(pictures, stages=(stage,), control="edges")
     with pytest.raises(ValueError, match="holds no edges: go on with"):
-        SanaJob(dataclasses.replace(control, cache=str(tmp_path / "cache")), tmp_path / "refused", str(base))
+        SanaJob(
+            dataclasses.replace(control, cache=str(tmp_path / "cache"), start=str(base)), tmp_path / "refused"
+        )
     assert main([*arguments, "--control", "edges"]) == 0
     plain = run(control, tmp_path / "plain control", start=str(base))
     cached = run(
@@ -340,20 +343,26 @@ def test_cached_text_of_a_language_model_gives_the_same_run(pictures, base, tmp_
 
 
 def test_the_null_condition_is_the_same_in_training_and_in_sampling(pictures, base, tmp_path):
-    job = SanaJob(
-        config(
-            pictures,
-            data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, drop_text=1.0),
-        ),
-        tmp_path,
-        str(base),
-    )
+    data = PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, drop_text=1.0)
+    job = started(SanaJob(config(pictures, data=data, start=str(base)), tmp_path))
     batch = job.dataset(job.config.stages[0], 0, 1)[0].batches[0]
-    text, mask = job.read_text(batch)
+    condition = job.task.system.read(batch.prompts, batch.stacks)
+    text, mask = condition.dropped(batch.drop_text, batch.drop_media).text
     null, real = job.encoder.encode([""], instruct=False)
     for row in range(len(batch)):
         assert int(mask[row].sum()) == int(real.sum())
         torch.testing.assert_close(text[row][mask[row]], null[0][real[0]])
+
+
+def test_gradients_reach_a_text_encoder_that_learns_through_kept_and_dropped_rows(pictures, space, tmp_path):
+    data = PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, drop_text=0.0)
+    job = started(SanaJob(config(pictures, space, data=data), tmp_path))
+    batch = job.dataset(job.config.stages[0], 0, 1)[0].batches[0]
+    for dropped in (False, True):
+        job.model.zero_grad(set_to_none=True)
+        rows = dataclasses.replace(batch, drop_text=torch.full((4,), dropped))
+        job.task(rows).sums["flow"].backward()
+        assert float(job.model.text.embedding.weight.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize("change", ["other encoder", "cut shard", "missing shard", "other size"])
@@ -390,11 +399,11 @@ def test_a_cache_that_does_not_belong_is_refused(pictures, space, base, tmp_path
     elif change == "other size":
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, resolutions=(64,)))
     with pytest.raises(ValueError, match=expected[change]):
-        run(cfg, tmp_path / "run", start=str(base) if change == "other encoder" else None)
+        run(cfg, tmp_path / "run", start=str(base) if change == "other encoder" else "")
 
 
 def test_a_cache_that_was_stopped_goes_on(pictures, space, tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.data.cache.SHARD", 8)
+    monkeypatch.setattr("diptych.data.captioned.cache.SHARD", 8)
     arguments = [
         "data",
         "cache",
@@ -427,9 +436,15 @@ def test_a_cache_that_was_stopped_goes_on(pictures, space, tmp_path, monkeypatch
     assert len(calls) == len(Index(pictures)) + 20 - 16, "two shards of eight were whole before the stop"
 
 
+def with_frames(model):
+    made = LinearDiT(dataclasses.replace(model.config, multi_frame=True))
+    made.load_state_dict(model.state_dict(), strict=False)
+    return made
+
+
 def test_attached_frames_change_nothing_before_training_and_something_after():
     model = tiny()
-    framed = with_frames(model, dataclasses.replace(model.config, multi_frame=True))
+    framed = with_frames(model)
     generator = torch.Generator().manual_seed(1)
     x, given = torch.randn(2, 2, 1, 4, 4, 6, generator=generator)
     text = framed.condition(torch.randn(2, 3, 16, generator=generator))
@@ -460,7 +475,7 @@ def test_attached_frames_change_nothing_before_training_and_something_after():
 
 
 def test_frames_of_one_role_see_each_other_in_any_order():
-    model = with_frames(tiny(), dataclasses.replace(tiny().config, multi_frame=True))
+    model = with_frames(tiny())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (model.roles, *(block.attention.mix for block in model.blocks)):
@@ -472,6 +487,31 @@ def test_frames_of_one_role_see_each_other_in_any_order():
         out = model(x, torch.tensor([0.5]), text, roles=("target",) * 3)
         turned = model(x[:, [2, 0, 1]], torch.tensor([0.5]), text, roles=("target",) * 3)
     torch.testing.assert_close(turned, out[:, [2, 0, 1]], rtol=0, atol=1e-5)
+
+
+def test_frames_of_one_role_are_told_apart_by_their_times():
+    """The same three frames at other times draw something else; all at one time, as before there were any."""
+    model = with_frames(tiny())
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.mix.normal_(generator=generator)
+            block.attention.beside.normal_(generator=generator)
+        x = torch.randn(1, 3, 4, 4, 4, generator=generator)
+        text, sigma = model.condition(torch.randn(1, 3, 16, generator=generator)), torch.tensor([0.5])
+
+        def draw_at(*times):
+            return model(x, sigma, text, times=torch.tensor(times))
+
+        untimed = model(x, sigma, text)
+        torch.testing.assert_close(draw_at(5, 5, 5), untimed, rtol=0, atol=1e-6)
+        assert float((draw_at(0, 1, 2) - untimed).abs().max()) > 1e-3
+        # what is near in time counts more: the order of times matters before `frame_time` has learned
+        assert float((draw_at(0, 1, 2) - draw_at(1, 0, 2)).abs().max()) > 1e-3
+        torch.nn.init.normal_(model.frame_time.weight, std=0.1, generator=generator)
+        assert float((draw_at(5, 5, 5) - untimed).abs().max()) > 1e-3
+        picture = x[:, :1]
+        assert torch.equal(model(picture, sigma, text, times=torch.tensor([7])), model(picture, sigma, text))
 
 
 def test_frames_need_a_model_that_has_them():
@@ -498,7 +538,7 @@ def test_a_control_run_learns_exports_and_draws_along_a_picture(pictures, base, 
     pipeline = diptych.load(tmp_path / "model", "cpu")
     assert pipeline.system.control == "edges"
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-    result = pipeline.run("red", images=[edges(picture)], task="text-to-image", steps=3)
+    result = pipeline.run("red", images=[edges(picture)], task="control-to-image", steps=3)
     assert result.plan.inputs == ("control",)
     assert result.images[0].shape == (32, 32, 3)
     other = pipeline.run("red", task="text-to-image", steps=3)

@@ -14,12 +14,14 @@ import torch
 from published import pipeline as published_pipeline
 
 import diptych
+from diptych.contracts import VERIFY
 from diptych.evaluation.best_of import curve
 from diptych.inference import best_of, load_verifier
 from diptych.inference import select as selecting
-from diptych.inference.verifiers import QUESTION, scores
+from diptych.inference.verifiers import scores
 from diptych.request import Media, Message, RequestError
-from diptych.systems.sana import SanaSystem
+from diptych.systems.registry import open_ours
+from diptych.systems.sana.system import SanaSystem
 
 RED = np.full((96, 96, 3), (200, 30, 30), dtype=np.uint8)
 BLUE = np.full((96, 96, 3), (30, 30, 200), dtype=np.uint8)
@@ -206,11 +208,15 @@ def test_the_model_is_asked_for_yes_or_no(pipeline, world):
         right.append(true > false)
     assert sum(right) >= 17
     # the answer in words and the log-odds agree
-    question = [Message("user", QUESTION.format("a cat"), (Media(RED),))]
+    question = [Message("user", VERIFY.format("a cat"), (Media.picture(RED),))]
     (odds,) = system.log_odds([question])
     assert (system.answers([question])[0] == "yes") == (odds > 0)
     together = system.log_odds(
-        [question, [Message("user", "does this picture show two very red hearts?", (Media(BLUE),))], question]
+        [
+            question,
+            [Message("user", "does this picture show two very red hearts?", (Media.picture(BLUE),))],
+            question,
+        ]
     )
     assert together[0] == pytest.approx(odds, abs=1e-3)
     with pytest.raises(ValueError, match="begin with the same token"):
@@ -275,4 +281,4 @@ def test_verifiers_that_cannot_judge_are_refused(tmp_path, pipeline):
     blind = SanaSystem.load(tmp_path / "sana")
     with pytest.raises(RequestError, match="it cannot read pictures"):
         load_verifier("self", blind)
-    assert load_verifier("vlm:default", blind).score("a cat", [RED])
+    assert load_verifier("vlm:default", blind, open_ours).score("a cat", [RED])

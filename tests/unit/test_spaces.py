@@ -5,7 +5,7 @@ import torch
 from conftest import shared_weights
 from safetensors.torch import load_file
 
-from diptych.spaces import LatentSpace, load_space, save_space, tiny_space
+from diptych.spaces import LatentSpace, PixelSpace, load_space, save_space, tiny_space
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,8 @@ def flux2():
 
 
 def as_bytes(picture):
-    return (picture * 255).round().to(torch.uint8)
+    """One frame a row."""
+    return (picture * 255).round().to(torch.uint8)[:, None]
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def test_deep_tiny_encoder_has_the_layout_of_dc_ae(photograph):
     latents = space.autoencoder.encode(photograph["picture"] * 2 - 1)
     torch.testing.assert_close(latents, photograph["taesana_latents"], rtol=0, atol=2e-4)
     with pytest.raises(ValueError, match="without a decoder"):
-        space.decode(latents)
+        space.decode(latents[:, None])
 
 
 def test_a_photograph_comes_back(flux2, photograph):
@@ -70,7 +71,7 @@ class Shuffle(torch.nn.Module):
 
 @pytest.mark.parametrize("size", [(128, 160), (160, 128), (40, 200), (36, 36)])
 def test_tiles_lie_where_they_should(size):
-    picture = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    picture = torch.randint(0, 256, (2, 3, 3, *size), dtype=torch.uint8)
     whole, tiled = LatentSpace(Shuffle(), tile=1024), LatentSpace(Shuffle(), tile=32)
     torch.testing.assert_close(tiled.encode(picture), whole.encode(picture))
     assert torch.equal(tiled.decode(whole.encode(picture)), picture)
@@ -100,8 +101,16 @@ def test_a_saved_space_is_the_same(flux2, tmp_path):
 
 def test_sides_that_the_latents_cannot_have_are_refused(flux2):
     with pytest.raises(ValueError, match=r"multiples of 8 px, got 30x16"):
-        flux2.encode(torch.zeros(1, 3, 16, 30, dtype=torch.uint8))
+        flux2.encode(torch.zeros(1, 1, 3, 16, 30, dtype=torch.uint8))
     assert flux2.round_size(101, 3) == (104, 8)
+
+
+def test_pixels_come_back_to_the_bit():
+    space = PixelSpace(16)
+    clip = torch.randint(0, 256, (2, 3, *space.shape(32, 16)[1:]), dtype=torch.uint8)
+    assert torch.equal(space.decode(space.encode(clip)), clip)
+    assert space.shape(32, 16, 3) == (3, 3, 16, 32)
+    assert space.identity() == PixelSpace(16).identity()
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderDC", "AutoencoderTiny"])
@@ -119,19 +128,23 @@ def test_autoencoders_of_diffusers_load_by_folder(kind, tmp_path):
         )
     model.save_pretrained(tmp_path, safe_serialization=True)
     space = load_space(tmp_path)
-    picture = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
+    picture = torch.randint(0, 256, (1, 1, 3, 32, 64), dtype=torch.uint8)
     latents = space.encode(picture)
-    assert latents.shape == (1, *space.shape(64, 32)[1:])
+    assert latents.shape == (1, *space.shape(64, 32))
     assert space.decode(latents).shape == picture.shape
     with torch.no_grad():
-        expected = model.eval().encode(picture.float() / 127.5 - 1)
+        expected = model.eval().encode(picture[:, 0].float() / 127.5 - 1)
     raw = expected.latent if kind == "AutoencoderDC" else expected.latents
-    torch.testing.assert_close(latents, raw * model.config.scaling_factor)
+    torch.testing.assert_close(latents[:, 0], raw * model.config.scaling_factor)
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_space(tmp_path)
+    for text, message in (("{", "not JSON"), ("[]", "Expected `object`")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_space(tmp_path)
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     with pytest.raises(ValueError, match="'AutoencoderKL' is none of"):
         load_space(tmp_path)

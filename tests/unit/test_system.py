@@ -8,12 +8,15 @@ import pytest
 import torch
 from conftest import TINY
 
+from diptych.contracts import AnswerLimits, Backbone, Prompt, Sample, Stack, Turn
+from diptych.data.conversations.tokens import answer_prefix
+from diptych.files.folder import ModelFolderError, locate
 from diptych.flow import FlowConfig, SamplerConfig
 from diptych.inference import Pipeline, draw
 from diptych.models.mot import MoT
 from diptych.request import Media, Message, RequestError, Task
-from diptych.systems import ModelFolderError, U1System
-from diptych.systems.folder import locate
+from diptych.systems.u1.backbone import UnderstandingBackbone
+from diptych.systems.u1.system import U1System
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def picture(seed: int = 0, size: int = 32) -> np.ndarray:
 
 
 def raw(system: U1System, plans: list, media: list | None = None) -> list[np.ndarray]:
-    return [p.astype(np.float32) / 255 for p in draw(system, plans, media)]
+    return [p[0].astype(np.float32) / 255 for p in draw(system, plans, media)]
 
 
 def test_same_seed_and_prompt_alone_in_a_batch_and_in_another_order(system):
@@ -47,12 +50,11 @@ def test_same_seed_and_prompt_alone_in_a_batch_and_in_another_order(system):
     ]
     plans = [pipeline.plan(f"draw {text}", seed=n) for n, text in enumerate(prompts)]
     # pictures before rounding to bytes: the velocities themselves are compared
-    conditions = {"batch": system.condition(plans, [()] * 8), "alone": system.condition(plans[3:4], [()])}
-    x = torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(n)) for n in range(8)])
-    together, alone = (
-        system.velocity(x, 0.7, conditions["batch"])[3],
-        system.velocity(x[3:4], 0.7, conditions["alone"])[0],
-    )
+    read = system.read([Prompt(text) for text in prompts], [Stack(32, 32)] * 8)
+    x = torch.stack([torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(n)) for n in range(8)])
+    sigma = torch.full((8,), 0.7)
+    together = system.denoise(x, sigma, read)[3]
+    alone = system.denoise(x[3:4], sigma[:1], system.read([Prompt(prompts[3])], [Stack(32, 32)]))[0]
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
     batch = raw(system, plans)
     backwards = raw(system, plans[::-1])[::-1]
@@ -93,9 +95,60 @@ def test_a_negative_prompt_changes_the_picture(system):
 
 def test_answers_alone_and_in_a_batch_are_the_same(system):
     questions = ["what is this?", "how many dogs are there in it?", "a"]
-    conversations = [[Message("user", q, (Media(picture(n)),))] for n, q in enumerate(questions)]
-    alone = ["".join(system.answer(c, 12)).strip() for c in conversations]
-    assert system.answers(conversations, 12) == alone
+    conversations = [[Message("user", q, (Media.picture(picture(n)),))] for n, q in enumerate(questions)]
+    limits = AnswerLimits(max_tokens=12)
+    alone = ["".join(system.answer(c, limits)).strip() for c in conversations]
+    assert system.answers(conversations, limits) == alone
+
+
+def test_an_answer_keeps_to_the_tokens_that_are_allowed(system):
+    yes, no, end = (
+        *(system.tokenizer.encode(word)[0] for word in ("dog", "cat")),
+        system.tokenizer.ids["<|end|>"],
+    )
+    assert yes != no
+
+    def grammar(written: list[int]) -> list[int]:
+        return [yes, no] if not written else [no] if len(written) < 3 else [end]
+
+    limits = AnswerLimits(max_tokens=8, allowed_tokens=grammar)
+    conversations = [[Message("user", text)] for text in ("what is this?", "how many dogs?", "a")]
+    alone = ["".join(system.answer(c, limits)) for c in conversations]
+    for text in alone:
+        first, *others = system.tokenizer.encode(text)
+        assert first in (yes, no)
+        assert others == [no, no]
+    assert system.answers(conversations, limits) == [text.strip() for text in alone]
+    nothing = AnswerLimits(allowed_tokens=lambda written: ())
+    assert "".join(system.answer(conversations[0], nothing)) == ""
+    assert system.answers(conversations[:2], nothing) == ["", ""]
+    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
+        AnswerLimits(max_tokens=0)
+
+
+def test_the_backbone_reads_what_an_answer_is_written_from(system):
+    backbone = UnderstandingBackbone(system)
+    assert isinstance(backbone, Backbone)
+    questions = ["what is this?", "how many dogs are there in it?"]
+    samples = [Sample((Turn("user", (text,)),), "answer") for text in questions]
+    rows = [answer_prefix(sample, system.tokenizer, system.token).ids.tolist() for sample in samples]
+    assert backbone.tokens("how many dogs") == system.tokenizer.encode("how many dogs")
+    mask = torch.zeros(2, max(map(len, rows)), dtype=torch.bool)
+    ids = torch.zeros_like(mask, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        mask[row, : len(tokens)], ids[row, : len(tokens)] = True, torch.tensor(tokens)
+    embeddings = backbone.embed(ids).detach().requires_grad_()
+    system.model.requires_grad_(False)
+    hidden = backbone.hidden(embeddings, mask)
+    assert hidden.shape == (2, mask.shape[1], backbone.channels)
+    last = hidden[torch.arange(2), mask.sum(1) - 1]
+    logits, _ = system._first_logits([[Message("user", text)] for text in questions])
+    torch.testing.assert_close(system.model.text_head(last), logits, rtol=0, atol=1e-5)
+    last[0].sum().backward()
+    gradient = embeddings.grad.abs().sum(-1)
+    assert (gradient[0][mask[0]] > 0).all()
+    assert not gradient[0][~mask[0]].any()
+    assert not gradient[1].any()
 
 
 def test_prompts_that_cannot_be(system):
@@ -118,6 +171,22 @@ def test_a_saved_model_comes_back_to_the_bit(system, tmp_path):
         assert torch.equal(tensor, again.model.state_dict()[name])
     assert again.flow == system.flow
     assert again.card["name"] == "toy"
+
+
+def test_a_folder_of_the_first_form_says_the_same(system, tmp_path):
+    """Its flow has the law of t = 1 - sigma and the limits of the level beside the other fields."""
+    system.save(tmp_path)
+    (tmp_path / "card.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    flow = config["flow"]
+    law, objective = flow.pop("law"), flow.pop("objective")
+    flow |= {"t_mean": -law["mean"], "t_std": law["std"], **objective}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert U1System.load(tmp_path).flow == system.flow
+    flow["t_maen"] = 1.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFolderError, match=r"config\.json\.flow: unknown key 't_maen'"):
+        U1System.load(tmp_path)
 
 
 def break_weights(folder, how: str) -> None:

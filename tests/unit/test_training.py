@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 import torch
 from test_data import Numbers
+from toy_job import ToyJob, ToyStage, toy_config
 
-from diptych.data.loader import DocumentDataset, LoaderConfig
+from diptych.contracts import Picture, Sample, Turn
+from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
 from diptych.data.mixture import Mixture
-from diptych.data.schema import Picture, Sample, Turn
+from diptych.files.typed import convert, to_json
 from diptych.flow import FlowConfig
-from diptych.models.mot import MoT
+from diptych.models.mot import MoT, by_size
 from diptych.optim import batches
 from diptych.optim.build import OptimConfig, build_optimisers, learning_rate
-from diptych.training import checkpoint
-from diptych.training.config import Stage, TrainConfig, from_dict, to_json
+from diptych.systems.u1 import family as u1
+from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.systems.u1.job import JointJob, learns
+from diptych.systems.u1.packed import JointTask
+from diptych.training import checkpoint, state
 from diptych.training.ema import EMA
-from diptych.training.joint import JointJob, learns
-from diptych.training.task import JointTask
+from diptych.training.export import export
 from diptych.training.trainer import Trainer, TrainingStopped
 
 
@@ -53,8 +57,7 @@ def config(**changes: object) -> TrainConfig:
     )
     base = TrainConfig(
         name="toy",
-        size=2,
-        patch=4,
+        model=by_size(2, 320, 4),
         stages=stages,
         save_every=3,
         sample_every=10**6,
@@ -70,12 +73,18 @@ def trainer(tokenizer, folder, cfg: TrainConfig | None = None) -> Trainer:
     return Trainer(JointJob(cfg or config(), {"mixed": Mixed()}, tokenizer), folder, quiet=True)
 
 
-def state(run: Trainer) -> dict[str, torch.Tensor]:
-    optimiser = checkpoint.optimiser_tensors(run.optimisers, run._names(), lambda t: t)
+def begun(tokenizer, folder, cfg: TrainConfig | None = None) -> Trainer:
+    """A run whose model is in place."""
+    run = trainer(tokenizer, folder, cfg)
+    run.begin()
+    return run
+
+
+def all_state(run: Trainer) -> dict[str, torch.Tensor]:
     return {
         **{f"m.{k}": v for k, v in run.model.state_dict().items()},
         **{f"e.{k}": v for k, v in run.ema.shadow.items()},
-        **optimiser,
+        **state.exported(run.optimisers, run._names()),
     }
 
 
@@ -141,7 +150,7 @@ def test_a_signal_in_the_middle_of_a_step_loses_nothing_and_takes_no_step_twice(
 
 
 def assert_equal_runs(one: Trainer, other: Trainer) -> None:
-    expected, actual = state(one), state(other)
+    expected, actual = all_state(one), all_state(other)
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
     assert one.ema.updates == other.ema.updates
@@ -150,9 +159,9 @@ def assert_equal_runs(one: Trainer, other: Trainer) -> None:
 def test_accumulation_of_four_equals_one_batch_of_four_times_the_size(tokenizer, tmp_path):
     small = config(data=LoaderConfig(documents_per_step=8, row_tokens=32, accumulate=4, workers=0))
     large = config(data=LoaderConfig(documents_per_step=8, row_tokens=32, accumulate=1, workers=0))
-    runs = [trainer(tokenizer, tmp_path / name, cfg) for name, cfg in (("small", small), ("large", large))]
+    runs = [begun(tokenizer, tmp_path / name, cfg) for name, cfg in (("small", small), ("large", large))]
     for run in runs:
-        run._enter(0)
+        run._enter(0, run.ranks)
         data = run._dataset(run.config.stages[0])[0]
         run._apply = lambda lr: None
         run.model.zero_grad = lambda set_to_none=True: None
@@ -180,8 +189,6 @@ def test_loss_does_not_depend_on_how_documents_are_packed(tokenizer):
 
 
 def _toy(tokenizer):
-    from diptych.models.mot import by_size
-
     return by_size(2, tokenizer.vocab_size, 4)
 
 
@@ -219,11 +226,12 @@ def test_weights_in_bfloat16_learn_without_a_float32_copy(tokenizer, tmp_path):
         {"mixed": Mixed()},
     )
     run = Trainer(job, tmp_path, quiet=True)
-    before = job.validate(run.ema.shadow, torch.device("cpu"))
+    run.begin()
+    before = job.validate(torch.device("cpu"))
     run.train()
     assert {p.dtype for p in run.model.parameters()} == {torch.bfloat16}
     assert all(run.ema.shadow[name].data_ptr() == p.data_ptr() for name, p in run.model.named_parameters())
-    after = job.validate(run.ema.shadow, torch.device("cpu"))
+    after = job.validate(torch.device("cpu"))
     assert after["validation/text"] < 0.8 * before["validation/text"]
     with pytest.raises(ValueError, match="set --ema 0"):
         config(weights="bfloat16")
@@ -247,22 +255,24 @@ def test_ema_follows_in_float32():
 
 
 def test_export_and_samples_use_the_ema_and_not_the_weights(tokenizer, tmp_path):
-    from diptych.training.export import export
-
     run = trainer(tokenizer, tmp_path)
-    start = run.ema.shadow["blocks.0.gen.q.weight"].clone()
+    start = dict(run.job.starting_values())["blocks.0.gen.q.weight"]
     run.train()
     assert run.ema.updates == run.config.steps
     assert not torch.equal(start, run.ema.shadow["blocks.0.gen.q.weight"])
-    exported = export(tmp_path, tmp_path / "model", "test", "test").model.state_dict()
+    family = dataclasses.replace(
+        u1.FAMILY, job=lambda config, *_: JointJob(config, {"mixed": Mixed()}, tokenizer)
+    )
+    system = export(family, run.config, tmp_path, tmp_path / "model", None, command="test", hardware="test")
+    exported = system.model.state_dict()
     name = "blocks.0.gen.q.weight"
     torch.testing.assert_close(exported[name], run.ema.shadow[name])
     assert not torch.allclose(exported[name], run.model.state_dict()[name])
 
 
 def test_steps_without_finite_gradient_are_skipped_and_then_stop_the_run(tokenizer, tmp_path):
-    run = trainer(tokenizer, tmp_path, config(max_skipped=3))
-    run._enter(0)
+    run = begun(tokenizer, tmp_path, config(max_skipped=3))
+    run._enter(0, run.ranks)
     with torch.no_grad():
         run.model.text_head.weight[0, 0] = torch.nan
     before = run.model.blocks[0].und.q.weight.clone()
@@ -286,7 +296,7 @@ def test_bad_samples_are_bounded(tokenizer, tmp_path):
 
 def test_frozen_streams_do_not_move(tokenizer, tmp_path):
     run = trainer(tokenizer, tmp_path, dataclasses.replace(config(), stages=(config().stages[1],)))
-    before = {name: p.clone() for name, p in run.model.named_parameters()}
+    before = dict(run.job.starting_values())
     run.train()
     moved = {name for name, p in run.model.named_parameters() if not torch.equal(before[name], p)}
     assert moved
@@ -311,9 +321,12 @@ def test_two_processes_never_share_a_folder(tokenizer, tmp_path):
 
 
 def save(folder, step: int, keep: int = 3):
-    return checkpoint.save(
-        folder, step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step}, keep
-    )
+    return checkpoint.save(folder, step, {"model|w": torch.full((4,), float(step))}, {"step": step}, keep)
+
+
+def tensors(saved) -> object:
+    """The file with the tensors of a checkpoint."""
+    return next(saved.glob("*.safetensors"))
 
 
 def damage(path, how: str) -> None:
@@ -328,19 +341,19 @@ def damage(path, how: str) -> None:
 @pytest.mark.parametrize("how", ["cut in half", "flipped byte", "missing"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, how):
     save(tmp_path, 1)
-    damage(save(tmp_path, 2) / "model.safetensors", how)
+    damage(tensors(save(tmp_path, 2)), how)
     said: list[str] = []
-    tensors, state = checkpoint.load_latest(tmp_path, said.append)
-    assert state["step"] == 1
-    assert tensors["model"]["w"][0] == 1
+    found = checkpoint.latest(tmp_path, said.append)
+    assert found.state["step"] == 1
+    assert found.whole("model")["w"][0] == 1
     assert "step-00000002" in said[0]
 
 
 def test_all_damaged_is_an_error_and_none_is_none(tmp_path):
-    assert checkpoint.load_latest(tmp_path) is None
-    damage(save(tmp_path, 1) / "model.safetensors", "flipped byte")
+    assert checkpoint.latest(tmp_path) is None
+    damage(tensors(save(tmp_path, 1)), "flipped byte")
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
-        checkpoint.load_latest(tmp_path, lambda text: None)
+        checkpoint.latest(tmp_path, lambda text: None)
 
 
 def test_old_checkpoints_go_and_the_last_stays(tmp_path):
@@ -357,12 +370,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path, monke
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint.HuggingFaceStorageWriter, "write_data", full)
     with pytest.raises(checkpoint.CheckpointError, match=r"No space left.*last good checkpoint is step 1"):
         save(tmp_path, 2)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
-    assert checkpoint.load_latest(tmp_path)[1]["step"] == 1
+    assert checkpoint.latest(tmp_path).state["step"] == 1
 
 
 def test_a_write_that_the_system_refuses_leaves_no_partial_checkpoint(tmp_path):
@@ -372,7 +385,7 @@ def test_a_write_that_the_system_refuses_leaves_no_partial_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(checkpoint.CheckpointError, match="last good checkpoint is step 1"):
-            checkpoint.save(tmp_path, 2, {"model": {"w": torch.zeros(100_000)}}, {"step": 2}, keep=3)
+            checkpoint.save(tmp_path, 2, {"model|w": torch.zeros(100_000)}, {"step": 2}, keep=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
@@ -381,7 +394,9 @@ def test_a_write_that_the_system_refuses_leaves_no_partial_checkpoint(tmp_path):
 def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
     trainer(tokenizer, tmp_path).train()
     other = trainer(
-        tokenizer, tmp_path, config(size=3, stages=(dataclasses.replace(config().stages[0], steps=99),))
+        tokenizer,
+        tmp_path,
+        config(model=by_size(3, 320, 4), stages=(dataclasses.replace(config().stages[0], steps=99),)),
     )
     with pytest.raises(checkpoint.CheckpointError, match="another architecture"):
         other.train()
@@ -389,46 +404,111 @@ def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
 
 def test_validation_loss_compares_weights_on_the_same_noise_and_keeps_them(tokenizer, tmp_path):
     job = JointJob(config(), {"mixed": Mixed()}, tokenizer, {"mixed": Mixed()})
-    before = {name: p.detach().clone() for name, p in job.model.named_parameters()}
-    other = {name: p + 0.1 * torch.randn_like(p) for name, p in before.items()}
-    first, second, again = (job.validate(weights, torch.device("cpu")) for weights in (before, other, before))
+    run = Trainer(job, tmp_path, quiet=True)
+    run.begin()
+    for shadow in run.ema.shadow.values():
+        shadow += 0.1 * torch.randn_like(shadow)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    averaged = {name: shadow.clone() for name, shadow in run.ema.shadow.items()}
+    first = job.validate(torch.device("cpu"))
+    with run.ema.exchanged(run.model):
+        second = job.validate(torch.device("cpu"))
+        assert all(torch.equal(p, averaged[name]) for name, p in run.model.named_parameters())
+    again = job.validate(torch.device("cpu"))
     assert first == again != second
     assert set(first) == {"validation", "validation/text", "validation/flow"}
     assert all(torch.equal(p, before[name]) for name, p in job.model.named_parameters())
-    assert trainer(tokenizer, tmp_path).job.validate(before, torch.device("cpu")) == {}
+    assert all(torch.equal(run.ema.shadow[name], value) for name, value in averaged.items())
+    assert begun(tokenizer, tmp_path / "none").job.validate(torch.device("cpu")) == {}
 
 
-def test_a_run_from_other_weights_goes_on_without_them(tokenizer, tmp_path):
-    start = trainer(tokenizer, tmp_path / "start", config(depth=3))
-    begun = trainer(tokenizer, tmp_path / "begun", config(depth=3))
-    begun.begin_from(dict(start.model.named_parameters()))
-    again = trainer(tokenizer, tmp_path / "begun", config(depth=3, seed=5))
-    again._resume()
-    assert len(again.model.blocks) == 3
-    assert all(
-        torch.equal(a, b) for a, b in zip(again.model.parameters(), start.model.parameters(), strict=True)
-    )
+def toy(folder, **changes) -> Trainer:
+    settings = {name: changes.pop(name) for name in ("parent", "start", "brought") if name in changes}
+    run = Trainer(ToyJob(toy_config(**changes), **settings), folder, quiet=True)
+    run.begin()
+    return run
 
 
-def test_a_run_begins_with_the_optimiser_state_that_it_is_given(tokenizer, tmp_path):
-    first = trainer(tokenizer, tmp_path / "first")
+def test_a_run_from_other_weights_goes_on_without_them(tmp_path):
+    weights = {name: value + 1 for name, value in ToyJob(toy_config()).starting_values()}
+    card = {"name": "first", "sha256": {}, "steps": 3}
+    run = toy(tmp_path, parent=card, start=weights, **{"seed": 0})
+    assert all(torch.equal(p, weights[name]) for name, p in run.model.named_parameters())
+    parent = json.loads((tmp_path / "parent.json").read_text())
+    assert parent == {"start": "", "card": {"name": "first", "steps": 3}}
+    again = toy(tmp_path, seed=5)
+    assert again.step == 0
+    assert all(torch.equal(p, weights[name]) for name, p in again.model.named_parameters())
+
+
+@pytest.mark.parametrize("wrong", ["name", "shape", "missing"])
+def test_starting_values_of_another_model_are_refused(tmp_path, wrong):
+    values = dict(ToyJob(toy_config()).starting_values())
+    if wrong == "name":
+        values["elsewhere"] = torch.zeros(1)
+    elif wrong == "shape":
+        values["shift"] = torch.zeros(1)
+    else:
+        del values["shift"]
+    with pytest.raises(ValueError, match="elsewhere" if wrong == "name" else "shift"):
+        toy(tmp_path, start=values)
+
+
+def test_a_run_begins_with_the_optimiser_state_that_it_is_given(tmp_path):
+    first = toy(tmp_path / "first")
     first.train()
-    given = checkpoint.optimiser_tensors(first.optimisers, first._names(), lambda t: t)
+    given = {name: t.clone() for name, t in state.exported(first.optimisers, first._names()).items()}
     assert given
-    stages = (dataclasses.replace(config().stages[1], steps=4),)  # the same parameters learn
-    second = trainer(tokenizer, tmp_path / "second", config(stages=stages))
-    second.begin_from(dict(first.model.named_parameters()), given)
-    saved = checkpoint.load_latest(tmp_path / "second" / "checkpoints")[0]["optimiser"]
+    start = {name: p.detach() for name, p in first.model.named_parameters()}
+    second = toy(tmp_path / "second", parent={}, start=start, brought=given)
+    saved = checkpoint.latest(tmp_path / "second" / "checkpoints").whole("optimiser")
     assert saved.keys() == given.keys()
     assert all(torch.equal(saved[name], given[name]) for name in given)
+    # another optimiser's is left out
+    third = toy(tmp_path / "third", parent={}, start=start, brought=given, optimiser="came")
+    assert second.optimisers[0].state
+    assert not third.optimisers[0].state
+
+
+def test_a_finished_run_is_not_saved_anew(tmp_path):
+    toy(tmp_path).train()
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    before = (saved / "checksums.json").read_text()
+    assert "optimiser" in "".join(checkpoint.latest(tmp_path / "checkpoints").shapes)
+    toy(tmp_path).train()
+    assert (saved / "checksums.json").read_text() == before
+
+
+def test_what_never_learns_has_no_gradient_and_a_stage_freezes_the_rest(tmp_path):
+    optim = OptimConfig(name="adamw")
+    stages = (
+        ToyStage(name="blocks", steps=1, optim=optim, trainable="blocks"),
+        ToyStage(name="head", steps=1, optim=optim, trainable="head"),
+    )
+    run = toy(tmp_path, stages=stages)
+    named = dict(run.model.named_parameters())
+    assert {name for name, p in named.items() if not p.requires_grad} == {"embedding.weight", "shift"}
+    run._enter(1, run.ranks)
+    assert {name for name, p in named.items() if p.requires_grad} == {"head.weight"}
+
+
+def test_recomputed_blocks_train_as_kept_ones(tmp_path):
+    plain, recomputed = toy(tmp_path / "plain"), toy(tmp_path / "recomputed", checkpoint_blocks=True)
+    assert_equal_runs_after(plain, recomputed)
+
+
+def assert_equal_runs_after(one: Trainer, other: Trainer) -> None:
+    one.train()
+    other.train()
+    assert_equal_runs(one, other)
 
 
 def test_configs_survive_json_and_unknown_keys_name_the_nearest():
     values = json.loads(to_json(config()))
-    assert from_dict(TrainConfig, values) == config()
+    assert convert(TrainConfig, values) == config()
     values["data"]["acumulate"] = 2
     with pytest.raises(ValueError, match=r"config\.data: unknown key 'acumulate' \(nearest: 'accumulate'\)"):
-        from_dict(TrainConfig, values)
+        convert(TrainConfig, values)
 
 
 def test_learning_rate_warms_up_and_falls():

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych.training.emoji_sources import EmojiSource, random_edit
 from diptych.worlds.emoji import (
     CATEGORIES,
     EDIT_TYPES,
@@ -29,6 +28,7 @@ from diptych.worlds.emoji.font import find_font
 from diptych.worlds.emoji.names import full_kinds, pluralise
 from diptych.worlds.emoji.questions import ask, judge_answer, scene_facts
 from diptych.worlds.emoji.scene import Placed, Scene, held_out
+from diptych.worlds.emoji.source import EmojiSource, random_edit
 
 
 def rng(seed: int = 0) -> np.random.Generator:

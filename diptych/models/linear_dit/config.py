@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from diptych.request import Role
 
 HEAD = 32
 """Width of a head of the linear attention in every published model."""
-ROLES = ("target", "source", "mask", "reference", "control", "first", "last")
-"""What a frame is for, in the order of the role table. A picture drawn from text is one frame, a target."""
+FRAME_ROLES = (
+    Role.TARGET,
+    Role.SOURCE,
+    Role.MASK,
+    Role.REFERENCE,
+    Role.CONTROL,
+    Role.FIRST,
+    Role.LAST,
+)
+"""What a frame may be for, in the order of the model's tables: a new role goes to the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +42,8 @@ class LinearDiTConfig:
     guidance_embedding: bool = False
     """Sprint's students take the guidance scale as an input."""
     multi_frame: bool = False
-    """Whether frames of other roles (source, mask, control ...) can be attached; adds a role table and mixing
-    weights, all zero."""
+    """Whether further frames can be drawn or given (source, mask, control ...); adds a role table, a
+    projection of their times and mixing weights, all zero."""
     position_scale: float | None = None
     """Sine-cosine table of positions with this interpolation, for 2K (1.0) and 4K (2.0); None: no table."""
     position_base: int = 32
@@ -57,6 +67,16 @@ class LinearDiTConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.position_scale is not None and self.width % 4:
             raise ValueError(f"a position table needs a width that is a multiple of 4, got {self.width}")
+
+    def widened(self, factor: int) -> LinearDiTConfig:
+        """The config of a model that is `factor` times as wide. Raises ValueError where none computes the
+        same."""
+        if self.position_scale is not None:
+            raise ValueError(
+                "the model adds a table of positions that depends on its width, so a wider one cannot "
+                "compute the same"
+            )
+        return replace(self, width=self.width * factor, cross_heads=self.cross_heads * factor)
 
     @property
     def heads(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,36 +79,55 @@ _IGNORED_NATIVE = ("pos_embed", "logvar_linear.weight", "logvar_linear.bias", "y
 _CONVOLUTIONS = ("feed_forward.widen.weight", "feed_forward.narrow.weight")
 
 
-def from_native(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+class Renamed(Mapping[str, Tensor]):
+    """Our state dict over published tensors: each is put together when it is asked for, so that a large model
+    can be read piece by piece."""
+
+    def __init__(self, weights: Mapping[str, Tensor], places: Mapping[str, list[str]]) -> None:
+        """`places`: our name -> theirs, several where ours is stacked."""
+        self._weights, self._places = weights, places
+
+    def __getitem__(self, ours: str) -> Tensor:
+        parts = [self._weights[name] for name in self._places[ours]]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return tensor[..., 0, 0] if ours.endswith(_CONVOLUTIONS) else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def from_native(weights: Mapping[str, Tensor]) -> Renamed:
     """Our state dict from a native one. The unused position buffer, Sprint's log-variance head and the null
     caption are left out: see `native_null_caption`. Raises ValueError for a name that is missing or
     unknown."""
-    known = {name: tensor for name, tensor in weights.items() if name not in _IGNORED_NATIVE}
-    return _read(known, NATIVE, "blocks", NATIVE_BLOCK)
+    known = [name for name in weights if name not in _IGNORED_NATIVE]
+    return Renamed(weights, _places(known, NATIVE, "blocks", NATIVE_BLOCK))
 
 
-def native_null_caption(weights: dict[str, Tensor]) -> Tensor | None:
+def native_null_caption(weights: Mapping[str, Tensor]) -> Tensor | None:
     """The null caption (tokens, channels) that native checkpoints carry; diffusers folders have none."""
     return weights.get("y_embedder.y_embedding")
 
 
-def to_native(weights: dict[str, Tensor], null_caption: Tensor | None = None) -> dict[str, Tensor]:
+def to_native(weights: Mapping[str, Tensor], null_caption: Tensor | None = None) -> dict[str, Tensor]:
     """A native state dict from ours."""
     named = _write(weights, NATIVE, "blocks", NATIVE_BLOCK)
     return named if null_caption is None else {**named, "y_embedder.y_embedding": null_caption}
 
 
-def from_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_diffusers(weights: Mapping[str, Tensor]) -> Renamed:
     """Our state dict from a SanaTransformer2DModel's. Raises ValueError for a name that is missing or
     unknown."""
-    known = {name: tensor for name, tensor in weights.items() if name != "patch_embed.pos_embed"}
+    known = [name for name in weights if name != "patch_embed.pos_embed"]
     guided = any(name.startswith("time_embed.guidance_embedder") for name in known)
-    return _read(
-        known, {**DIFFUSERS, **(DIFFUSERS_GUIDED if guided else {})}, "transformer_blocks", DIFFUSERS_BLOCK
-    )
+    table = {**DIFFUSERS, **(DIFFUSERS_GUIDED if guided else {})}
+    return Renamed(weights, _places(known, table, "transformer_blocks", DIFFUSERS_BLOCK))
 
 
-def to_diffusers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A SanaTransformer2DModel state dict from ours."""
     guided = "guidance_in.weight" in weights
     return _write(
@@ -248,7 +267,7 @@ def _theirs(ours: str, top: dict[str, str], blocks: str, block: dict[str, str]) 
 
 
 def _write(
-    weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]
+    weights: Mapping[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]
 ) -> dict[str, Tensor]:
     named = {}
     for ours, tensor in weights.items():
@@ -260,25 +279,25 @@ def _write(
     return named
 
 
-def _read(
-    weights: dict[str, Tensor], top: dict[str, str], blocks: str, block: dict[str, str]
-) -> dict[str, Tensor]:
-    remaining = dict(weights)
-    read = {}
-    for ours in _our_names(weights, blocks):
+def _places(
+    weights: Iterable[str], top: dict[str, str], blocks: str, block: dict[str, str]
+) -> dict[str, list[str]]:
+    """Our name -> theirs, for all that weights of these names hold."""
+    remaining = dict.fromkeys(weights)
+    places = {}
+    for ours in _our_names(remaining, blocks):
         names = _theirs(ours, top, blocks, block)
         if not any(name in remaining for name in names) and _optional(ours):
             continue
         missing = [name for name in names if name not in remaining]
         if missing:
             raise ValueError(f"the weights have no {missing[0]}")
-        tensor = (
-            torch.cat([remaining.pop(name) for name in names]) if len(names) > 1 else remaining.pop(names[0])
-        )
-        read[ours] = tensor[..., 0, 0] if ours.endswith(_CONVOLUTIONS) else tensor
+        for name in names:
+            del remaining[name]
+        places[ours] = names
     if remaining:
         raise ValueError(f"{len(remaining)} weights have no place in SANA, among them {sorted(remaining)[0]}")
-    return read
+    return places
 
 
 def _optional(ours: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.models.linear_dit.config import HEAD, ROLES, LinearDiTConfig
+from diptych.models.linear_dit.config import FRAME_ROLES, HEAD, LinearDiTConfig
 
 FREQUENCIES = 128
 SELF_NORM_EPS = 1e-5
@@ -29,12 +29,16 @@ class TextKeyValue(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """How the tokens of a frame lie: rows and columns; and how many frames a sample has, of which roles."""
+    """How the tokens of a frame lie: rows and columns; and how many frames a sample has, of which roles, how
+    near to one another."""
 
     frames: int
     rows: int
     columns: int
     roles: tuple[int, ...]
+    nearness: Tensor | None = None
+    """(B or 1, F, F), 1 / (1 + distance in time) of two frames, 0 for a frame that a row goes without; None
+    where there is one frame."""
 
 
 def sinusoid(time: Tensor) -> Tensor:
@@ -80,7 +84,7 @@ class LinearAttention(nn.Module):
     added in two ways, both zero at first, so that a checkpoint of single pictures draws as before whatever is
     attached: what the query finds in their states, times `mix` (roles, heads), says what is in them; the
     value at the same place, times `beside` (roles, width), says where, which the states cannot, as queries
-    and keys know no position.
+    and keys know no position. Of several frames of a role, those near in time count more in that value.
     """
 
     def __init__(self, config: LinearDiTConfig) -> None:
@@ -90,8 +94,10 @@ class LinearAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.query_norm = nn.Parameter(torch.ones(config.width)) if config.qk_norm else None
         self.key_norm = nn.Parameter(torch.ones(config.width)) if config.qk_norm else None
-        self.mix = nn.Parameter(torch.zeros(len(ROLES), config.heads)) if config.multi_frame else None
-        self.beside = nn.Parameter(torch.zeros(len(ROLES), config.width)) if config.multi_frame else None
+        self.mix = nn.Parameter(torch.zeros(len(FRAME_ROLES), config.heads)) if config.multi_frame else None
+        self.beside = (
+            nn.Parameter(torch.zeros(len(FRAME_ROLES), config.width)) if config.multi_frame else None
+        )
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """x (B, F, N, C)."""
@@ -124,18 +130,23 @@ class LinearAttention(nn.Module):
     ) -> Tensor:
         """Per role, what the frames of that role hold together; a role whose only frame is the asking one
         adds nothing."""
+        assert grid.nearness is not None
+        present = (grid.nearness.diagonal(dim1=1, dim2=2) > 0).to(state)
         roles = torch.tensor(grid.roles)
         added = torch.zeros_like(query)
         for role in roles.unique().tolist():
             members = roles == role
             asking = [f for f in range(grid.frames) if not members[f] or int(members.sum()) > 1]
             held = members.nonzero().flatten().tolist()
+            states = state[:, held] * present[:, held, None, None, None]
             content = mix[role].to(query.dtype).view(-1, 1, 1) * self._read(
-                query[:, asking], state[:, held].sum(1, keepdim=True)
+                query[:, asking], states.sum(1, keepdim=True)
             )
-            place = beside[role].to(query.dtype).view(self.heads, 1, HEAD) * value[:, held].mean(
-                1, keepdim=True
-            )
+            near = grid.nearness[:, asking][..., held]
+            # weights add up to 1, but to 0 in a row that goes without the role
+            near = (near / near.sum(-1, keepdim=True).clamp_min(1e-6)).to(value)
+            placed = torch.einsum("baf,bfhnd->bahnd", near.expand(len(value), -1, -1), value[:, held])
+            place = beside[role].to(query.dtype).view(self.heads, 1, HEAD) * placed
             added[:, asking] = added[:, asking] + content + place
         return added
 

@@ -6,15 +6,16 @@ Shapes: B batch, F frames, N tokens a frame, C width, T text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.models.linear_dit.config import ROLES, LinearDiTConfig
+from diptych.contracts import BlockFacts
+from diptych.models.linear_dit.config import FRAME_ROLES, LinearDiTConfig
 from diptych.models.linear_dit.layers import (
     FREQUENCIES,
     CrossAttention,
@@ -27,10 +28,17 @@ from diptych.models.linear_dit.layers import (
     rms_norm,
     sinusoid,
 )
+from diptych.request import Role
 
 CAPTION_NORM_EPS = 1e-5
 CAPTION_NORM_START = 0.01
 """Where the caption norm's weight starts in training from scratch (SANA section 2.3)."""
+NEW_STD, NEW_DEPTHWISE_STD = 0.02, 0.2
+"""Deviations of a block that is put on top of trained ones (SANA-1.5 section 3.1)."""
+FRAME_PARTS = ("roles", "frame_time.weight", ".mix", ".beside")
+"""Ends of the names of what `multi_frame` adds: a model of single pictures goes on with them at zero."""
+_SMALL = ("time_in", "time_out", "modulation", "caption_in", "caption_out", "guidance_in")
+_ZERO = ("guidance_out", "frame_time")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,12 @@ class TextCondition:
     blocks: tuple[TextKeyValue, ...]
     mask: Tensor | None
     """(B, 1, 1, T), True = real; None where all are."""
+
+    def rows(self, index: Sequence[int]) -> TextCondition:
+        """Some of the rows, in this order."""
+        chosen = list(index)
+        blocks = tuple(TextKeyValue(block.key[chosen], block.value[chosen]) for block in self.blocks)
+        return TextCondition(blocks, None if self.mask is None else self.mask[chosen])
 
 
 def trim_text(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -82,6 +96,21 @@ class Block(nn.Module):
 class LinearDiT(nn.Module):
     """Velocity of noisy latents, given text. Tensors in, tensors out."""
 
+    facts: ClassVar[BlockFacts] = BlockFacts(
+        silent=("attention.out", "cross_attention.out", "feed_forward.narrow"),
+        fused={"qkv": 3, "key_value": 2, "widen": 2, "depthwise": 2, "modulation": 6},
+        adapted=(
+            "attention.qkv",
+            "attention.out",
+            "cross_attention.query",
+            "cross_attention.key_value",
+            "cross_attention.out",
+            "feed_forward.widen",
+            "feed_forward.narrow",
+        ),
+        calls=("read",),
+    )
+
     def __init__(self, config: LinearDiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -94,33 +123,59 @@ class LinearDiT(nn.Module):
         if config.guidance_embedding:
             self.guidance_in, self.guidance_out = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
         self.modulation = nn.Linear(width, 6 * width)
-        self.roles = nn.Parameter(torch.zeros(len(ROLES), width)) if config.multi_frame else None
+        self.roles = nn.Parameter(torch.zeros(len(FRAME_ROLES), width)) if config.multi_frame else None
+        self.frame_time = nn.Linear(2 * FREQUENCIES, width, bias=False) if config.multi_frame else None
+        if self.frame_time is not None:
+            nn.init.zeros_(self.frame_time.weight)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_table = nn.Parameter(torch.zeros(2, width))
         self.head = nn.Linear(width, area * config.channels)
 
+    def starting_values(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """(name, value) of every parameter for training from scratch, as published: Xavier matrices, tables
+        N(0, 1/C), modulation, caption and time std 0.02; the frame parts are zero."""
+        for name, parameter in self.named_parameters():
+            owner, _, kind = name.rpartition(".")
+            value = torch.zeros(parameter.shape)
+            if name == "caption_norm":
+                value.fill_(CAPTION_NORM_START)
+            elif kind in ("query_norm", "key_norm"):
+                value.fill_(1.0)
+            elif kind in ("table", "head_table"):
+                value.normal_(std=self.config.width**-0.5, generator=generator)
+            elif owner in _SMALL and kind == "weight":
+                value.normal_(std=0.02, generator=generator)
+            elif "depthwise" in owner:
+                # torch's own start of a 3x3 convolution, which the published code leaves as it is
+                value.uniform_(-1 / 3, 1 / 3, generator=generator)
+            elif kind == "weight" and owner not in _ZERO:
+                nn.init.xavier_uniform_(value.view(len(value), -1), generator=generator)
+            yield name, value
+
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Start of training from scratch, as published: Xavier matrices, tables N(0, 1/C), modulation and
-        time std 0.02.
+        """Take the starting values, in place."""
+        named = dict(self.named_parameters())
+        for name, value in self.starting_values(generator):
+            named[name].copy_(value)
 
-        The frame parts stay zero.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embed.weight.view(self.config.width, -1), generator=generator)
-        assert self.patch_embed.bias is not None
-        nn.init.zeros_(self.patch_embed.bias)
-        for linear in (self.time_in, self.time_out, self.modulation, self.caption_in, self.caption_out):
-            nn.init.normal_(linear.weight, std=0.02, generator=generator)
-        if self.config.guidance_embedding:
-            nn.init.normal_(self.guidance_in.weight, std=0.02, generator=generator)
-            nn.init.zeros_(self.guidance_out.weight)
-        for table in (self.head_table, *(block.table for block in cast(list[Block], self.blocks))):
-            nn.init.normal_(table, std=self.config.width**-0.5, generator=generator)
+    def new_block(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Tensors of a block that is put on top of trained ones and returns its input to the bit, as
+        published: normal of 0.02, of 0.2 in the depthwise convolution; attention's biases zero, norms one,
+        frame parts and the branches' last projections zero."""
+        block = dict(Block(self.config).state_dict())
+        for name, tensor in block.items():
+            owner, _, kind = name.rpartition(".")
+            if kind in ("query_norm", "key_norm", "mix", "beside"):
+                continue  # ones, or zeros, as they are made
+            if name in ("cross_attention.query.bias", "cross_attention.key_value.bias"):
+                tensor.zero_()
+            else:
+                std = NEW_DEPTHWISE_STD if "depthwise" in owner else NEW_STD
+                tensor.normal_(std=std, generator=generator)
+            if owner in self.facts.silent:
+                tensor.zero_()
+        return block
 
     def condition(self, text: Tensor, mask: Tensor | None = None) -> TextCondition:
         """Caption projection, keys and values of all blocks: what no denoising step changes.
@@ -138,13 +193,17 @@ class LinearDiT(nn.Module):
         sigma: Tensor,
         text: TextCondition,
         guidance: Tensor | None = None,
-        roles: Sequence[str] | None = None,
+        roles: Sequence[Role] | None = None,
+        times: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> Tensor:
         """Velocity (B, F, channels, height, width) at noise levels sigma, (B,), or (B, F) with a level for
         each frame.
 
-        `roles` names each frame's role; a single frame is the target. `guidance` (B,) is Sprint's guidance
-        scale.
+        `roles` names each frame's role; a single frame is the target. `times`, (F,) or (B, F), is each
+        frame's place in time, counted in frames of what is drawn: 0 unless given. `present` (B, F), False for
+        given frames that a row goes without: it is denoised as if they were not there; a row's frames of one
+        role are present together. `guidance` (B,) is Sprint's guidance scale.
         """
         config = self.config
         batch, frames, _, height, width = x.shape
@@ -152,11 +211,18 @@ class LinearDiT(nn.Module):
             raise ValueError(
                 f"this model draws single pictures, got {frames} frames: its config has multi_frame off"
             )
-        roles = roles or ("target",) * frames
+        roles = roles or (Role.TARGET,) * frames
+        if times is None:
+            times = torch.zeros(frames, device=x.device)
+        times = times.view(-1, frames).float()
         grid = Grid(
-            frames, height // config.patch, width // config.patch, tuple(ROLES.index(role) for role in roles)
+            frames,
+            height // config.patch,
+            width // config.patch,
+            tuple(FRAME_ROLES.index(role) for role in roles),
+            _nearness(times, present) if frames > 1 else None,
         )
-        tokens = self._tokens(x, grid)
+        tokens = self._tokens(x, grid, times, present)
         time, modulation = self._time(sigma.view(batch, -1), guidance, x.dtype)
         for block, key_value in zip(self.blocks, text.blocks, strict=True):
             tokens = block(tokens, key_value, text.mask, modulation, grid)
@@ -168,15 +234,21 @@ class LinearDiT(nn.Module):
         )
         return patches.permute(0, 1, 6, 2, 4, 3, 5).reshape(x.shape)
 
-    def _tokens(self, x: Tensor, grid: Grid) -> Tensor:
+    def _tokens(self, x: Tensor, grid: Grid, times: Tensor, present: Tensor | None) -> Tensor:
         config = self.config
         tokens = self.patch_embed(x.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
         if config.position_scale is not None:
             base = config.position_base // config.patch
             table = position_table(grid.rows, grid.columns, config.width, base, config.position_scale)
             tokens = tokens + table.to(tokens)
-        if self.roles is not None and grid.frames > 1:
-            tokens = tokens + self.roles[list(grid.roles)][:, None]
+        if self.roles is not None and self.frame_time is not None and grid.frames > 1:
+            # measured from time 0, whose frames get nothing: a picture with a control frame has no times
+            since = sinusoid(times) - sinusoid(torch.zeros_like(times))
+            placed = self.roles[list(grid.roles)] + self.frame_time(since.to(x.dtype))
+            if present is not None:
+                # a row whose only frame is left is a picture, and pictures have no roles
+                placed = placed * (present.sum(1) > 1).to(placed)[:, None, None]
+            tokens = tokens + placed[:, :, None]
         return tokens.contiguous()
 
     def _time(self, sigma: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -197,3 +269,10 @@ class LinearDiT(nn.Module):
                 "this model has no guidance embedding: guide it with a second, unconditional pass"
             )
         return embedded, self.modulation(F.silu(embedded)).unflatten(-1, (6, config.width))
+
+
+def _nearness(times: Tensor, present: Tensor | None) -> Tensor:
+    """1 / (1 + distance) of every two frames (B or 1, F, F), from times (B or 1, F); 0 towards frames that
+    are not present (B, F)."""
+    nearness = 1 / (1 + (times[:, :, None] - times[:, None]).abs())
+    return nearness if present is None else nearness * present[:, None]

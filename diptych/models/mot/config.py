@@ -3,7 +3,7 @@ Table 1)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CHANNELS = 32
 """Width that `by_size` gives a model for each of its layers."""
@@ -69,6 +69,24 @@ class MoTConfig:
             )
         if self.head == "conv" and (self.width % 4 or self.head_width % 4 or self.patch % 2):
             raise ValueError("the conv head needs width and head_width divisible by 4 and an even patch")
+
+    def widened(self, factor: int) -> MoTConfig:
+        """The config of a model that is `factor` times as wide: heads, inner units and experts grow
+        alike."""
+        und, gen = (
+            experts and replace(experts, width=experts.width * factor)
+            for experts in (self.und_experts, self.gen_experts)
+        )
+        return replace(
+            self,
+            width=self.width * factor,
+            heads=self.heads * factor,
+            kv_heads=self.kv_heads * factor,
+            und_experts=und,
+            gen_experts=gen,
+            ffn_width=self.ffn_width * factor,
+            head_width=self.head_width * factor,
+        )
 
     @property
     def token(self) -> int:

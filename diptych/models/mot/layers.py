@@ -81,7 +81,9 @@ class MixtureOfExperts(nn.Module):
         out = torch.zeros_like(x)
         for index, expert in enumerate(self.experts):
             token, slot = (chosen == index).nonzero(as_tuple=True)
-            if token.numel():
+            # in training an expert that no token chose gets a gradient of zero: sharded ranks, whose tokens
+            # choose differently, reduce the same gradients
+            if token.numel() or torch.is_grad_enabled():
                 out.index_add_(0, token, expert(x[token]) * weights[token, slot, None].type_as(x))
         return out
 

@@ -6,14 +6,17 @@ understanding stream, noisy pictures the generation stream. Shapes as in `layers
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from diptych.contracts import BlockFacts
 from diptych.models.mot.config import MoTConfig
 from diptych.models.mot.layers import (
     ConvHead,
@@ -46,6 +49,29 @@ class Cache:
         device."""
         return None if bool(self.valid.all()) else self.valid[:, None, None]
 
+    def rows(self, index: Sequence[int]) -> Self:
+        """Some of the rows, in this order; padding that only the others needed goes."""
+        chosen = torch.tensor(index, device=self.valid.device)
+        valid = self.valid[chosen]
+        length = int(valid.any(0).nonzero().max()) + 1
+        layers = tuple((k[chosen, :, :length], v[chosen, :, :length]) for k, v in self.layers)
+        return type(self)(layers, valid[:, :length], self.next_time[chosen])
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """The rows of this and of other caches; shorter ones are padded on the right."""
+        caches = (self, *others)
+        length = max(cache.valid.shape[1] for cache in caches)
+
+        def together(parts: list[Tensor]) -> Tensor:
+            return torch.cat([F.pad(part, (0, 0, 0, length - part.shape[2])) for part in parts])
+
+        layers = tuple(
+            (together([k for k, _ in layer]), together([v for _, v in layer]))
+            for layer in zip(*(cache.layers for cache in caches), strict=True)
+        )
+        valid = torch.cat([F.pad(cache.valid, (0, length - cache.valid.shape[1])) for cache in caches])
+        return type(self)(layers, valid, torch.cat([cache.next_time for cache in caches]))
+
 
 class Block(nn.Module):
     def __init__(self, config: MoTConfig) -> None:
@@ -60,15 +86,17 @@ class Block(nn.Module):
         layout: Layout,
         rotations: Rotations,
         past: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """und (U, C), gen (G, C) -> the same after this block, and the rows' keys and values (B, K, L, D)
-        without `past`."""
+        keep: bool = False,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """und (U, C), gen (G, C) -> the same after this block, and where `keep` is set the rows' keys and
+        values (B, K, L, D) without `past`."""
         projected = zip(self.und.project(und, rotations[0]), self.gen.project(gen, rotations[1]), strict=True)
         slots, shape = layout.gather.flatten(), layout.gather.shape
         q, k, v = (
             torch.cat(pair).index_select(0, slots).unflatten(0, shape).transpose(1, 2) for pair in projected
         )
-        own = (k, v)
+        # in training nobody reads them, and kept they would outlive a recomputed block
+        own = (k, v) if keep else None
         if past is not None:
             k, v = (
                 torch.cat([past[0].expand(k.shape[0], -1, -1, -1), k], 2),
@@ -90,6 +118,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> 
 
 
 class MoT(nn.Module):
+    """The whole model. `forward` is the packed pass of training; `prefix`, `extend` and `denoise` are the
+    same computation in parts, over a cache, for asking and drawing."""
+
+    facts: ClassVar[BlockFacts] = BlockFacts(
+        silent=("o", "down"),
+        adapted=("q", "k", "v", "o", "gate", "up", "down"),
+        apart=("embedding", "text_head"),
+    )
+
     def __init__(self, config: MoTConfig) -> None:
         super().__init__()
         self.config = config
@@ -104,20 +141,35 @@ class MoT(nn.Module):
         self.text_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.pixel_head = LinearHead(config) if config.head == "linear" else ConvHead(config)
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def starting_values(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """Fresh weights: normal of std 1/sqrt(fan in), output projections divided by sqrt(2 depth), embedding
         std 0.02."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                parameter.data.fill_(1.0 if "norm" in name else 0.0)
-                continue
-            std = 0.02 if name.startswith("embedding") else parameter[0].numel() ** -0.5
-            if name.endswith(("o.weight", "down.weight")):
-                std /= (2 * self.config.depth) ** 0.5
-            nn.init.trunc_normal_(parameter.data, std=std, a=-3 * std, b=3 * std, generator=generator)
-        for name in ("second.weight", "second.bias"):
-            # the first prediction is a plain gray picture, not noise
-            self.pixel_head.get_parameter(name).data.zero_()
+            if name in ("pixel_head.second.weight", "pixel_head.second.bias"):
+                # the first prediction is a plain gray picture, not noise
+                yield name, torch.zeros(parameter.shape)
+            else:
+                yield name, self._fresh(name, parameter.shape, generator)
+
+    def _fresh(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        if len(shape) < 2:
+            return torch.full(shape, 1.0 if "norm" in name else 0.0)
+        std = 0.02 if name.startswith("embedding") else shape[1:].numel() ** -0.5
+        if name.split(".")[-2] in self.facts.silent:
+            std /= (2 * self.config.depth) ** 0.5
+        return nn.init.trunc_normal_(torch.empty(shape), std=std, a=-3 * std, b=3 * std, generator=generator)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Take the starting values, in place."""
+        for name, value in self.starting_values(generator):
+            self.get_parameter(name).data.copy_(value)
+
+    def new_block(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Values of one more block, as `starting_values` has them."""
+        return {
+            name: self._fresh(name, parameter.shape, generator)
+            for name, parameter in self.blocks[0].named_parameters()
+        }
 
     def embed_clean(self, pictures: Tensor) -> Tensor:
         """Clean pictures (P, 3, height, width), ImageNet-normalised -> (P * tokens, C)."""
@@ -134,32 +186,11 @@ class MoT(nn.Module):
         )
         return tokens + level.repeat_interleave(tokens.shape[0] // pictures.shape[0], dim=0).type_as(tokens)
 
-    def forward(
-        self,
-        und: Tensor,
-        gen: Tensor,
-        layout: Layout,
-        past: Cache | None = None,
-        hidden_states: list[tuple[Tensor, Tensor]] | None = None,
-    ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor], ...]]:
-        """Embedded tokens of both streams, und (U, C) and gen (G, C), through all blocks.
-
-        Returns the normed hidden states (U, C) and (G, C) and the keys and values that these tokens add, per
-        layer (B, K, L, D). With `past`, rows also see that prefix. `hidden_states`, if given, collects the
-        streams after each block.
-        """
-        config = self.config
-        rotations = (
-            rotation_tables(layout.und_positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
-            rotation_tables(layout.gen_positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
-        )
-        added = []
-        for index, block in enumerate(self.blocks):
-            und, gen, own = block(und, gen, layout, rotations, past.layers[index] if past else None)
-            added.append(own)
-            if hidden_states is not None:
-                hidden_states.append((und, gen))
-        return self.und_norm(und), self.gen_norm(gen), tuple(added)
+    def forward(self, und: Tensor, gen: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Packed rows: embedded tokens of both streams, und (U, C) and gen (G, C) -> their normed hidden
+        states."""
+        und, gen, _ = self._through(und, gen, layout, keep=False)
+        return und, gen
 
     def prefix(self, und: Tensor, positions: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Cache]:
         """Read B prefixes: und (B, L, C), positions (B, L, 3), true lengths (B,), mask (B, 1, L, L).
@@ -168,7 +199,7 @@ class MoT(nn.Module):
         """
         rows, length, width = und.shape
         layout = Layout.uniform(positions, mask, noisy=False)
-        hidden, _, added = self(und.flatten(0, 1), und.new_empty(0, width), layout)
+        hidden, _, added = self._through(und.flatten(0, 1), und.new_empty(0, width), layout)
         valid = torch.arange(length, device=und.device)[None] < lengths[:, None]
         last = positions[torch.arange(rows, device=und.device), lengths - 1, 0]
         return hidden.view(rows, length, width), Cache(added, valid, last + 1)
@@ -180,7 +211,8 @@ class MoT(nn.Module):
         mask = cache.key_mask
         if mask is not None:
             mask = F.pad(mask, (0, 1), value=True)
-        hidden, _, added = self(und, und[:0], Layout.uniform(positions, mask, noisy=False), cache)
+        layout = Layout.uniform(positions, mask, noisy=False)
+        hidden, _, added = self._through(und, und[:0], layout, cache)
         layers = tuple(
             (torch.cat([k, nk], 2), torch.cat([v, nv], 2))
             for (k, v), (nk, nv) in zip(cache.layers, added, strict=True)
@@ -195,8 +227,30 @@ class MoT(nn.Module):
         mask = cache.key_mask
         if mask is not None:
             mask = F.pad(mask, (0, rows * columns), value=True)
-        _, hidden, _ = self(gen[:0], gen, Layout.uniform(positions, mask, noisy=True), cache)
+        layout = Layout.uniform(positions, mask, noisy=True)
+        _, hidden, _ = self._through(gen[:0], gen, layout, cache, keep=False)
         return self.pixel_head(hidden, rows, columns)
+
+    def _through(
+        self, und: Tensor, gen: Tensor, layout: Layout, past: Cache | None = None, keep: bool = True
+    ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+        """Both streams through all blocks; with `past`, rows also see that prefix.
+
+        Returns the normed hidden states (U, C) and (G, C), and where `keep` is set the keys and values that
+        these tokens add, per layer (B, K, L, D).
+        """
+        config = self.config
+        rotations = (
+            rotation_tables(layout.und_positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
+            rotation_tables(layout.gen_positions, config.head_dim, config.rope_theta, config.rope_theta_hw),
+        )
+        added = []
+        for index, block in enumerate(self.blocks):
+            before = past.layers[index] if past else None
+            und, gen, own = block(und, gen, layout, rotations, before, keep)
+            if own is not None:
+                added.append(own)
+        return self.und_norm(und), self.gen_norm(gen), tuple(added)
 
 
 def picture_positions(rows: int, columns: int, time: Tensor) -> Tensor:

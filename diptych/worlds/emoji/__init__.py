@@ -6,7 +6,7 @@ from diptych.worlds.emoji.checker import Checker
 from diptych.worlds.emoji.edits import EDIT_TYPES
 from diptych.worlds.emoji.font import FontNotFoundError
 from diptych.worlds.emoji.questions import QUESTION_TYPES
-from diptych.worlds.emoji.scene import EmojiWorld, Scene, Wanted, WorldConfig
+from diptych.worlds.emoji.scene import EmojiWorld, Scene, Wanted, WorldConfig, world_of
 
 __all__ = [
     "CATEGORIES",
@@ -18,4 +18,5 @@ __all__ = [
     "Scene",
     "Wanted",
     "WorldConfig",
+    "world_of",
 ]

@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from diptych.files.typed import convert
 from diptych.worlds.emoji.font import find_font, render_glyph
 from diptych.worlds.emoji.names import BACKGROUNDS, Kind, full_kinds, small_kinds
 
@@ -53,6 +56,16 @@ class WorldConfig:
     @property
     def box(self) -> int:
         return self.glyph + 2
+
+
+def world_of(card: Mapping[str, Any]) -> WorldConfig:
+    """The world that a model was trained in, as its card says; the default one where it says nothing.
+
+    Raises ValueError for a card that names another kind of world.
+    """
+    recipe = card.get("recipe")
+    values = recipe.get("world", {}) if isinstance(recipe, dict) else {}
+    return convert(WorldConfig, values, "card.json: recipe.world")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""diptych export: a run's averaged weights as a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from diptych.commands.arguments import Output, Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run's EMA weights as a model folder."""
+
+    run: Positional[Path]
+    output: Output = Path("model")
+    hardware: str = "not recorded"
+
+
+def run(command: Export, console: Console) -> int:
+    from diptych.systems.registry import open_system, read_run
+    from diptych.training.export import export
+
+    family, config = read_run(command.run)
+    export(
+        family,
+        config,
+        command.run,
+        command.output,
+        open_system,
+        command=f"diptych train {config.name}",
+        hardware=command.hardware,
+    )
+    console.print(f"{command.output}: written")
+    return 0

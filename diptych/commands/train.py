@@ -1,0 +1,199 @@
+"""diptych train: a recipe of any family, and the memory that its run will take."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import inspect
+import typing
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from diptych.commands.arguments import Output
+from diptych.request import RequestError
+
+if TYPE_CHECKING:
+    from diptych.contracts import Family, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a recipe: diptych train RECIPE [-o FOLDER] [overrides]; 'diptych train RECIPE --help' lists
+    them."""
+
+
+def main(arguments: list[str], console: Console, estimate: bool = False) -> int:
+    """diptych train RECIPE [-o FOLDER] [dials of the recipe] [overrides of its config]"""
+    from diptych.systems.registry import open_system, recipes
+
+    known = recipes()
+    if not arguments or arguments[0].startswith("-"):
+        _list(known, console)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    name, given = arguments[0], arguments[1:]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (nearest: {near[0]!r})" if near else ""
+        raise RequestError(f"there is no recipe {name!r}{hint}; recipes: {', '.join(known)}")
+    family, recipe = known[name]
+    folder, config = resolve(name, recipe, given)
+    if estimate:
+        return _print_memory(family, config, console)
+
+    from diptych.training.run import train
+
+    train(family, config, folder, open_system)
+    return 0
+
+
+def resolve(name: str, recipe: Recipe, arguments: list[str]) -> tuple[Path, Any]:
+    """The run's folder and config: the recipe at its dials, or what the run in that folder was begun with,
+    under what the arguments say."""
+    _no_flag_twice(arguments)
+    plain = recipe()
+    # a dial makes another config, and the same arguments say what is different from that one
+    chosen = _chosen(name, recipe, plain.name, arguments)
+    config = recipe(**{key: getattr(chosen, key) for key in inspect.signature(recipe).parameters})
+    saved = _saved(chosen.output, chosen.name)
+    if saved is not None:
+        config = _under(saved, plain, config, chosen.output)
+    arguments, config = _spelled_out(arguments, config)
+    command: Any = tyro.cli(
+        command_type(name, recipe, config),
+        args=arguments,
+        prog=f"diptych train {name}",
+        # an optional part of a config is set in the recipe; as subcommands such parts would swallow flags
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return command.output, command.config
+
+
+def _chosen(name: str, recipe: Recipe, run: str, arguments: list[str]) -> Any:
+    """What must be known before the config is: folder, dials, and the run's name."""
+    kind = dataclasses.make_dataclass(
+        "Chosen",
+        [*_own(name, recipe), ("name", str, dataclasses.field(default=run))],
+        frozen=True,
+        kw_only=True,
+    )
+    known = [argument for argument in arguments if argument not in ("-h", "--help")]
+    return tyro.cli(kind, args=known, prog=f"diptych train {name}", return_unknown_args=True)[0]
+
+
+def _spelled_out(arguments: list[str], config: Any) -> tuple[list[str], Any]:
+    """Arguments and default that mean the same, with no dictionary in the default: tyro would take one for a
+    set of fixed flags, and only an empty one takes any names."""
+    said, without = _flags(arguments), copy.copy(config)
+    for key, value in vars(config).items():
+        if isinstance(value, dict) and value:
+            # past the checks of the config: they see the whole once it is parsed
+            object.__setattr__(without, key, {})
+            flag = f"--{key.replace('_', '-')}"
+            if flag not in said:
+                arguments = [*arguments, flag, *(str(word) for pair in value.items() for word in pair)]
+    return arguments, without
+
+
+def command_type(name: str, recipe: Recipe, config: Any) -> type:
+    """What `diptych train NAME` takes: a folder, the recipe's dials, and every field of the config."""
+    under = Annotated[type(config), tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    made = dataclasses.make_dataclass(
+        "TrainRecipe",
+        [*_own(name, recipe), ("config", under, dataclasses.field(default=config))],
+        frozen=True,
+        kw_only=True,
+    )
+    made.__doc__ = (
+        f"{inspect.cleandoc(recipe.__doc__ or name)}\n\nA run that was stopped goes on in the same folder."
+    )
+    return made
+
+
+def _own(name: str, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """Fields of the command that are not the config's."""
+    hints = typing.get_type_hints(recipe)
+    told = tyro.conf.arg(help="A dial of the recipe: fields of the config follow.")
+    return [
+        ("output", Output, dataclasses.field(default=Path("runs") / name)),
+        *(
+            (key, Annotated[hints[key], told], dataclasses.field(default=parameter.default))
+            for key, parameter in inspect.signature(recipe).parameters.items()
+        ),
+    ]
+
+
+def _flags(arguments: list[str]) -> Counter[str]:
+    return Counter(a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--"))
+
+
+def _no_flag_twice(arguments: list[str]) -> None:
+    for flag, times in _flags(arguments).items():
+        if times > 1:
+            raise RequestError(f"{flag} is given {times} times: give all its values behind one")
+
+
+def _saved(folder: Path, name: str) -> Any:
+    """The config of the run in a folder; None where there is none, or one of another recipe."""
+    from diptych.systems.registry import read_run
+
+    if not (folder / "config.json").is_file():
+        return None
+    _, config = read_run(folder)
+    return config if config.name == name else None
+
+
+def _under(saved: Any, plain: Any, dialled: Any, folder: Path) -> Any:
+    """A run's config with what its recipe's dials change. Raises RequestError where they would change the
+    model, which a run keeps."""
+    changed = _differences(plain, dialled)
+    model = _differences(plain.model, dialled.model)
+    for key, value in model.items():
+        if getattr(saved.model, key) != value:
+            raise RequestError(
+                f"{folder} holds a run whose model has {key} {getattr(saved.model, key)!r}, not {value!r} as "
+                "these dials make it; choose another folder with -o"
+            )
+    # besides what dials change, a run's model has what it learnt of its data, such as a vocabulary
+    changed.pop("model", None)
+    return dataclasses.replace(saved, **changed)
+
+
+def _differences(before: Any, after: Any) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(after)]
+    return {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
+
+
+def _list(known: Mapping[str, tuple[Family, Recipe]], console: Console) -> None:
+    console.print(escape("usage: diptych train RECIPE [-o FOLDER] [overrides]"), highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for name, (_, recipe) in known.items():
+        table.add_row(name, escape(inspect.cleandoc(recipe.__doc__ or "").partition("\n\n")[0]))
+    console.print(table)
+
+
+def _print_memory(family: Family, config: Any, console: Console) -> int:
+    from diptych.training.memory import estimate
+
+    if family.probe is None:
+        raise RequestError(f"memory cannot be estimated for runs of the family {family.name}")
+    memory = estimate(config, family.probe(config))
+    table = Table("memory of one process", "MiB", title=config.name)
+    for part, size in dataclasses.asdict(memory).items():
+        if size:
+            table.add_row(part, f"{size / 2**20:,.0f}")
+    table.add_row("peak", f"{memory.total / 2**20:,.0f}", style="bold")
+    console.print(table)
+    console.print(
+        "Frozen parts (text encoder, autoencoder) come on top. Gradients replace activations as the backward "
+        "pass goes."
+    )
+    return 0

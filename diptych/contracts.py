@@ -1,0 +1,560 @@
+"""What the parts of the house promise each other. Engines know these and no system; systems implement them.
+
+One sentence holds every system: a request becomes a plan; the plan's prompt and media become a *condition*,
+computed once; a *denoiser* turns noise into a target under flow matching; an *image space* turns the target
+into pictures.
+
+Shapes: B rows of a batch, F frames, C channels, H and W sides of a target; pixels are uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diptych.flow import SamplerConfig
+from diptych.request import Message, Role, Task
+
+VERIFY = "does this picture show {}?"
+"""What a model is asked about a picture, with the prompt in it. Models that verify are trained on these
+words."""
+
+
+# the hinge: what is read once, and what is denoised
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """The words of one row."""
+
+    text: str
+    negative: str = ""
+    """What a pass without the text reads in its place; '': nothing at all."""
+    states: Tensor | None = None
+    """Hidden states (T, channels) of `text` that a cache holds, where the text encoder never changes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """One frame that is given: its role, its place in time, and what it shows."""
+
+    role: Role
+    pixels: Tensor
+    """uint8 (3, height, width), of any size; a system brings it to the size that it reads."""
+    time: int = 0
+    """In frames of what is drawn; what has no place in time is at 0."""
+    target: Tensor | None = None
+    """What the image space makes of `pixels` (C, H, W), from a cache; then `pixels` may be empty."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The frames of one row: the size and the times of those to be drawn, and those that are given."""
+
+    width: int
+    height: int
+    """px of a frame to be drawn; the same for all rows of a batch."""
+    times: tuple[int, ...] = (0,)
+    """Place in time of each frame to be drawn; as many for all rows of a batch."""
+    given: tuple[Given, ...] = ()
+
+
+class Condition(Protocol):
+    """What no denoising step changes, for B rows, computed once. Made by `System.read`.
+
+    Differentiable where gradients are on; what it needs may be computed when it is first used.
+    """
+
+    @property
+    def scale(self) -> Tensor:
+        """(B,), float32: standard deviation of the noise that each row starts from."""
+        ...
+
+    def __len__(self) -> int:
+        """B."""
+        ...
+
+    def dropped(self, text: Tensor, media: Tensor) -> Self:
+        """The same rows without their text, or without their given frames, where the masks (B,) are True.
+
+        What stands in place of the text is the row's negative prompt, or the system's null text. The passes
+        of guidance and training's dropout both come from here, so that a model is shown in training what it
+        sees when it draws. Rows whose mask is False stay as they are, to the bit.
+        """
+        ...
+
+    def with_guidance(self, scales: Tensor) -> Self:
+        """The same rows told their guidance scales (B,), for a model that embeds them
+        (`System.embeds_guidance`). Raises ValueError for any other."""
+        ...
+
+    def prepare(self) -> None:
+        """Compute now what would else be computed at the first use."""
+        ...
+
+    def rows(self, index: Sequence[int]) -> Self:
+        """Some of the rows, in this order."""
+        ...
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """The rows of this and of other conditions, one after the other. Raises ValueError where they differ
+        in size or in the roles of their frames, so that no one pass could denoise them."""
+        ...
+
+
+class ImageSpace(Protocol):
+    """Pictures and clips <-> the tensors that the flow runs in: pixels, latents, features."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, F, 3, height, width) -> targets (B, F, C, H, W), float32. Raises ValueError for sides
+        that the space cannot hold, see `round_size`."""
+        ...
+
+    def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Targets (B, F, C, H, W) -> uint8 (B, F, 3, height, width). `seeds`, one a row, are for spaces that
+        draw when they decode."""
+        ...
+
+    def shape(self, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int]:
+        """(F, C, H, W) of the target of a picture or clip."""
+        ...
+
+    def round_size(self, width: int, height: int) -> tuple[int, int]:
+        """The nearest size, px, that the space can hold."""
+        ...
+
+    def identity(self) -> str:
+        """Names the space and all that its output depends on: caches are keyed by it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerLimits:
+    """How an answer is written."""
+
+    max_tokens: int = 64
+    allowed_tokens: Callable[[list[int]], Sequence[int]] | None = None
+    """Tokens that may follow those written so far; None: any. What is decoded under a grammar cannot break
+    it."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+
+class System(Protocol):
+    """One model with all that it needs to be asked and to draw. Training tasks and drawing call the same
+    `read` and `denoise`; nothing else in the project builds a condition."""
+
+    family: str
+    """Name of its `Family`."""
+    card: dict[str, Any]
+    """What it was trained on, by which command, where it comes from."""
+    model: Any
+    """Its `BlockModel`: what surgery, training and estimates work on."""
+    native: int
+    """Side, px, of the pictures that the model was trained on."""
+    max_side: int
+    token: int
+    """Side, in values of the target, of what the denoiser takes for one token."""
+    capabilities: frozenset[Task]
+    """Tasks of `request.TASKS` that it carries out."""
+    control: str
+    """What a control frame holds ('edges'), or ''."""
+
+    @property
+    def space(self) -> ImageSpace: ...
+
+    @property
+    def sampler(self) -> SamplerConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def joins_passes(self) -> bool:
+        """Whether the passes of guidance are faster as one batch than one after the other."""
+        ...
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the model (a distilled one), which then needs no second
+        pass."""
+        ...
+
+    def read(self, prompts: Sequence[Prompt], stacks: Sequence[Stack]) -> Condition:
+        """The condition of B rows: everything that is constant across denoising steps, computed once.
+
+        `prompts` and `stacks` have one entry a row; all rows draw the same size and number of frames.
+        Gradients flow to whatever of the system learns: a text encoder that learns with its denoiser, the
+        understanding stream of a native model. Frozen parts give none. Nothing is dropped here and nothing is
+        guided: see `Condition.dropped`.
+
+        Raises RequestError for words or frames that this system cannot read, ValueError for rows of different
+        sizes.
+        """
+        ...
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+        """Velocity dx/dsigma, unguided, of noisy targets x (B, F, C, H, W); float32, of x's shape, under a
+        condition that this system has read.
+
+        `sigma` is (B,), or (B, F) with a noise level for each frame, so that rows at different steps may
+        share a batch; 0 = clean, 1 = noise, x = (1 - sigma) x0 + sigma * scale * eps. Row i is denoised under
+        row i of the condition and does not depend on the other rows. Differentiable in x and in the weights.
+        """
+        ...
+
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
+        """A picture (height, width, 3) at a size that this system reads."""
+        ...
+
+    def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
+        """The answer to a conversation, piece by piece. Raises RequestError where the system does not
+        answer."""
+        ...
+
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits = AnswerLimits()
+    ) -> list[str]:
+        """Answers to many conversations at once."""
+        ...
+
+    def log_odds(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
+        """log p(yes) - log p(no) of the first word of each answer."""
+        ...
+
+    def accelerate(self) -> None:
+        """Make drawing faster, for a system that will not be trained or saved soon."""
+        ...
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Modules by name, for parameter counts."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a whole model folder, card and checksums included."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Prompts to hidden states."""
+
+    channels: int
+
+    def encode(self, prompts: Sequence[str], instruct: bool = True) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, T, channels) and mask (B, T), True = real, real tokens first, T as long as the
+        longest.
+
+        `instruct`: behind the encoder's instruction, if it has one; the null text is read without."""
+        ...
+
+    def identity(self) -> str | None:
+        """Names the encoder and all that its output depends on: caches are keyed by it. None for one that
+        learns, whose hidden states are never kept."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A language model that a bridge, a projector or a planner hangs on: a frozen VLM, or a native model of
+    ours."""
+
+    channels: int
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text; marks typed in it are only text."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids (B, T) -> embeddings (B, T, channels)."""
+        ...
+
+    def hidden(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states (B, T, channels) of embeddings, causal; mask (B, T), True = real, padding on the
+        right.
+
+        Differentiable in the embeddings, whether or not the backbone itself learns."""
+        ...
+
+
+class Verifier(Protocol):
+    """Says whether pictures show what was asked: higher is better."""
+
+    name: str
+
+    def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+        """One score for each picture, uint8 (height, width, 3)."""
+        ...
+
+
+# models as surgery, memory estimates, compiling and sharding see them
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFacts:
+    """What engines must know of a model of blocks; stated by the model, beside its layers. Names are those of
+    modules within a block, or of the whole model where that is said."""
+
+    silent: tuple[str, ...]
+    """Last projections of a block's branches: where their parameters are zero, the block returns its
+    input."""
+    fused: Mapping[str, int] = field(default_factory=dict)
+    """Layer (last part of its name, anywhere in the model) -> how many things its output is, one after the
+    other."""
+    adapted: tuple[str, ...] = ()
+    """Matrices that LoRA adapters are put on."""
+    calls: tuple[str, ...] = ()
+    """Methods of a block that are called apart from its forward: its weights are gathered for them as
+    well."""
+    apart: tuple[str, ...] = ()
+    """Modules of the model outside the blocks that are as large as one, and are sharded by themselves."""
+
+
+class BlockModel(Protocol):
+    """A model whose body is a list of blocks of one kind; an nn.Module made of its config alone."""
+
+    facts: ClassVar[BlockFacts]
+    config: Any
+    """A frozen dataclass with `depth`, `width` (channels) and `widened(factor)`: the config of a model that
+    is factor times as wide, heads and inner units included; raises ValueError where that could not compute
+    the same."""
+    blocks: nn.ModuleList
+
+    def starting_values(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """(name, value) of every parameter for training from scratch, one at a time, so that no more than one
+        is ever held."""
+        ...
+
+    def new_block(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Fresh tensors of a block that is put on top of trained ones. Growth silences it by `facts`, so that
+        it returns its input to the bit."""
+        ...
+
+
+# data
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture inside a turn: uint8 RGB (height, width, 3). `drawn` pictures are to be generated, others are
+    read."""
+
+    pixels: np.ndarray
+    drawn: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(
+                f"a picture must be uint8 (height, width, 3), got {self.pixels.dtype} {self.pixels.shape}"
+            )
+
+
+SPEAKERS = ("user", "assistant", "system")
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    role: str
+    parts: tuple[str | Picture, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in SPEAKERS:
+            raise ValueError(f"role must be one of {', '.join(SPEAKERS)}, got {self.role!r}")
+        if self.role != "assistant" and any(isinstance(p, Picture) and p.drawn for p in self.parts):
+            raise ValueError("only the assistant draws: a drawn picture must stand in an assistant turn")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample for every task: conversation turns with text and pictures in order."""
+
+    turns: tuple[Turn, ...]
+    task: str
+    """Name under which its losses are reported: understand, generate, edit, interleave, text."""
+    origin: str = field(default="", compare=False)
+    """Where it comes from, as file:line, for messages."""
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [part for turn in self.turns for part in turn.parts if isinstance(part, Picture)]
+
+
+class BadSample(ValueError):
+    """A sample that cannot be used; the message says which file, which line and why."""
+
+
+class Source(Protocol):
+    """Samples by number: what a mixture draws from."""
+
+    name: str
+
+    def draw(self, number: int) -> Sample:
+        """A pure function of the number. Raises BadSample for one that cannot be read."""
+        ...
+
+
+# training
+
+
+class Losses(Protocol):
+    """What one batch gave."""
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """Differentiable sums by name; the loop divides each by the whole step's total of that name."""
+        ...
+
+    def by_kind(self, batch: Any) -> dict[str, list[float]]:
+        """Single losses under the names that they are logged by."""
+        ...
+
+
+class Job(Protocol):
+    """What a training run trains, on what: the contract between the loop and a system.
+
+    A job is cheap to make: its model lies on the meta device until the loop has placed it.
+    """
+
+    family: str
+    config: Any
+    """The run's resolved `training.config.RunConfig`."""
+    parent: dict[str, Any] | None
+    """Card of the model that a new run starts from; None for a run from scratch, and for one that goes on."""
+    loss_names: tuple[str, ...]
+
+    @property
+    def model(self) -> nn.Module:
+        """All that may learn, without storage."""
+        ...
+
+    @property
+    def task(self) -> nn.Module:
+        """task(batch) -> Losses; holds the model."""
+        ...
+
+    @property
+    def body(self) -> BlockModel:
+        """The part of the model whose blocks are recomputed, compiled and sharded one by one."""
+        ...
+
+    def starting_values(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, value) of every parameter of `model` before the first step, one at a time: of the model that
+        the run starts from, or fresh ones."""
+        ...
+
+    def optimiser_state(self) -> Mapping[str, Tensor]:
+        """State that comes along with the starting values, as a checkpoint names it; {} for none."""
+        ...
+
+    def totals(self, batch: Any) -> dict[str, float]:
+        """What the sums of a batch are divided by, known without the model."""
+        ...
+
+    def loss_weights(self, stage: Any) -> dict[str, float]: ...
+
+    def learns(self, name: str, stage: Any) -> bool:
+        """Whether the parameter of this name learns in a stage."""
+        ...
+
+    def dataset(self, stage: Any, rank: int, ranks: int) -> Any:
+        """The stage's `data.loader.StepDataset`."""
+        ...
+
+    def describe(self, stage: Any) -> str:
+        """The stage in words, for the log."""
+        ...
+
+    def prepare(self, folder: Path) -> None:
+        """Write into a new run's folder what cannot be read off its config."""
+        ...
+
+    def system(self, card: dict[str, Any]) -> System:
+        """The system that draws with the model as it is now; the model is shared, not copied."""
+        ...
+
+    def sample(self, path: Path | None) -> None:
+        """Draw fixed prompts with the model as it is now and write them as one picture. None: only draw, with
+        ranks that share the model."""
+        ...
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """Losses, with the model as it is now, on what is never trained on, at fixed noise; {} where there
+        are none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A run's model and one micro-batch of it, as memory estimates need them; made on fake tensors."""
+
+    model: nn.Module
+    body: BlockModel
+    forward: Callable[[], Tensor]
+    """One forward pass of a micro-batch; returns the loss."""
+    block_input: int
+    """Values that one block's input holds for a micro-batch: all that a recomputed block keeps."""
+
+
+# systems
+
+
+OpenSystem = Callable[[str], System]
+"""Opens a model by 'default', folder or hub id, of any family: handed to a system that uses another."""
+Recipe = Callable[..., Any]
+"""Returns a run's config; its parameters are dials (size, depth), each with a default, that resolve to fields
+of it. Its docstring is what `diptych train --help` says of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One form on disk that a family's models are converted into and from."""
+
+    name: str
+    about: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All that the rest of the project knows of a system. The functions import what they need when they are
+    called, so that a family costs nothing until it is used."""
+
+    name: str
+    about: str
+    """One line, for listings."""
+    recognises: Callable[[Path], bool]
+    """Whether a folder, ours or published, holds a model of this family; looks at names and configs, loads no
+    weights."""
+    load: Callable[[Path, OpenSystem, torch.device | str], System]
+    """Raises files.folder.ModelFolderError for a folder that is not whole."""
+    config: Callable[[], type]
+    """The dataclass of its runs' configs."""
+    job: Callable[[Any, Path, OpenSystem], Job]
+    """A job for a resolved config, in a run's folder. Raises ValueError for settings that contradict one
+    another."""
+    recipes: Callable[[], Mapping[str, Recipe]]
+    """Full runs by name."""
+    export: Callable[[Job, dict[str, Any], Path], System]
+    """Write what a job has trained as a model folder, with a card."""
+    probe: Callable[[Any], Probe] | None = None
+    """For memory estimates of a run before it starts."""
+    presets: Callable[[], Mapping[str, Any]] = dict
+    """Published sizes: model configs by name."""
+    forms: tuple[Form, ...] = ()
+    """What `convert` can write."""
+    convert: Callable[..., list[str]] | None = None
+    """convert(source, out, form, open_system, **options) -> what the target computes otherwise, in words."""
+
+
+def named(families: Iterable[Family], name: str) -> Family:
+    """Raises ValueError that lists what there is."""
+    for family in families:
+        if family.name == name:
+            return family
+    raise ValueError(f"there is no family {name!r}; families: {', '.join(f.name for f in families)}")

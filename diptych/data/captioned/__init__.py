@@ -1,0 +1,1 @@
+"""Pictures with captions: layouts on disk, the index, aspect buckets, caches, steps."""

@@ -1,0 +1,167 @@
+"""Latents and text computed once: sharded, keyed by what made them, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diptych.data.captioned.buckets import Bucket
+from diptych.files.typed import read, to_json
+from diptych.files.whole import whole, write_whole
+
+MANIFEST = "cache.json"
+SHARD = 256
+"""Entries of a shard."""
+LEARNED = "learned"
+"""Stands in the manifest for a text encoder that learns and is not cached."""
+
+
+def target_key(id: str, bucket: Bucket) -> str:
+    return f"{bucket.width}x{bucket.height}/{id}"
+
+
+def text_key(caption: str) -> str:
+    return hashlib.sha256(caption.encode()).hexdigest()[:32]
+
+
+def write_shards(
+    folder: Path,
+    kind: str,
+    keys: Sequence[str],
+    make: Callable[[str], Tensor],
+    on_entry: Callable[[int], Any] | None = None,
+    part: int = 0,
+    parts: int = 1,
+) -> None:
+    """Shards of `kind` ('latents': targets; 'text'; or the name of a control) for keys, in order; shards that
+    are there already are kept.
+
+    Process `part` of `parts` writes every `parts`-th shard, so several work side by side. A shard's name
+    holds the checksum of its keys: other keys make other shards.
+    """
+    for number, start in enumerate(range(0, len(keys), SHARD)):
+        if number % parts != part:
+            continue
+        wanted = keys[start : start + SHARD]
+        path = _shard_path(folder, kind, wanted)
+        if not path.is_file():
+            with whole(path) as aside:
+                save_file({key: make(key).contiguous() for key in wanted}, aside)
+        if on_entry is not None:
+            on_entry(len(wanted))
+
+
+def _shard_path(folder: Path, kind: str, keys: Sequence[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256("\0".join(keys).encode()).hexdigest()[:20]
+    return folder / f"{kind}-{digest}.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What closes a cache."""
+
+    space: str
+    text: str
+    """Identities of the encoders that made it."""
+    sizes: dict[str, int]
+    """Bytes of each shard."""
+    places: dict[str, str]
+    """Kind and key -> shard."""
+
+
+def write_manifest(folder: Path, space: str, text: str | None, keys: Mapping[str, Sequence[str]]) -> None:
+    """Close a cache: which shard holds which key, and the identities of the encoders that made them."""
+    places: dict[str, str] = {}
+    for kind, wanted in keys.items():
+        for start in range(0, len(wanted), SHARD):
+            part = wanted[start : start + SHARD]
+            path = _shard_path(folder, kind, part)
+            if not path.is_file():
+                raise ValueError(f"{path} is not written yet")
+            places |= {f"{kind}/{key}": path.name for key in part}
+    sizes = {name: (folder / name).stat().st_size for name in sorted(set(places.values()))}
+    manifest = Manifest(space=space, text=LEARNED if text is None else text, sizes=sizes, places=places)
+    write_whole(folder / MANIFEST, to_json(manifest))
+
+
+class TargetCache:
+    """A closed cache, opened for training.
+
+    Raises ValueError for one that is not closed, was made by other encoders, lacks the control that is asked
+    for, or has a shard that is missing or cut short.
+    """
+
+    def __init__(self, folder: Path, space: str, text: str | None, control: str = "") -> None:
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ValueError(f"{folder} is no finished cache: make it or go on with `diptych data cache`")
+        manifest = read(Manifest, path)
+        for name, made, expected in (
+            ("space", manifest.space, space),
+            ("text", manifest.text, LEARNED if text is None else text),
+        ):
+            if made != expected:
+                raise ValueError(
+                    f"{folder} was made by another {name} encoder ({made}, here {expected}): make a new cache"
+                )
+        for name, size in manifest.sizes.items():
+            shard = folder / name
+            if not shard.is_file() or shard.stat().st_size != size:
+                state = "is missing" if not shard.is_file() else f"has {shard.stat().st_size} of {size} bytes"
+                raise ValueError(f"{shard} {state}: make the cache again, what is whole is kept")
+        self.folder = folder
+        self.places = manifest.places
+        self.has_text = any(place.startswith("text/") for place in self.places)
+        self.control_name = control
+        if control and not any(place.startswith(f"{control}/") for place in self.places):
+            raise ValueError(
+                f"{folder} holds no {control}: go on with `diptych data cache ... --control {control}`, "
+                "what is there is kept"
+            )
+        self._open = lru_cache(maxsize=64)(self._open_shard)
+
+    def _open_shard(self, name: str) -> Any:
+        return safe_open(self.folder / name, "pt")
+
+    def _get(self, kind: str, key: str, what: str) -> Tensor:
+        name = self.places.get(f"{kind}/{key}")
+        if name is None:
+            raise ValueError(
+                f"{self.folder} has no {kind} of {what}: the cache was made for other pictures, sizes or "
+                "captions"
+            )
+        try:
+            return self._open(name).get_tensor(key)
+        except SafetensorError as error:
+            raise ValueError(f"{self.folder / name} cannot be read ({error})") from error
+
+    def target(self, id: str, bucket: Bucket) -> Tensor:
+        """What the image space made of a picture (C, H, W)."""
+        return self._get("latents", target_key(id, bucket), f"{id} at {bucket.width}x{bucket.height}")
+
+    def control(self, id: str, bucket: Bucket) -> Tensor:
+        """What it made of what was computed from the picture to draw along it (C, H, W)."""
+        return self._get(self.control_name, target_key(id, bucket), f"{id} at {bucket.width}x{bucket.height}")
+
+    def text(self, caption: str) -> Tensor | None:
+        """Hidden states (T, channels); None where the encoder learns and is not cached."""
+        if not self.has_text:
+            return None
+        return self._get("text", text_key(caption), repr(caption[:60]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in this process; a worker opens its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open = lru_cache(maxsize=64)(self._open_shard)

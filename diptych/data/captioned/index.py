@@ -1,0 +1,233 @@
+"""An index of picture-caption pairs on disk: built once, with every picture decoded once, so that plans need
+no picture at all.
+
+One Parquet file holds a row a picture: where its bytes lie, its size, captions, scores and checksum. What
+cannot be used has a row as well, with the reason. Layouts are read by `layouts.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.contracts import BadSample
+from diptych.data.captioned.layouts import Found, Unit, units
+from diptych.data.pictures import PictureError, open_picture
+from diptych.files.whole import whole
+
+INDEX = "diptych-index.parquet"
+"""Name of the index inside the folder that it is about."""
+VERSION = b"1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture, or what is wrong with one."""
+
+    id: str
+    """Its file, relative to the folder; for a shard's member, the shard and the member's key."""
+    file: str
+    offset: int
+    size: int
+    modified: int
+    """Of the file, ns: an index whose files changed since is refused."""
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    scores: tuple[float, ...]
+    """One a caption, or none; NaN for a caption without one."""
+    sha256: str
+    problem: str
+    """'' for a usable picture."""
+
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("modified", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("captions", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+        ("sha256", pa.string()),
+        ("problem", pa.string()),
+    ],
+    metadata={b"diptych_index": VERSION},
+)
+
+
+def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Index a folder of pictures and captions; returns the index's path.
+
+    Parts are written aside as they finish, so a run that was stopped goes on; the index appears whole or not
+    at all. Raises ValueError for a folder without anything to index.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    out = out or folder / INDEX
+    aside = out.with_name(out.name + ".parts")
+    work = units(folder)
+    if not work:
+        raise ValueError(f"{folder} holds no pictures, no JSONL and no tar shards")
+    aside.mkdir(parents=True, exist_ok=True)
+    total = sum(unit.weight for unit in work)
+    done = 0
+    parts = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for unit in work:
+            part = aside / f"{_key(folder, unit)}.parquet"
+            if not part.is_file():
+                rows = list(pool.map(lambda found: _examine(folder, found), unit.read(folder)))
+                _write(rows, part)
+            parts.append(part)
+            done += unit.weight
+            if progress is not None:
+                progress(done, total)
+    rows = [row for part in parts for row in _rows(pq.read_table(part))]
+    _write(_without_duplicates(rows), out)
+    shutil.rmtree(aside)
+    return out
+
+
+def _examine(folder: Path, found: Found) -> Row:
+    """Decode one picture and make its row."""
+    path = folder / found.file
+    place: dict[str, Any] = {"id": found.id, "file": found.file, "offset": found.offset, "size": found.size}
+    if found.problem or not path.is_file():
+        return Row(
+            **place,
+            modified=0,
+            width=0,
+            height=0,
+            captions=(),
+            scores=(),
+            sha256="",
+            problem=found.problem or "the file is gone",
+        )
+    data = read_bytes(path, found.offset, found.size)
+    width = height = 0
+    try:
+        height, width = open_picture(data, found.id).shape[:2]
+        problem = "" if found.captions else "no caption"
+    except PictureError as error:
+        problem = str(error).removeprefix(f"{found.id}: ")
+    if not data:
+        problem = "the file is empty"
+    sha = hashlib.sha256(data).hexdigest()[:24]
+    modified = path.stat().st_mtime_ns
+    return Row(
+        **place,
+        modified=modified,
+        width=width,
+        height=height,
+        captions=found.captions,
+        scores=found.scores,
+        sha256=sha,
+        problem=problem,
+    )
+
+
+def _without_duplicates(rows: Iterable[Row]) -> list[Row]:
+    """Rows in order of their ids; the second and later pictures of the same bytes are named as duplicates."""
+    first: dict[str, str] = {}
+    kept = []
+    for row in sorted(rows, key=lambda row: row.id):
+        same = first.setdefault(row.sha256, row.id) if row.sha256 and not row.problem else row.id
+        kept.append(row if same == row.id else replace(row, problem=f"the same bytes as {same}"))
+    return kept
+
+
+def read_bytes(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _key(folder: Path, unit: Unit) -> str:
+    digest = hashlib.sha256(VERSION)
+    for name in unit.files:
+        stat = (folder / name).stat()
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:24]
+
+
+def _write(rows: Sequence[Row], path: Path) -> None:
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    with whole(path) as aside:
+        pq.write_table(pa.table(columns, schema=SCHEMA), aside)
+
+
+def _rows(table: pa.Table) -> list[Row]:
+    return [
+        Row(**{**row, "captions": tuple(row["captions"]), "scores": tuple(row["scores"])})
+        for row in table.to_pylist()
+    ]
+
+
+class Index:
+    """An index opened for training: its usable rows, and its problems apart.
+
+    Raises ValueError for a file that is no index, one of another version, and one whose pictures changed
+    since.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path = path / INDEX if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no index; make one with: diptych data index {path.parent}")
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(
+                f"{path} is no whole index ({error}); make it again with: diptych data index {path.parent}"
+            ) from error
+        if (table.schema.metadata or {}).get(b"diptych_index") != VERSION:
+            raise ValueError(
+                f"{path} is no index of this version; make it again with: diptych data index {path.parent}"
+            )
+        self.path, self.folder = path, path.parent
+        rows = _rows(table)
+        self.rows = [row for row in rows if not row.problem]
+        self.problems = [row for row in rows if row.problem]
+        self._check()
+
+    def _check(self) -> None:
+        changed = []
+        for name, modified in {row.file: row.modified for row in self.rows}.items():
+            file = self.folder / name
+            if not file.is_file() or file.stat().st_mtime_ns != modified:
+                changed.append(name)
+        if changed:
+            raise ValueError(
+                f"{self.path}: {len(changed)} files changed or went since it was made (first: "
+                f"{changed[0]}); make it again with: "
+                f"diptych data index {self.folder}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sizes(self) -> np.ndarray:
+        """(N, 2): width and height of every usable picture."""
+        return np.array([(row.width, row.height) for row in self.rows], dtype=np.int64).reshape(-1, 2)
+
+    def picture(self, number: int) -> np.ndarray:
+        """Pixels of a usable picture. Raises BadSample with its id where it cannot be read any more."""
+        row = self.rows[number]
+        try:
+            return open_picture(read_bytes(self.folder / row.file, row.offset, row.size), row.id)
+        except (PictureError, OSError) as error:
+            raise BadSample(f"{row.id}: {error}") from error

@@ -1,0 +1,95 @@
+"""Latents and text of an index, computed once: `diptych data cache`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.contracts import ImageSpace, TextEncoder
+from diptych.data.captioned.buckets import Bucket, BucketPlan, fit
+from diptych.data.captioned.cache import target_key, text_key, write_manifest, write_shards
+from diptych.data.captioned.index import Index
+from diptych.data.captioned.loader import as_tensor, is_validation
+from diptych.data.frames import encoded
+from diptych.data.pictures import CONTROLS
+
+
+def precompute(
+    index: Index,
+    space: ImageSpace,
+    encoder: TextEncoder | None,
+    out: Path,
+    resolutions: tuple[int, ...],
+    multiple: int,
+    batch: int,
+    validation: float,
+    control: str = "",
+    part: int = 0,
+    parts: int = 1,
+    progress: Callable[[int, int], Any] | None = None,
+) -> None:
+    """Write a cache for runs over `index` at `resolutions` with `batch` pictures a step; with `control`, what
+    it names too. Without an encoder, or with one that learns, no text is kept.
+
+    Goes on where a run was stopped. With `parts` above 1, this process does its share; the cache is closed by
+    the process that finds all shards written. Raises BadSample for a picture that changed since it was
+    indexed.
+    """
+    sizes = index.sizes()
+    kept = [n for n, row in enumerate(index.rows) if is_validation(row.sha256, validation)]
+    learning = [n for n in range(len(index)) if n not in set(kept)]
+    wanted: dict[str, tuple[int, Bucket]] = {}
+    # the plans of training and of validation, so that the cache holds exactly the sizes that a run asks for
+    for numbers, together in ((learning, batch), (kept, 1)):
+        if numbers:
+            plan = BucketPlan(sizes[numbers], resolutions, multiple, together, 0)
+            wanted |= {
+                target_key(index.rows[n].id, plan.bucket_of[i]): (n, plan.bucket_of[i])
+                for i, n in enumerate(numbers)
+            }
+    identity = None if encoder is None else encoder.identity()
+    captions = (
+        {text_key(caption): caption for row in index.rows for caption in row.captions}
+        if identity is not None
+        else {}
+    )
+    total, done = len(wanted) * (2 if control else 1) + len(captions), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    def picture(key: str) -> np.ndarray:
+        number, bucket = wanted[key]
+        return fit(index.picture(number), bucket)
+
+    def encode(pixels: np.ndarray) -> Tensor:
+        return encoded(space, as_tensor(pixels)[None, None])[0, 0].cpu()
+
+    def text(key: str) -> Tensor:
+        assert encoder is not None
+        # one caption at a time, as a run without a cache reads it
+        return encoder.encode([captions[key]])[0][0].cpu()
+
+    makers: dict[str, tuple[list[str], Callable[[str], Tensor]]] = {
+        "latents": (sorted(wanted), lambda key: encode(picture(key))),
+        "text": (sorted(captions), text),
+    }
+    if control:
+        makers[control] = (sorted(wanted), lambda key: encode(CONTROLS[control](picture(key))))
+    with torch.no_grad():
+        for kind, (keys, make) in makers.items():
+            write_shards(out, kind, keys, make, advance, part, parts)
+    wholes = {kind: keys for kind, (keys, _) in makers.items()}
+    try:
+        write_manifest(out, space.identity(), identity, wholes)
+    except ValueError:
+        if parts == 1:
+            raise

@@ -1,0 +1,1 @@
+"""Conversations with text and pictures in order: readers, the template, packing, steps."""

@@ -1,0 +1,1 @@
+"""Files and nothing else: whole writes, journals, typed configs from and to JSON, model folders, lineage."""

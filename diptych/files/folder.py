@@ -1,0 +1,228 @@
+"""A model on disk: config.json, weights in safetensors, card.json with checksums, and what else its system
+keeps there. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych.files.typed import read_json, to_json
+from diptych.files.whole import checksum, whole, write_whole
+
+DEFAULT = "default"
+ALIGNMENT = 64
+"""Bytes; torch's own tensors begin at multiples of this."""
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+
+
+class ModelFolderError(ValueError):
+    """A folder that is no whole model of a known kind; the message says which file and why."""
+
+
+def locate(name: str | Path | None) -> Path:
+    """Folder of a model: the shipped one for None or 'default', a path, or a hub id 'owner/name'
+    (downloaded).
+
+    Of a hub repository only JSON, safetensors and vocabulary files are taken, never code.
+    """
+    if name is None or str(name) == DEFAULT:
+        return Path(str(resources.files("diptych") / "assets" / "emoji"))
+    folder = Path(name)
+    if folder.exists():
+        if not folder.is_dir():
+            hint = (
+                " (a pickle: it could run code and is refused; convert it to safetensors)"
+                if folder.suffix in _PICKLES
+                else ""
+            )
+            raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
+        return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(
+                snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+            )
+        except Exception as error:
+            raise ModelFolderError(
+                f"{name} is no folder here and could not be fetched from the hub ({error})"
+            ) from error
+    raise ModelFolderError(f"{name} is neither a folder, nor 'default', nor a hub id such as owner/name")
+
+
+def family_name(folder: Path) -> str | None:
+    """What the config of a folder of ours calls its family; None where there is no such config. Never raises:
+    families look at every folder with it."""
+    try:
+        values = read_json(folder / "config.json")
+    except ValueError:
+        return None
+    name = values.get("family") if isinstance(values, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """config.json and the weights, every file checked against the card's checksums where it has some."""
+    config = read_config(folder)
+    return config, open_weights(folder).all()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ModelFolderError where it is missing or no JSON object."""
+    if not (folder / "config.json").is_file():
+        raise ModelFolderError(f"{folder} has no config.json, so it is no model folder")
+    return _object(folder / "config.json")
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """The model's card: what it was trained on, by which command, where it came from; {} where there is
+    none."""
+    path = folder / "card.json"
+    return _object(path) if path.is_file() else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
+    if not isinstance(values, dict):
+        raise ModelFolderError(f"{path}: a JSON object is needed, got {type(values).__name__}")
+    return values
+
+
+class Weights(Mapping[str, Tensor]):
+    """Tensors of safetensors files by name, each read from disk when it is asked for and kept by nobody
+    here."""
+
+    def __init__(self, places: Mapping[str, Path]) -> None:
+        """`places`: name of a tensor -> file that holds it."""
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self._places[name]
+        # opened anew for each tensor: pages of an open file stay in memory once they were read
+        with _opened(path) as file:
+            return _aligned(file.get_tensor(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def all(self) -> dict[str, Tensor]:
+        """Every tensor, of files that are opened once each."""
+        found: dict[str, Tensor] = {}
+        for path in dict.fromkeys(self._places.values()):
+            found |= {name: _aligned(tensor) for name, tensor in load_file(path).items()}
+        return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without its values."""
+        with _opened(self._places[name]) as file:
+            return tuple(file.get_slice(name).get_shape())
+
+
+def open_weights(folder: Path, stem: str = "model") -> Weights:
+    """Weights `stem`.safetensors of a folder, in one file or in shards that an index lists, to be read tensor
+    by tensor; every file of the folder is checked against its card's checksums where it has some.
+
+    Raises ModelFolderError for a file that is missing, damaged, a pickle, or holds less than the index says.
+    """
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if index.is_file():
+        _check(folder)
+        return Weights(_indexed(index))
+    if not single.is_file():
+        pickles = [path.name for path in folder.iterdir() if path.suffix in _PICKLES]
+        if pickles:
+            raise ModelFolderError(
+                f"{folder / pickles[0]} is a pickle and could run code: refused; {single.name} is needed"
+            )
+        raise ModelFolderError(f"{folder} has no {single.name}")
+    _check(folder)
+    with _opened(single) as file:
+        return Weights(dict.fromkeys(file.keys(), single))
+
+
+def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
+    """As `open_weights`, all at once."""
+    return open_weights(folder, stem).all()
+
+
+def _check(folder: Path) -> None:
+    sums = card(folder).get("sha256", {})
+    if not isinstance(sums, dict):
+        raise ModelFolderError(f"{folder / 'card.json'}: sha256 must be an object of checksums by file name")
+    for name, expected in sums.items():
+        if not (folder / name).is_file() or checksum(folder / name) != expected:
+            raise ModelFolderError(f"{folder / name} is damaged: its checksum is not the one in card.json")
+
+
+def _indexed(index: Path) -> dict[str, Path]:
+    places = _object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ModelFolderError(f"{index} has no weight_map from tensors to files")
+    found: dict[str, Path] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise ModelFolderError(f"{index} names the shard {name!r}, which is no plain file name")
+        shard = index.parent / name
+        with _opened(shard) as file:
+            found |= dict.fromkeys(file.keys(), shard)
+    missing = [name for name in places if name not in found]
+    if missing:
+        raise ModelFolderError(
+            f"{index.parent / places[missing[0]]} lacks {missing[0]}, which {index.name} says it holds"
+        )
+    return found
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Where in memory a tensor begins decides how some products round: not where it happens to lie in its
+    file."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelFolderError(
+            f"{path} cannot be read ({error}): cut off, damaged or no safetensors file"
+        ) from error
+
+
+def write(
+    folder: Path,
+    config: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    about: dict[str, Any],
+    dtype: torch.dtype | None,
+) -> None:
+    """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their
+    own."""
+    write_whole(folder / "config.json", to_json(config))
+    stored = {
+        name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous()
+        for name, tensor in weights.items()
+    }
+    with whole(folder / "model.safetensors") as aside:
+        save_file(stored, aside)
+        # safetensors creates its file for the owner alone
+        aside.chmod(0o644)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "card.json")
+    sums = {path.relative_to(folder).as_posix(): checksum(path) for path in files}
+    write_whole(folder / "card.json", to_json({**about, "sha256": sums}))

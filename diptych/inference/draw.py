@@ -1,0 +1,121 @@
+"""Drawing plans: noise from their seeds, denoised in batches, to pictures and clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.contracts import Given, Prompt, Stack, System
+from diptych.flow import per_row, solver_of
+from diptych.inference.guidance import Guidance
+from diptych.request import Media, Plan, RequestError
+
+BATCH = 32
+"""Pictures denoised together; more only costs memory on a CPU."""
+
+
+def draw(
+    system: System,
+    plans: Sequence[Plan],
+    media: Sequence[Sequence[Media]] | None = None,
+    on_step: Callable[[int], Any] | None = None,
+) -> list[np.ndarray]:
+    """uint8 (frames, height, width, 3) for each settled plan (its own seed, count 1), with its media.
+
+    A picture depends on its plan alone: noise comes from the plan's seed, and rows of a batch do not see one
+    another, whatever their steps, guidance and seeds. `on_step` is told the number of each step of a batch.
+    Raises RequestError for what the system cannot read, ValueError for plans that are not settled.
+    """
+    stacks = [stack_of(plan, m) for plan, m in zip(plans, media or [()] * len(plans), strict=True)]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, stack in enumerate(stacks):
+        key = (stack.width, stack.height, stack.times, tuple(given.role for given in stack.given))
+        groups.setdefault(key, []).append(index)
+    drawn: dict[int, np.ndarray] = {}
+    # where gradients are off already the mode is the caller's: tensors of inference mode cannot be gathered
+    # by a sharded model that trains on afterwards
+    with torch.inference_mode() if torch.is_grad_enabled() else nullcontext():
+        for part in _parts(groups.values()):
+            frames = _draw_batch(system, [plans[i] for i in part], [stacks[i] for i in part], on_step)
+            drawn |= zip(part, frames, strict=True)
+    return [drawn[index] for index in range(len(plans))]
+
+
+def _parts(groups: Iterable[list[int]]) -> Iterator[list[int]]:
+    for indices in groups:
+        for start in range(0, len(indices), BATCH):
+            yield indices[start : start + BATCH]
+
+
+def stack_of(plan: Plan, media: Sequence[Media]) -> Stack:
+    """The frames that a settled plan stands for, with what its media show; every frame of a clip is one.
+
+    Raises ValueError for a plan without a size, RequestError where its roles are not those of the media.
+    """
+    if not (plan.width and plan.height):
+        raise ValueError("draw() takes settled plans: size, steps and guidance filled in")
+    if len(media) != len(plan.inputs):
+        raise RequestError(f"the plan names {len(plan.inputs)} attached media, but there are {len(media)}")
+    times, given = [], []
+    for place in plan.stack():
+        if place.medium is None:
+            times.append(place.time)
+            continue
+        for time, frame in enumerate(media[place.medium].frames, place.time):
+            given.append(Given(place.role, torch.tensor(frame).permute(2, 0, 1), time))
+    return Stack(plan.width, plan.height, tuple(times), tuple(given))
+
+
+def _draw_batch(
+    system: System, plans: list[Plan], stacks: list[Stack], on_step: Callable[[int], Any] | None
+) -> list[np.ndarray]:
+    """Plans of one size and of the same roles."""
+    steps = [plan.steps or 0 for plan in plans]
+    scales = [plan.guidance_scale for plan in plans if plan.guidance_scale is not None]
+    image_scales = [plan.image_guidance_scale for plan in plans if plan.image_guidance_scale is not None]
+    if not (all(steps) and len(scales) == len(image_scales) == len(plans)):
+        raise ValueError("draw() takes settled plans: size, steps and guidance filled in")
+    if system.embeds_guidance and any(plan.negative_prompt for plan in plans):
+        raise RequestError(
+            "this model has its guidance built in, so a negative prompt has no effect: leave it out"
+        )
+    condition = system.read([Prompt(plan.prompt, plan.negative_prompt) for plan in plans], stacks)
+    guidance = Guidance(system, condition, scales, image_scales, bool(stacks[0].given))
+    shape = system.space.shape(stacks[0].width, stacks[0].height, len(stacks[0].times))
+    generators = [torch.Generator().manual_seed(plan.seed) for plan in plans]
+
+    solver = solver_of(system.sampler)
+    points = [solver.points(number) for number in steps]
+    rows = list(range(len(plans)))
+
+    def noise(places: list[int]) -> Tensor:
+        """Of the rows that are still drawn, by their places among them."""
+        drawn = [torch.randn(shape, generator=generators[rows[at]]) for at in places]
+        return torch.stack(drawn).to(system.device)
+
+    x = noise(rows)
+    x = x * per_row(condition.scale, x)
+    finished: dict[int, Tensor] = {}
+    for step in count():
+        now, then = torch.tensor([points[row][step : step + 2] for row in rows], dtype=torch.float64).T
+        x = solver.step(guidance, x, now, then, noise)
+        if on_step is not None:
+            on_step(step)
+        going = [at for at, row in enumerate(rows) if step + 1 < steps[row]]
+        if len(going) == len(rows):
+            continue
+        finished |= {row: x[at] for at, row in enumerate(rows) if step + 1 == steps[row]}
+        if not going:
+            break
+        solver.rows(going)
+        guidance.rows(going)
+        rows, x = [rows[at] for at in going], x[going]
+    target = torch.stack([finished[row] for row in range(len(plans))])
+    decoded = system.space.decode(target, [plan.seed for plan in plans])
+    return [np.ascontiguousarray(frames) for frames in decoded.cpu().permute(0, 1, 3, 4, 2).numpy()]

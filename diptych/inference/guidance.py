@@ -1,0 +1,188 @@
+"""Guidance of one batch of drawings: which passes a step needs, how they are combined, what is remembered.
+
+Every row has its own scales and noise level. A pass is read once, for the rows that need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diptych.contracts import Condition, System
+from diptych.flow import guided_velocity, passes_needed, per_row, projected_guidance
+
+CONDITIONAL, PICTURE_ONLY, UNCONDITIONAL = "conditional", "picture_only", "unconditional"
+
+
+class Guidance:
+    """Guided velocity of B rows, to be integrated by a solver.
+
+    Holds the condition of every pass, and for projected guidance what is remembered of the steps before, so
+    there is one object for each batch of drawings.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        condition: Condition,
+        scales: Sequence[float],
+        image_scales: Sequence[float],
+        has_given: bool,
+    ) -> None:
+        """`scales` and `image_scales` have one entry a row of the condition; `has_given`: its rows have
+        given frames."""
+        self.system = system
+        self._scales = torch.tensor(scales, dtype=torch.float64)
+        self._image_scales = torch.tensor(image_scales, dtype=torch.float64)
+        self._average: Tensor | None = None
+        if system.embeds_guidance:
+            condition = condition.with_guidance(self._scales.to(condition.scale))
+            self._kinds: list[tuple[str, ...]] = [(CONDITIONAL,)] * len(scales)
+        else:
+            self._kinds = [passes_needed(*pair, has_given) for pair in zip(scales, image_scales, strict=True)]
+        self._batches = _batches(system, condition, self._kinds, has_given)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Velocity (B, F, C, H, W) to step with from x at noise levels sigma (B,), which lie on the CPU."""
+        low, high = self.system.sampler.guidance_interval
+        kinds = [
+            kinds if low <= level <= high else (CONDITIONAL,)
+            for kinds, level in zip(self._kinds, sigma.tolist(), strict=True)
+        ]
+        levels = sigma.to(x.device, torch.float32)
+        passes: dict[str, _Pass] = {}
+        for batch in self._batches:
+            passes |= batch.denoise(self.system, x, levels, kinds)
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for row, needed in enumerate(kinds):
+            groups.setdefault(needed, []).append(row)
+        if len(groups) == 1:
+            return self._guided(x, sigma, passes, next(iter(groups)), list(range(len(x))))
+        velocity = passes[CONDITIONAL].velocity.clone()
+        for needed, rows in groups.items():
+            if len(needed) > 1:
+                velocity[rows] = self._guided(x[rows], sigma[rows], passes, needed, rows)
+        return velocity
+
+    def rows(self, index: Sequence[int]) -> None:
+        """Go on with some of the rows alone, in this order, and with what is remembered of them."""
+        index = list(index)
+        self._scales, self._image_scales = self._scales[index], self._image_scales[index]
+        self._average = None if self._average is None else self._average[index]
+        self._kinds = [self._kinds[row] for row in index]
+        self._batches = [kept for batch in self._batches if (kept := batch.rows(index))]
+
+    def _guided(
+        self, x: Tensor, sigma: Tensor, passes: dict[str, _Pass], needed: tuple[str, ...], rows: list[int]
+    ) -> Tensor:
+        velocities = {kind: passes[kind].of(rows) for kind in needed}
+        sampler, scales, image_scales = self.system.sampler, self._scales[rows], self._image_scales[rows]
+        if sampler.guidance_norm == "projected" and len(needed) > 1:
+            return self._projected(x, sigma, velocities, rows)
+        token = self.system.token
+        return guided_velocity(
+            velocities, scales, image_scales, sampler.guidance_norm, token, first_step=sigma == 1.0
+        )
+
+    def _projected(self, x: Tensor, sigma: Tensor, velocities: dict[str, Tensor], rows: list[int]) -> Tensor:
+        """Projected guidance towards the text; that towards given frames, where both are needed, is added as
+        it is."""
+        if self._average is None:
+            self._average = x.new_zeros(len(self._kinds), *x.shape[1:])
+        base = velocities.get(PICTURE_ONLY, velocities.get(UNCONDITIONAL))
+        assert base is not None
+        velocity, self._average[rows] = projected_guidance(
+            x, sigma, velocities[CONDITIONAL], base, self._scales[rows], self._average[rows]
+        )
+        if len(velocities) == 3:
+            extra = self._image_scales[rows] - 1
+            velocity = velocity + per_row(extra, x) * (base - velocities[UNCONDITIONAL])
+        return velocity
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What one pass gave for the rows that needed it."""
+
+    rows: list[int]
+    velocity: Tensor
+
+    def of(self, rows: list[int]) -> Tensor:
+        if rows == self.rows:
+            return self.velocity
+        return self.velocity[[self.rows.index(row) for row in rows]]
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Passes that are denoised by one call: a condition with an entry for each pass of each row."""
+
+    condition: Condition
+    entries: list[tuple[str, int]]
+    """(pass, row) of each row of the condition, pass by pass."""
+    part: tuple[list[int], Condition] | None = None
+    """The entries of an earlier step that did not need all of them; steps mostly need the same."""
+
+    def denoise(
+        self, system: System, x: Tensor, levels: Tensor, kinds: Sequence[tuple[str, ...]]
+    ) -> dict[str, _Pass]:
+        """Velocities of the passes in `kinds`, by pass."""
+        needed = [at for at, (kind, row) in enumerate(self.entries) if kind in kinds[row]]
+        if not needed:
+            return {}
+        rows = [self.entries[at][1] for at in needed]
+        if rows != list(range(len(x))):
+            x, levels = x[rows], levels[rows]
+        velocity = system.denoise(x, levels, self._of(needed))
+        found: dict[str, list[int]] = {}
+        for at in needed:
+            kind, row = self.entries[at]
+            found.setdefault(kind, []).append(row)
+        parts = velocity.split([len(rows) for rows in found.values()])
+        return {kind: _Pass(rows, v) for (kind, rows), v in zip(found.items(), parts, strict=True)}
+
+    def _of(self, needed: list[int]) -> Condition:
+        if len(needed) == len(self.entries):
+            return self.condition
+        if self.part is None or self.part[0] != needed:
+            self.part = (needed, self.condition.rows(needed))
+        return self.part[1]
+
+    def rows(self, index: list[int]) -> _Batch | None:
+        """The entries of some rows, which are numbered anew; None where there are none."""
+        where = {entry: at for at, entry in enumerate(self.entries)}
+        kinds = dict.fromkeys(kind for kind, _ in self.entries)
+        found = [(kind, new, where.get((kind, row))) for kind in kinds for new, row in enumerate(index)]
+        kept = [at for _, _, at in found if at is not None]
+        if not kept:
+            return None
+        return _Batch(self.condition.rows(kept), [(kind, new) for kind, new, at in found if at is not None])
+
+
+def _batches(
+    system: System, condition: Condition, kinds: Sequence[tuple[str, ...]], has_given: bool
+) -> list[_Batch]:
+    """The passes of all rows, read, in as few batches as the system wants."""
+    batches: list[_Batch] = []
+    for kind in (CONDITIONAL, PICTURE_ONLY, UNCONDITIONAL):
+        rows = [row for row, needed in enumerate(kinds) if kind in needed]
+        if not rows:
+            continue
+        read = condition if len(rows) == len(kinds) else condition.rows(rows)
+        if kind != CONDITIONAL:
+            yes = torch.ones(len(rows), dtype=torch.bool, device=condition.scale.device)
+            read = read.dropped(text=yes, media=yes if kind == UNCONDITIONAL else ~yes)
+        entries = [(kind, row) for row in rows]
+        # rows without their given frames have fewer of them, so no one call denoises both
+        apart = kind == UNCONDITIONAL and has_given
+        if batches and system.joins_passes and not apart:
+            batches[-1].condition = batches[-1].condition.joined([read])
+            batches[-1].entries += entries
+        else:
+            batches.append(_Batch(read, entries))
+    for batch in batches:
+        batch.condition.prepare()
+    return batches

@@ -1,0 +1,74 @@
+"""The only list of systems in the project: to add one is to add its folder and its line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.contracts import Family, Recipe, System, named
+from diptych.files.folder import DEFAULT, ModelFolderError, family_name, locate
+from diptych.files.typed import convert, read_json
+from diptych.systems.sana.family import FAMILY as SANA
+from diptych.systems.u1.family import FAMILY as U1
+
+FAMILIES: tuple[Family, ...] = (U1, SANA)
+
+
+def recognised(folder: Path) -> Family | None:
+    """The family whose model a folder holds, ours or published; None for none that is known."""
+    return next((family for family in FAMILIES if family.recognises(folder)), None)
+
+
+def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") -> System:
+    """A model by 'default', folder or hub id, of any family.
+
+    Raises ModelFolderError for a folder that is not whole or of no known family.
+    """
+    folder = locate(name)
+    family = recognised(folder)
+    if family is None:
+        raise ModelFolderError(
+            f"{folder} holds no model of a known family: its config names {family_name(folder)!r}, known are "
+            f"{', '.join(f.name for f in FAMILIES)}"
+        )
+    return family.load(folder, open_system, device)
+
+
+def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:
+    """As `open_system`; None for what is no folder of a known family here, such as a hub id."""
+    if name != DEFAULT and not Path(name).is_dir():
+        return None
+    folder = locate(name)
+    family = recognised(folder)
+    return None if family is None else family.load(folder, open_system, device)
+
+
+def recipes() -> dict[str, tuple[Family, Recipe]]:
+    """Every recipe of every family by name."""
+    return {name: (family, recipe) for family in FAMILIES for name, recipe in family.recipes().items()}
+
+
+def family_of_run(run: Path) -> Family:
+    """The family that a run trains. Raises ValueError for a folder that is no run of a known family."""
+    return named(FAMILIES, _run_values(run)[0])
+
+
+def read_run(run: Path) -> tuple[Family, Any]:
+    """A run's family and its resolved config. Raises ValueError naming the file and the field that is
+    wrong."""
+    name, values = _run_values(run)
+    family = named(FAMILIES, name)
+    return family, convert(family.config(), values, str(run / "config.json"))
+
+
+def _run_values(run: Path) -> tuple[str, Mapping[str, Any]]:
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{run} is no run: it has no config.json")
+    values = read_json(path)
+    if not isinstance(values, dict) or not isinstance(values.get("family"), str):
+        raise ValueError(f"{path} names no family, so it is no config of a run")
+    return values.pop("family"), values

@@ -1,0 +1,188 @@
+"""A SANA model from one form on disk to another: our folder, diffusers' pipeline folder, the native
+checkpoint file."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych.encoders.gemma import GemmaEncoder
+from diptych.files.folder import ModelFolderError
+from diptych.files.whole import whole
+from diptych.flow import SamplerConfig
+from diptych.models.linear_dit import convert as published
+from diptych.spaces.latents import DiffusersAutoencoder
+from diptych.systems.sana import NAME
+from diptych.systems.sana.lora import merge_adapters, read_lora, write_lora
+from diptych.systems.sana.parts import SPRINT_SAMPLER, denoiser, open_parts
+from diptych.systems.sana.system import SanaSystem
+
+LORA = "lora-"
+"""Begins the forms that are LoRA files."""
+
+
+def convert(
+    source: Path,
+    out: Path,
+    form: str,
+    base: Path | None = None,
+    cross_heads: int | None = None,
+    lora: Path | None = None,
+) -> list[str]:
+    """Write `source` as `form`, with the adapters of the file `lora` merged into it; returns what the
+    target's own code will compute otherwise, in words.
+
+    A native checkpoint holds the denoiser alone: text encoder, autoencoder and sampler come from `base`, a
+    published pipeline folder or one of ours. `out` appears whole or not at all. Raises ModelFolderError or
+    ValueError for what cannot be converted.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already: choose another name or remove it first")
+    if form.startswith(LORA):
+        for name, value in (("base", base), ("cross-heads", cross_heads), ("lora", lora)):
+            if value is not None:
+                raise ValueError(f"--{name} is for models; {source} is written as a LoRA file")
+        _write_lora(source, out, form.removeprefix(LORA))
+        return []
+    writers: dict[str, Callable[[SanaSystem, Path], None]] = {
+        "diptych": SanaSystem.save,
+        "diffusers": _write_diffusers,
+        "sana": _write_native,
+    }
+    if form not in writers:
+        raise ValueError(f"the form must be one of {', '.join(writers)}, got {form!r}")
+    system = SanaSystem.load(source) if source.is_dir() else from_checkpoint(source, base, cross_heads)
+    if lora is not None:
+        merge_adapters(system.model, read_lora(read_checkpoint(lora)))
+        system.card = {**system.card, "parents": [*system.card.get("parents", []), lora.name]}
+    aside = out.with_name(out.name + ".part")
+    _remove(aside)
+    try:
+        writers[form](system, aside)
+        aside.rename(out)
+    finally:
+        _remove(aside)
+    if form == "diptych":
+        return []
+    target = "diffusers" if form == "diffusers" else "native"
+    return published.conventions_lost(system.model.config, target)
+
+
+def _write_lora(source: Path, out: Path, style: str) -> None:
+    """A LoRA file in another key style. Raises ValueError for a file that is no LoRA of SANA's."""
+    tensors = write_lora(read_lora(read_checkpoint(source)), style)
+    with whole(out) as aside:
+        save_file(tensors, aside)
+
+
+def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = None) -> SanaSystem:
+    """A system around a native checkpoint's denoiser."""
+    if base is None:
+        raise ValueError(
+            f"{path} holds the denoiser alone: name with --base a folder whose text encoder and "
+            "autoencoder go with it"
+        )
+    weights = read_checkpoint(path)
+    config = published.config_from_native(weights, cross_heads)
+    model = denoiser(config, published.from_native(weights))
+    parts = open_parts(base)
+    null = published.native_null_caption(weights)
+    sampler = SPRINT_SAMPLER if config.guidance_embedding else parts.sampler
+    card = {
+        "name": path.stem,
+        "family": NAME,
+        "licence": "see the checkpoint",
+        "parents": [path.name],
+        "weights": "native checkpoint",
+    }
+    return SanaSystem(
+        model,
+        parts.text(None),
+        parts.space,
+        sampler,
+        parts.native,
+        "empty" if null is None else "caption_mask",
+        null,
+        card=card,
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Tensors of a native `.pth` or `.safetensors` file. A pickle that needs more than plain tensors is
+    refused: it could run code."""
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is neither a model folder nor a checkpoint file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelFolderError(
+                f"{path} cannot be read ({error}): cut off, damaged or no safetensors file"
+            ) from error
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelFolderError(
+            f"{path} needs more than plain tensors to be read and could run code: refused"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ModelFolderError(
+            f"{path} cannot be read ({error}): cut off, damaged or no checkpoint"
+        ) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise ModelFolderError(f"{path} is no state dict of tensors")
+    return found
+
+
+def _write_native(system: SanaSystem, out: Path) -> None:
+    torch.save({"state_dict": published.to_native(dict(system.model.state_dict()), system.null_caption)}, out)
+
+
+def _write_diffusers(system: SanaSystem, out: Path) -> None:
+    import diffusers
+
+    text, space = system.text, system.space.autoencoder
+    if not isinstance(text, GemmaEncoder) or not isinstance(space, DiffusersAutoencoder):
+        raise ValueError(
+            "a diffusers folder needs a Gemma text encoder and an autoencoder of diffusers; this model "
+            "has others"
+        )
+    values = published.config_to_diffusers(system.model.config)
+    with torch.device("meta"):
+        transformer = diffusers.SanaTransformer2DModel.from_config(values)
+    # diffusers keeps no table of positions among the weights when there is none
+    transformer.load_state_dict(
+        published.to_diffusers(dict(system.model.state_dict())), strict=False, assign=True
+    )
+    parts = (text.tokenizer, text.model, space.model, transformer, _scheduler(system.sampler))
+    guided = system.model.config.guidance_embedding
+    made: Any = diffusers.SanaSprintPipeline(*parts) if guided else diffusers.SanaPipeline(*parts)
+    made.save_pretrained(out, safe_serialization=True)
+
+
+def _scheduler(sampler: SamplerConfig) -> Any:
+    import diffusers
+
+    if sampler.solver == "trigflow":
+        return diffusers.SCMScheduler()
+    if sampler.solver == "euler":
+        return diffusers.FlowMatchEulerDiscreteScheduler(shift=sampler.shift)
+    return diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=sampler.shift
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""The family's record: all that the rest of the project knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.contracts import Family, Form, Job, OpenSystem, Probe, Recipe, System
+from diptych.files.folder import family_name
+from diptych.files.typed import read_json
+from diptych.systems.sana import INDEX, NAME
+
+
+def _recognises(folder: Path) -> bool:
+    """A folder of ours, or a pipeline of diffusers whose class is one of SANA's."""
+    if family_name(folder) == NAME:
+        return True
+    try:
+        values = read_json(folder / INDEX)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and str(values.get("_class_name")).startswith("Sana")
+
+
+def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> System:
+    # diffusers and transformers come with it
+    from diptych.systems.sana.system import SanaSystem
+
+    return SanaSystem.load(folder, device)
+
+
+def _config() -> type:
+    from diptych.systems.sana.config import SanaTrainConfig
+
+    return SanaTrainConfig
+
+
+def _job(config: Any, folder: Path, open_system: OpenSystem) -> Job:
+    from diptych.systems.sana.job import SanaJob
+
+    return SanaJob(config, folder)
+
+
+def _recipes() -> Mapping[str, Recipe]:
+    from diptych.systems.sana.recipes import RECIPES
+
+    return RECIPES
+
+
+def _export(job: Job, about: dict[str, Any], out: Path) -> System:
+    from diptych.systems.sana.job import SanaJob, export
+
+    assert isinstance(job, SanaJob)
+    return export(job, about, out)
+
+
+def _probe(config: Any) -> Probe:
+    from diptych.systems.sana.probe import probe
+
+    return probe(config)
+
+
+def _presets() -> Mapping[str, Any]:
+    from diptych.models.linear_dit import PRESETS
+
+    return PRESETS
+
+
+def _convert(source: Path, out: Path, form: str, open_system: OpenSystem, **options: Any) -> list[str]:
+    from diptych.systems.sana.convert import convert
+
+    return convert(source, out, form, **options)
+
+
+FAMILY = Family(
+    name=NAME,
+    about="a linear diffusion transformer that draws from text in the latents of an autoencoder",
+    recognises=_recognises,
+    load=_load,
+    config=_config,
+    job=_job,
+    recipes=_recipes,
+    export=_export,
+    probe=_probe,
+    presets=_presets,
+    forms=(
+        Form(name="diptych", about="our folder"),
+        Form(name="diffusers", about="a pipeline folder of diffusers"),
+        Form(name="sana", about="a native checkpoint: the denoiser alone"),
+        Form(name="lora-peft", about="a LoRA file, named as peft does"),
+        Form(name="lora-diffusers", about="a LoRA file, named as diffusers does"),
+        Form(name="lora-kohya", about="a LoRA file, named as kohya does"),
+    ),
+    convert=_convert,
+)

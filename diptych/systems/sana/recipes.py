@@ -1,0 +1,89 @@
+"""SANA on one's own pictures: from scratch at small size, whole fine-tuning, LoRA, control by edges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.captioned.loader import PictureLoaderConfig
+from diptych.models.linear_dit import PRESETS, LinearDiTConfig
+from diptych.optim.build import OptimConfig
+from diptych.systems.sana.config import SanaStage, SanaTrainConfig
+
+
+def small(depth: int = 8, heads: int = 5) -> SanaTrainConfig:
+    """A small linear DiT from scratch at 128 px over latents 8 times smaller, for two cores; needs --pictures
+    and --space. `heads` of its cross-attention are 64 channels wide each."""
+    return SanaTrainConfig(
+        name="sana-small",
+        model=LinearDiTConfig(
+            depth=depth, width=64 * heads, cross_heads=heads, caption_channels=256, patch=2
+        ),
+        data=PictureLoaderConfig(pictures_per_step=32, resolutions=(128,)),
+        stages=(SanaStage(name="from scratch", steps=4000, optim=OptimConfig(lr=2e-3, decay=0.5)),),
+        ema=0.998,
+        save_every=200,
+    )
+
+
+def curriculum() -> SanaTrainConfig:
+    """SANA-1.5's 1.6B at 512 and then 1024 px, bf16, for a cluster; start from a published folder for text
+    and autoencoder."""
+    steady = OptimConfig(name="adamw", lr=1e-4, warmup=2000, decay=0.0, clip=0.1)
+    return SanaTrainConfig(
+        name="sana-curriculum",
+        model=PRESETS["sana1.5_1.6b"],
+        data=PictureLoaderConfig(pictures_per_step=1024, accumulate=32, resolutions=(512,), workers=8),
+        stages=(
+            SanaStage(name="512 px", steps=100_000, optim=steady, resolutions=(512,)),
+            SanaStage(name="1024 px", steps=20_000, optim=steady, resolutions=(1024,)),
+        ),
+        ema=0.9999,
+        save_every=1000,
+        sample_every=5000,
+        checkpoint_blocks=True,
+        compile_blocks=True,
+    )
+
+
+def finetune() -> SanaTrainConfig:
+    """All weights of a model on one's own pictures; needs --start and --pictures."""
+    return replace(
+        small(),
+        name="sana-finetune",
+        stages=(
+            SanaStage(
+                name="fine-tuning", steps=1000, optim=OptimConfig(name="adamw", lr=1e-4, decay=0.5, clip=0.1)
+            ),
+        ),
+    )
+
+
+def lora() -> SanaTrainConfig:
+    """Adapters alone on one's own pictures; needs --start and --pictures."""
+    optim = OptimConfig(name="adamw", lr=1e-3, decay=0.5)
+    return replace(
+        small(),
+        name="sana-lora",
+        lora_rank=16,
+        stages=(SanaStage(name="adapters", steps=500, trainable="lora", optim=optim),),
+    )
+
+
+def control() -> SanaTrainConfig:
+    """A model learns to draw along edges, computed from its training pictures; needs --start and
+    --pictures."""
+    return replace(
+        small(),
+        name="sana-control",
+        control="edges",
+        stages=(SanaStage(name="control", steps=1500, optim=OptimConfig(lr=1e-3, decay=0.5)),),
+    )
+
+
+RECIPES = {
+    "sana-small": small,
+    "sana-curriculum": curriculum,
+    "sana-finetune": finetune,
+    "sana-lora": lora,
+    "sana-control": control,
+}

@@ -1,0 +1,112 @@
+"""What a picture is drawn under: the conversation before it, read once into a prefix cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from diptych.contracts import Picture, Sample, Turn
+from diptych.data.conversations.tokens import Document, TextTokenizer, drawing_prefix
+from diptych.models.mot import Cache
+
+Reader = Callable[[Sequence[Document]], Cache]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One row: what is asked for, the pictures that come with it, and what of both is hidden."""
+
+    text: str
+    negative: str
+    pictures: tuple[Picture, ...]
+    drop_text: bool = False
+    drop_pictures: bool = False
+
+    def document(self, tokenizer: TextTokenizer, token: int) -> Document:
+        """Everything before the picture, as tokens. The template's own null text and null pictures stand for
+        what is hidden, as in training; a negative prompt stands in the text's place."""
+        if self.drop_text and self.negative:
+            pictures = () if self.drop_pictures else self.pictures
+            return drawing_prefix(_asked(pictures, self.negative), tokenizer, token)
+        return drawing_prefix(
+            _asked(self.pictures, self.text), tokenizer, token, self.drop_text, self.drop_pictures
+        )
+
+
+def _asked(pictures: tuple[Picture, ...], text: str) -> Sample:
+    return Sample((Turn("user", (*pictures, text)),), "generate")
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixCondition:
+    """The conversations before B pictures of one size; their cache is computed when it is first used, so that
+    rows which are dropped, chosen or joined before that are read once only."""
+
+    requests: tuple[Request, ...]
+    width: int
+    height: int
+    scale: Tensor
+    """(B,): standard deviation of the noise at this size."""
+    tokenizer: TextTokenizer
+    token: int
+    reader: Reader
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @cached_property
+    def cache(self) -> Cache:
+        return self.reader([request.document(self.tokenizer, self.token) for request in self.requests])
+
+    def prepare(self) -> None:
+        _ = self.cache
+
+    def dropped(self, text: Tensor, media: Tensor) -> Self:
+        flags = zip(self.requests, text.tolist(), media.tolist(), strict=True)
+        requests = tuple(
+            replace(r, drop_text=r.drop_text or no_text, drop_pictures=r.drop_pictures or no_media)
+            for r, no_text, no_media in flags
+        )
+        if "cache" not in self.__dict__:
+            return replace(self, requests=requests)
+        # what was read already is not read again, and stays what it was
+        changed = [index for index, (a, b) in enumerate(zip(text, media, strict=True)) if bool(a | b)]
+        if not changed:
+            return self
+        kept = [index for index in range(len(self)) if index not in changed]
+        fresh = replace(self, requests=tuple(requests[index] for index in changed), scale=self.scale[changed])
+        if not kept:
+            return fresh
+        places = [*kept, *changed]
+        order = [places.index(index) for index in range(len(self))]
+        return self.rows(kept).joined([fresh]).rows(order)
+
+    def with_guidance(self, scales: Tensor) -> Self:
+        raise ValueError("this model embeds no guidance scale; it is guided by passes without the text")
+
+    def rows(self, index: Sequence[int]) -> Self:
+        made = replace(self, requests=tuple(self.requests[i] for i in index), scale=self.scale[list(index)])
+        if "cache" in self.__dict__:
+            made.__dict__["cache"] = self.cache.rows(index)
+        return made
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        every = (self, *others)
+        if sizes := {(c.width, c.height) for c in others} - {(self.width, self.height)}:
+            raise ValueError(
+                f"pictures of {self.width}x{self.height} and {min(sizes)[0]}x{min(sizes)[1]} px cannot be "
+                "drawn in one pass"
+            )
+        made = replace(
+            self,
+            requests=tuple(request for c in every for request in c.requests),
+            scale=torch.cat([c.scale for c in every]),
+        )
+        if any("cache" in c.__dict__ for c in every):
+            made.__dict__["cache"] = self.cache.joined([c.cache for c in others])
+        return made

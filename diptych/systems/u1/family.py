@@ -1,0 +1,74 @@
+"""The family's record: all that the rest of the project knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.contracts import Family, Job, OpenSystem, Probe, Recipe, System
+from diptych.files.folder import family_name
+from diptych.systems.u1 import NAME
+
+
+def _recognises(folder: Path) -> bool:
+    return family_name(folder) == NAME
+
+
+def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> System:
+    from diptych.systems.u1.system import U1System
+
+    return U1System.load(folder, device)
+
+
+def _config() -> type:
+    from diptych.systems.u1.config import TrainConfig
+
+    return TrainConfig
+
+
+def _job(config: Any, folder: Path, open_system: OpenSystem) -> Job:
+    from diptych.systems.u1.job import make_job
+
+    return make_job(config, folder, open_system)
+
+
+def _recipes() -> Mapping[str, Recipe]:
+    from diptych.systems.u1.recipes import RECIPES
+
+    return RECIPES
+
+
+def _export(job: Job, about: dict[str, Any], out: Path) -> System:
+    from diptych.systems.u1.job import JointJob, export
+
+    assert isinstance(job, JointJob)
+    return export(job, about, out)
+
+
+def _probe(config: Any) -> Probe:
+    from diptych.systems.u1.probe import probe
+
+    return probe(config)
+
+
+def _presets() -> Mapping[str, Any]:
+    from diptych.models.mot import u1_8b, u1_a3b
+
+    return {"8b": u1_8b(), "a3b": u1_a3b()}
+
+
+FAMILY = Family(
+    name=NAME,
+    about="one mixture of transformers that answers, draws and edits, from pixels to pixels",
+    recognises=_recognises,
+    load=_load,
+    config=_config,
+    job=_job,
+    recipes=_recipes,
+    export=_export,
+    probe=_probe,
+    presets=_presets,
+)

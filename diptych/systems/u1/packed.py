@@ -1,0 +1,165 @@
+"""The joint task: answers by cross entropy, pictures by flow matching, in one pass over packed rows.
+
+Another form of what `read` and `denoise` compute, with the same prompts, null conditions, noise law and
+objective; it costs one pass where they cost two, and teaches text on the way.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.conversations.packing import Batch
+from diptych.data.conversations.tokens import CLEAN, NO_LABEL
+from diptych.flow import FlowConfig, interpolate, noise_scale, to_velocity
+from diptych.models.mot import Layout, MoT, Slots
+from diptych.spaces import PixelSpace
+from diptych.systems.u1.files import check_flow
+from diptych.systems.u1.reading import embed
+from diptych.training.log import sigma_bin
+
+
+class Losses(NamedTuple):
+    """Sums with their weights known beforehand, so that the mean is over the whole step, whatever the
+    accumulation and the ranks."""
+
+    sums: dict[str, Tensor]
+    """'text' and 'flow': to be divided by the step's totals of `JointTask.totals`."""
+    text_tokens: Tensor
+    """Cross entropy of each answer token, detached."""
+    text_owner: Tensor
+    """Document of each answer token."""
+    flow_pictures: Tensor
+    """Velocity error of each picture, detached."""
+    sigma: Tensor
+
+    def by_kind(self, batch: Batch) -> dict[str, list[float]]:
+        """Single losses by task ('text/understand', 'flow/edit') and by noise-level bin."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for token, owner in zip(self.text_tokens.tolist(), self.text_owner.tolist(), strict=True):
+            values[f"text/{batch.label_task[owner]}"].append(token)
+        for error, task, sigma in zip(
+            self.flow_pictures.tolist(), batch.noisy_task, self.sigma.tolist(), strict=True
+        ):
+            values[f"flow/{task}"].append(error)
+            values[sigma_bin(sigma)].append(error)
+        return values
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things stand in packed rows: all that depends on the values of a batch's indices."""
+
+    layout: Layout
+    clean: Tensor
+    """Tokens of clean pictures among the understanding tokens."""
+    told: Tensor
+    """Understanding tokens that an answer token is predicted at."""
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A run of P pictures of one size on their way to noise."""
+
+    clean: Tensor
+    noise: Tensor
+    x: Tensor
+    """(P, 3, height, width) each."""
+    sigma: Tensor
+    scale: Tensor
+    """(P,) each."""
+
+
+class JointTask(nn.Module):
+    """Understand, generate, edit and interleave: what a row holds decides which losses it has.
+
+    Flow loss: mean squared velocity error of a picture, pictures weighted by the square root of their tokens;
+    text loss: mean over answer tokens (SenseNova-U1, arXiv 2605.12500 section 3).
+    """
+
+    def __init__(self, model: MoT, flow: FlowConfig, flex: bool = False) -> None:
+        super().__init__()
+        check_flow(flow)
+        self.model, self.flow, self.flex = model, flow, flex
+        self.token = model.config.token
+        self.space = PixelSpace(self.token)
+
+    @staticmethod
+    def totals(batch: Batch, token: int) -> dict[str, float]:
+        """Answer tokens, and the sum of picture weights, of a batch; known without the model."""
+        flow = sum(len(run) * (run.shape[-1] * run.shape[-2] / token**2) ** 0.5 for run in batch.noisy)
+        return {"text": float((batch.labels != NO_LABEL).sum()), "flow": flow}
+
+    def forward(self, batch: Batch) -> Losses:
+        return self.losses(batch, self.places(batch))
+
+    def places(self, batch: Batch) -> Places:
+        slots = Slots(batch.kind, batch.positions, batch.document, batch.picture, batch.dead)
+        layout = Layout.of(slots, flex=self.flex)
+        kind, labels = batch.kind.flatten()[layout.und], batch.labels.flatten()[layout.und]
+        return Places(layout, (kind == CLEAN).nonzero().flatten(), (labels != NO_LABEL).nonzero().flatten())
+
+    def losses(self, batch: Batch, places: Places) -> Losses:
+        layout, told = places.layout, places.told
+        und = embed(self.model, self.space, batch.ids.flatten()[layout.und], places.clean, batch.clean)
+        noisy = self._noise(batch)
+        # weights in bfloat16 are given pictures in bfloat16
+        parts = [self.model.embed_noisy(run.x.to(und.dtype), run.sigma, run.scale) for run in noisy]
+        gen = torch.cat(parts) if parts else und[:0]
+        und_hidden, gen_hidden = self.model(und, gen, layout)
+
+        logits = self.model.text_head(und_hidden[told]).float()
+        text = F.cross_entropy(logits, batch.labels.flatten()[layout.und][told], reduction="none")
+        errors, weights = self._velocity_errors(gen_hidden, noisy)
+        unused = self._unused(batch, und_hidden, gen_hidden)
+        return Losses(
+            {"text": text.sum() + unused, "flow": (errors * weights).sum()},
+            text.detach(),
+            batch.document.flatten()[layout.und][told],
+            errors.detach(),
+            torch.cat([batch.level[:0], *(run.sigma for run in noisy)]),
+        )
+
+    def _noise(self, batch: Batch) -> list[Noisy]:
+        sigma = self.flow.law.sigma(batch.level)
+        levels = sigma.split([len(run) for run in batch.noisy])
+        made = []
+        for pixels, noise, level in zip(batch.noisy, batch.noise, levels, strict=True):
+            tokens = pixels.shape[-1] * pixels.shape[-2] // self.token**2
+            scale = torch.full_like(level, noise_scale(self.flow, tokens))
+            clean = self.space.encode(pixels)
+            made.append(Noisy(clean, noise, interpolate(clean, noise, level, scale), level, scale))
+        return made
+
+    def _velocity_errors(self, hidden: Tensor, noisy: list[Noisy]) -> tuple[Tensor, Tensor]:
+        """Error and weight of each picture (P,)."""
+        objective = self.flow.objective
+        errors, weights = [hidden.new_zeros(0, dtype=torch.float32)], []
+        sizes = [tuple(side // self.token for side in run.x.shape[-2:]) for run in noisy]
+        counts = [len(run.x) * rows * columns for run, (rows, columns) in zip(noisy, sizes, strict=True)]
+        for part, run, (rows, columns) in zip(hidden.split(counts), noisy, sizes, strict=True):
+            predicted = self.model.pixel_head(part, rows, columns).float()
+            velocity = to_velocity(predicted, run.x, run.sigma, objective.sigma_min)
+            errors.append(objective.errors(velocity, run.clean, run.noise, run.x, run.sigma, run.scale))
+            weights.append(torch.full_like(run.sigma, (rows * columns) ** 0.5))
+        return torch.cat(errors), torch.cat([errors[0], *weights])
+
+    def _unused(self, batch: Batch, und: Tensor, gen: Tensor) -> Tensor:
+        """Zero, as a function of whatever these rows had no use for, computed on a blank picture.
+
+        A rank whose rows lack pictures or answers so runs the same modules as the others, which gather and
+        reduce their weights together, and momentum moves on alike however many ranks there are.
+        """
+        sums = [und.sum(), gen.sum()]
+        blank, one = und.new_zeros(1, 3, self.token, self.token), und.new_ones(1)
+        if not batch.clean:
+            sums.append(self.model.embed_clean(blank).sum())
+        if not batch.noisy:
+            drawn = self.model.embed_noisy(blank, one, one)
+            sums.append(self.model.pixel_head(drawn, 1, 1).sum())
+        return 0.0 * torch.stack([value.float() for value in sums]).sum()

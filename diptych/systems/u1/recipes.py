@@ -1,0 +1,149 @@
+"""The shipped model and its larger sister: SenseNova-U1's design on the emoji world.
+
+Stages follow SenseNova-U1 (arXiv 2605.12500, Table 2) at toy size: understanding warm-up, generation with the
+understanding stream frozen, joint mix, instruction tuning with a falling learning rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.data.conversations.loader import LoaderConfig
+from diptych.flow import FlowConfig, NoiseLaw, Objective, SamplerConfig
+from diptych.models.mot import by_size
+from diptych.optim.build import OptimConfig
+from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.worlds.emoji import WorldConfig
+
+
+def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) -> tuple[Stage, ...]:
+    """The four stages with the given steps."""
+    steady = OptimConfig(lr=lr, decay=0.0)
+    return (
+        Stage(
+            name="understanding warm-up",
+            steps=warm_up,
+            trainable="understanding",
+            mixture={"understand": 0.8, "text": 0.2},
+            optim=steady,
+            text_weight=1.0,
+            flow_weight=0.0,
+        ),
+        Stage(
+            name="generation",
+            steps=generation,
+            trainable="generation",
+            mixture={"generate": 1.0},
+            optim=steady,
+            text_weight=0.0,
+        ),
+        Stage(
+            name="joint mix",
+            steps=joint,
+            mixture={"generate": 0.7, "understand": 0.13, "edit": 0.14, "interleave": 0.03},
+            optim=steady,
+            text_weight=0.2,
+        ),
+        Stage(
+            name="instruction tuning",
+            steps=tuning,
+            optim=replace(steady, decay=1.0, warmup=20),
+            mixture={"generate": 0.58, "understand": 0.12, "verify": 0.16, "edit": 0.12, "interleave": 0.02},
+            text_weight=0.2,
+        ),
+    )
+
+
+def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
+    """The default model: 35 kinds of glyph at 96 px, 5.9M parameters, about three hours on two cores.
+
+    `size` is the model's dial: layers, and with them the width and all else; `depth`: other layers.
+    """
+    return TrainConfig(
+        name="emoji",
+        model=by_size(size, vocab_size=704, patch=8, depth=depth),
+        world=WorldConfig(),
+        flow=FlowConfig(
+            noise_scale=2.0,
+            noise_scale_base_tokens=36,
+            noise_scale_max=4.0,
+            law=NoiseLaw(mean=1.6, std=1.2, shift=1.0),
+            objective=Objective(sigma_min=0.02, loss_sigma_min=0.2),
+            sampler=SamplerConfig(num_steps=30, shift=4.0, guidance_scale=2.0),
+        ),
+        data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
+        stages=stages(300, 150, 4450, 8100, lr=3e-3),
+    )
+
+
+def emoji_full(size: int = 12, depth: int | None = None) -> TrainConfig:
+    """The whole emoji list at 96 px, glyphs anywhere: for one large GPU."""
+    base = emoji()
+    return replace(
+        base,
+        name="emoji-full",
+        model=by_size(size, vocab_size=4096, patch=8, depth=depth),
+        world=WorldConfig(objects="full", lattice=1),
+        data=replace(base.data, documents_per_step=1024, row_tokens=2048, workers=12),
+        stages=stages(3000, 2000, 60_000, 15_000, lr=1e-3),
+        ema=0.9995,
+        save_every=1000,
+        sample_every=2000,
+    )
+
+
+def emoji_small(size: int = 4, depth: int | None = None) -> TrainConfig:
+    """A model of a tenth of the size for comparisons: a few minutes on two cores, steady rate, validation
+    loss all along."""
+    base = emoji(size, depth)
+    stage = Stage(
+        name="joint mix",
+        steps=1200,
+        mixture={"generate": 0.7, "understand": 0.3},
+        optim=OptimConfig(lr=3e-3, decay=0.0, warmup=50),
+        text_weight=0.2,
+    )
+    return replace(
+        base,
+        name="emoji-small",
+        data=replace(base.data, documents_per_step=32, workers=0),
+        stages=(stage,),
+        ema=0.98,
+        sample_every=50,
+    )
+
+
+def emoji_recover(size: int = 6, depth: int | None = None) -> TrainConfig:
+    """Some steps for a model that was pruned or grown: `diptych train emoji-recover --start MODEL`."""
+    base = emoji(size, depth)
+    tuning = base.stages[-1]
+    stage = replace(tuning, name="recovery", steps=450)
+    # twice the documents a step: few steps, each as sure as it can be (docs/results/pruning.md)
+    return replace(
+        base, name="emoji-recover", stages=(stage,), data=replace(base.data, documents_per_step=128)
+    )
+
+
+def emoji_verifier(size: int = 6, depth: int | None = None) -> TrainConfig:
+    """A verifier from pictures that a model drew and the checker labelled: `diptych data drawn drawn`, then
+    `diptych train emoji-verifier --start default --jsonl drawn/drawn.jsonl`."""
+    base = emoji(size, depth)
+    stage = Stage(
+        name="verification",
+        steps=800,
+        mixture={"drawn": 0.6, "verify": 0.4},
+        optim=OptimConfig(lr=1e-3, decay=1.0, warmup=20),
+        trainable="understanding",
+        text_weight=1.0,
+        flow_weight=0.0,
+    )
+    return replace(base, name="emoji-verifier", stages=(stage,), sample_every=10**6)
+
+
+RECIPES = {
+    "emoji": emoji,
+    "emoji-full": emoji_full,
+    "emoji-recover": emoji_recover,
+    "emoji-small": emoji_small,
+    "emoji-verifier": emoji_verifier,
+}

@@ -1,0 +1,1 @@
+"""Training tasks: objective x denoise, one file each."""

@@ -1,0 +1,317 @@
+"""The same matrix over every registered family and a toy that a stranger wrote: one folder, one line.
+
+Each is trained for a few steps at toy size through its recipe; what comes out is read, denoised, compiled,
+saved, grown, pruned, adapted, drawn and trained on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_system import family as toy
+
+from diptych.cli import main
+from diptych.commands.train import resolve
+from diptych.contracts import Condition, Family, Prompt, Stack, System
+from diptych.files import folder as model_folder
+from diptych.inference import Pipeline, draw
+from diptych.surgery import grow, prune, widen
+from diptych.systems import registry
+from diptych.training.export import export
+from diptych.training.memory import estimate
+from diptych.training.run import train
+from diptych.training.trainer import Trainer
+
+FAMILIES = (*registry.FAMILIES, toy.FAMILY)
+STEPS = 4
+
+
+def tiny_u1(folder: Path) -> list[str]:
+    return ["emoji-small", "--size", "2", "--data.documents-per-step", "2", "--data.workers", "0"]
+
+
+def tiny_sana(folder: Path) -> list[str]:
+    """Squares in plain colours, and a small autoencoder as diffusers writes it."""
+    import published
+
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    for number, colour in enumerate(("red", "green", "blue", "white") * 2):
+        Image.new("RGB", (32, 32), colour).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(f"a {colour} square")
+    assert main(["data", "index", str(pictures)]) == 0
+    published.pipeline(folder / "published")
+    places = ["--pictures", str(pictures), "--space", str(folder / "published" / "vae")]
+    sizes = ["--model.depth", "2", "--model.width", "64", "--model.cross-heads", "2", "--text.heads", "2"]
+    sizes += ["--model.channels", "4"]
+    data = ["--model.caption-channels", "32", "--data.pictures-per-step", "2", "--data.resolutions", "32"]
+    return ["sana-small", *places, *sizes, *data, "--data.workers", "0", "--data.validation", "0"]
+
+
+def tiny_toy(folder: Path) -> list[str]:
+    return ["toy"]
+
+
+TINY: dict[str, Callable[[Path], list[str]]] = {"u1": tiny_u1, "sana": tiny_sana, "toy": tiny_toy}
+"""A family's recipe at toy size, with what it needs made in a folder."""
+EVERY = ["--no-bf16", "--save-every", "2", "--log-every", "1", "--sample-every", "1000000", "--ema", "0.9"]
+STAGE = ["--stages.0.steps", str(STEPS), "--stages.0.optim.name", "adamw"]
+
+
+class Trained(NamedTuple):
+    """A family with a run of it that has ended, and the model that was exported."""
+
+    family: Family
+    config: Any
+    run: Path
+    model: Path
+
+    def system(self) -> System:
+        return registry.open_system(str(self.model))
+
+
+@pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
+def trained(request, tmp_path_factory) -> Iterator[Trained]:
+    if request.param == "u1":
+        # its data are the emoji world's
+        request.getfixturevalue("world")
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "FAMILIES", FAMILIES)
+        name, *arguments = TINY[request.param](folder)
+        family, recipe = registry.recipes()[name]
+        run, config = resolve(name, recipe, ["-o", str(folder / "run"), *arguments, *EVERY, *STAGE])
+        config = train(family, config, run, registry.open_system, quiet=True).config
+        export(family, config, run, folder / "model", registry.open_system, command="here", hardware="this")
+        yield Trained(family, config, run, folder / "model")
+
+
+def test_every_registered_family_is_in_the_matrix():
+    assert set(TINY) == {family.name for family in FAMILIES}
+
+
+def read(system: System, *words: str) -> Condition:
+    side = system.native
+    return system.read([Prompt(word) for word in words], [Stack(side, side)] * len(words))
+
+
+def noisy(system: System, rows: int) -> torch.Tensor:
+    shape = system.space.shape(system.native, system.native)
+    return torch.randn((rows, *shape), generator=torch.Generator().manual_seed(0))
+
+
+def velocity(system: System) -> torch.Tensor:
+    """What a model computes, as one tensor."""
+    with torch.no_grad():
+        return system.denoise(noisy(system, 1), torch.tensor([0.6]), read(system, "a red square"))
+
+
+def test_rows_are_denoised_each_at_its_own_level_as_if_alone(trained):
+    system = trained.system()
+    levels, x = torch.tensor([0.2, 0.5, 0.9]), noisy(system, 3)
+    with torch.no_grad():
+        condition = read(system, "a red square", "two blue squares", "green")
+        together = system.denoise(x, levels, condition)
+        frames = system.denoise(x, levels[:, None], condition)
+        alone = [system.denoise(x[i : i + 1], levels[i : i + 1], condition.rows([i])) for i in range(3)]
+    assert len(condition) == 3
+    assert condition.scale.shape == (3,)
+    assert together.shape == x.shape
+    assert together.dtype == torch.float32
+    assert together.isfinite().all()
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(frames, together, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_dropping_text_changes_the_rows_that_are_dropped_and_no_other(trained):
+    system = trained.system()
+    levels, x = torch.tensor([0.5, 0.5]), noisy(system, 1).expand(2, -1, -1, -1, -1)
+    with torch.no_grad():
+        condition = read(system, "a red square", "a red square")
+        half = condition.dropped(torch.tensor([False, True]), torch.tensor([False, False]))
+        kept, dropped = system.denoise(x, levels, half)
+        null = condition.rows([0]).dropped(torch.tensor([True]), torch.tensor([True]))
+        joined = system.denoise(x, levels, condition.rows([0]).joined([null]))
+    torch.testing.assert_close(joined, torch.stack([kept, dropped]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kept[None], velocity_at(system, x[:1], 0.5), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(kept, dropped)
+
+
+def velocity_at(system: System, x: torch.Tensor, level: float) -> torch.Tensor:
+    with torch.no_grad():
+        return system.denoise(x, torch.tensor([level]), read(system, "a red square"))
+
+
+def test_gradients_reach_every_block_through_read_and_denoise(trained):
+    system = trained.system()
+    for parameter in system.model.parameters():
+        parameter.requires_grad_(True)
+    condition = read(system, "a red square", "blue")
+    system.denoise(noisy(system, 2), torch.tensor([0.3, 0.8]), condition).square().mean().backward()
+    for block in system.model.blocks:
+        reached = [p.grad for p in block.parameters() if p.grad is not None]
+        assert reached
+        assert all(gradient.isfinite().all() for gradient in reached)
+        assert any(gradient.abs().sum() > 0 for gradient in reached)
+
+
+def test_a_compiled_block_computes_the_same(trained):
+    plain, compiled = trained.system(), trained.system()
+    compiled.model.blocks[0].compile(backend="aot_eager")
+    torch.testing.assert_close(velocity(compiled), velocity(plain), atol=1e-5, rtol=1e-5)
+
+
+def reopened(system: System, folder: Path) -> System:
+    system.save(folder)
+    return registry.open_system(str(folder))
+
+
+def test_a_saved_model_is_the_same_when_it_is_opened(trained, tmp_path):
+    system = trained.system()
+    again = reopened(system, tmp_path / "again")
+    assert again.family == trained.family.name
+    assert torch.equal(velocity(again), velocity(system))
+    assert (again.native, again.sampler, again.capabilities) == (
+        system.native,
+        system.sampler,
+        system.capabilities,
+    )
+
+
+def test_a_grown_model_computes_the_same_and_opens(trained, tmp_path):
+    system = trained.system()
+    before, depth = velocity(system), len(system.model.blocks)
+    system.model = grow(system.model, depth + 1, keep=depth)
+    assert torch.equal(velocity(system), before)
+    assert torch.equal(velocity(reopened(system, tmp_path / "grown")), before)
+
+
+def test_a_wide_model_computes_the_same(trained):
+    system = trained.system()
+    before = velocity(system)
+    system.model = widen(system.model, 2 * system.model.config.width)
+    torch.testing.assert_close(velocity(system), before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_pruned_model_has_fewer_blocks_and_opens(trained, tmp_path):
+    system = trained.system()
+    system.model = prune(system.model, range(len(system.model.blocks) - 1))
+    smaller = reopened(system, tmp_path / "pruned")
+    assert len(smaller.model.blocks) == len(trained.system().model.blocks) - 1
+    assert torch.equal(velocity(smaller), velocity(system))
+
+
+def test_an_exported_model_says_what_it_is(trained):
+    card = model_folder.card(trained.model)
+    assert (card["family"], card["name"], card["steps"]) == (trained.family.name, trained.config.name, STEPS)
+    assert set(card["sha256"]) >= {"config.json", "model.safetensors"}
+    assert registry.recognised(trained.model) is trained.family
+    assert registry.read_run(trained.run) == (trained.family, trained.config)
+
+
+def test_it_draws_one_picture_for_one_seed(trained):
+    pipeline = Pipeline(trained.system())
+    (first,), (again,), (other,) = (
+        pipeline.run("a red square", task="text-to-image", seed=seed, steps=2).images for seed in (1, 1, 2)
+    )
+    assert first.shape == (pipeline.system.native, pipeline.system.native, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_rows_of_different_steps_guidance_and_seed_share_a_batch(trained):
+    pipeline = Pipeline(trained.system())
+    plans = [
+        pipeline.plan("a red square", task="text-to-image", seed=seed, steps=steps, guidance_scale=scale)
+        for seed, steps, scale in ((1, 2, 1.0), (2, 3, 3.0), (3, 2, 2.0))
+    ]
+    together = draw(pipeline.system, plans)
+    for plan, frames in zip(plans, together, strict=True):
+        (alone,) = draw(pipeline.system, [plan])
+        assert np.abs(frames.astype(int) - alone.astype(int)).max() <= 1
+
+
+def onward(trained: Trained) -> Any:
+    """A run that starts from the exported model, and so needs nothing made anew."""
+    return dataclasses.replace(trained.config, start=str(trained.model))
+
+
+def trained_on(trained: Trained, config: Any, folder: Path) -> dict[str, torch.Tensor]:
+    trainer = train(trained.family, config, folder, registry.open_system, quiet=True)
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def stopped_after(trained: Trained, config: Any, folder: Path, step: int) -> None:
+    """A run that hears Ctrl-C as it has taken `step` steps."""
+    trainer = Trainer(trained.family.job(config, folder, registry.open_system), folder, quiet=True)
+    told = trainer.log.step
+
+    def tell(number: int, *rest: Any) -> None:
+        told(number, *rest)
+        # heard in the step after: a step is never saved in part
+        trainer.asked_to_stop = number == step - 1
+
+    trainer.log.step = tell  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.step == step
+
+
+@pytest.fixture(scope="module")
+def straight(trained, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """Weights of a run that starts from the exported model and is not interrupted."""
+    return trained_on(trained, onward(trained), tmp_path_factory.mktemp("straight"))
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(trained, straight, tmp_path):
+    stopped_after(trained, onward(trained), tmp_path, 2)
+    resumed = trained_on(trained, onward(trained), tmp_path)
+    assert straight.keys() == resumed.keys()
+    assert [name for name in straight if not torch.equal(straight[name], resumed[name])] == []
+
+
+def test_a_run_leaves_the_model_that_it_starts_from(trained, straight):
+    start = model_folder.open_weights(trained.model)
+    assert any(name in start and not torch.equal(start[name], value) for name, value in straight.items())
+
+
+def test_recomputed_blocks_learn_the_same(trained, straight, tmp_path):
+    config = dataclasses.replace(onward(trained), checkpoint_blocks=True)
+    recomputed = trained_on(trained, config, tmp_path)
+    for name, value in straight.items():
+        torch.testing.assert_close(recomputed[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_adapters_learn_alone_and_are_merged_on_export(trained, tmp_path):
+    stages = tuple(dataclasses.replace(stage, trainable="lora") for stage in trained.config.stages)
+    config = dataclasses.replace(onward(trained), lora_rank=2, stages=stages)
+    trainer = train(trained.family, config, tmp_path / "run", registry.open_system, quiet=True)
+    learnt = dict(trainer.model.named_parameters())
+    start = dict(model_folder.open_weights(trained.model).items())
+    same, adapters = 0, 0
+    for name, value in learnt.items():
+        plain = name.replace(".base_layer.", ".")
+        if plain in start:
+            assert torch.equal(start[plain].float(), value.float()), name
+            same += 1
+        adapters += "lora_B" in name and bool(value.abs().sum() > 0)
+    assert same
+    assert adapters
+    arguments = (tmp_path / "run", tmp_path / "model", registry.open_system)
+    export(trained.family, trainer.config, *arguments, command="here", hardware="this")
+    merged = registry.open_system(str(tmp_path / "model"))
+    assert not any("lora" in name for name, _ in merged.model.named_parameters())
+    assert not torch.equal(velocity(merged), velocity(trained.system()))
+    assert merged.card["parents"][0]["name"] == trained.config.name
+
+
+def test_memory_is_told_before_a_run_begins(trained):
+    assert trained.family.probe is not None
+    assert estimate(trained.config, trained.family.probe(trained.config)).total > 0
