@@ -29,6 +29,7 @@ words."""
 # the hinge: what is read once, and what is denoised
 
 
+# eq=False, here and below: dataclasses would compare tensors with ==, which has no single truth value
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """The words of one row."""
@@ -201,6 +202,8 @@ class System(Protocol):
         """
         ...
 
+    # condition: Any, since a system denoises under conditions that it has read itself, and its parameter is
+    # its own class: a narrower one than `Condition`, which a protocol's method may not ask for
     def denoise(self, x: Tensor, sigma: Tensor, condition: Any) -> Tensor:
         """Velocity dx/dsigma, unguided, of noisy targets x (B, F, C, H, W); float32, of x's shape, under a
         condition that this system has read.
@@ -302,6 +305,7 @@ class BlockFacts:
     """What engines must know of a model of blocks; stated by the model, beside its layers. Names are those of
     modules within a block, or of the whole model where that is said."""
 
+    # names, not code in the engines: growth, LoRA and sharding work on any model that states them
     silent: tuple[str, ...]
     """Last projections of a block's branches: where their parameters are zero, the block returns its
     input."""

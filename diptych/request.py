@@ -81,6 +81,7 @@ class TaskFacts:
 
 
 _ONE, _SOME, _MAYBE, _ANY = (1, 1), (1, MANY), (0, 1), (0, MANY)
+# planner, checks and drawing all read this table: a task is added here, and to the capabilities of a system
 TASKS: Mapping[Task, TaskFacts] = {
     Task.ANSWER: TaskFacts(Product.TEXT, {Role.SUBJECT: _ANY}, Role.SUBJECT),
     Task.TEXT_TO_IMAGE: TaskFacts(Product.PICTURE),
@@ -113,6 +114,7 @@ class Media:
     """Frames a second of a clip; None for a picture."""
 
     def __post_init__(self) -> None:
+        # a float picture in 0..1 would be taken for an almost black one, so the type is checked here
         if self.frames.ndim != 4 or self.frames.shape[3] != 3 or self.frames.dtype != np.uint8:
             raise RequestError(
                 f"{self.name}: media must be uint8 (frames, height, width, 3), got {self.frames.dtype} "
@@ -204,6 +206,8 @@ class Plan:
             raise RequestError(f"the plan is not JSON ({error})") from error
         if not isinstance(values, dict):
             raise RequestError(f"a plan is a JSON object, got {type(values).__name__}")
+        # looked at before the conversion: msgspec passes over unknown fields, so that a misspelt one would
+        # have no effect
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise RequestError(f"a plan has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
@@ -224,6 +228,7 @@ class Plan:
             "frames": 1,
             "count": 1,
         }
+        # object() equals nothing, so that a field without a silent value is shown unless it is None
         values = {k: v for k, v in asdict(self).items() if v is not None and silent.get(k, object()) != v}
         if TASKS[self.task].makes is Product.TEXT:
             for key in ("width", "height", "seed", "steps", "guidance_scale", "image_guidance_scale"):
@@ -242,6 +247,7 @@ def check_roles(task: Task, inputs: Sequence[Role]) -> None:
     """Raises RequestError where a task is given roles that it does not take, too many, or too few."""
     facts = TASKS[task]
     for role in dict.fromkeys(inputs):
+        # any task may leave a medium unused: that is the one role that needs no place in its table
         if role is not Role.UNUSED and role not in facts.takes:
             taken = ", ".join(facts.takes) or "no media"
             raise RequestError(f"{task.value!r} takes no {role.value} ({taken})")

@@ -40,6 +40,7 @@ class Overrides:
     negative_prompt: str | None = None
 
     def given(self) -> dict[str, Any]:
+        # None is 'not given' and no value of its own, so a seed or a scale of 0 goes through
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 

@@ -54,6 +54,7 @@ def run(command: Convert, console: Console) -> int:
 
     convert = _family(command.source, command.to).convert
     assert convert is not None
+    # families take different options: one that was not given is not passed
     options = {"base": command.base, "cross_heads": command.cross_heads, "lora": command.lora}
     notes = convert(
         command.source,

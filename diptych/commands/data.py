@@ -136,6 +136,7 @@ def cache(command: Cache, console: Console) -> int:
 
     encoder = None
     if command.model is not None and command.space is None:
+        # a native system has no text encoder; then pictures alone are cached
         system = open_system(command.model)
         space, encoder = system.space, getattr(system, "text", None)
         if encoder is not None and encoder.identity() is None:

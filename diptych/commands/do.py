@@ -49,6 +49,7 @@ def run(command: Do, console: Console) -> int:
     print_plan(plan, console)
     if (command.best_of, command.keep) != (1, 1):
         return _best_of(command, pipeline, plan, media, console)
+    # plain print: pieces come as they are written, and are neither wrapped nor read as markup
     if plan.task is Task.ANSWER:
         for piece in pipeline.stream(plan, media):
             print(piece, end="", flush=True)

@@ -45,6 +45,7 @@ def run(command: Evaluate, console: Console) -> int:
 
     config = EvaluationConfig(prompts=command.prompts, seed=command.seed, split=command.split)
     pipeline = diptych.load(command.model)
+    # the world that the model was trained in, or it would be asked for glyphs that it has never seen
     world = EmojiWorld(world_of(pipeline.system.card))
     if command.best_of != 1:
         return _best_of(command, pipeline, world, config, console)
@@ -93,6 +94,7 @@ def _best_of(
     notes = [
         f"{name}: learnt from labels of the checker's own rule, which is the metric too"
         for name, verifier in verifiers.items()
+        # verifiers that are no model of ours have no card, and learnt nothing from the checker
         if best_of.shares_labels(getattr(getattr(verifier, "system", None), "card", {}))
     ]
     for note in notes:

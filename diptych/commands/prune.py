@@ -51,6 +51,7 @@ def run(command: Prune, console: Console) -> int:
         raise RequestError(f"prompts must be at least 1, got {command.prompts}")
     prompts = read_prompts(command.calibrate, command.prompts)
     plans = [
+        # a seed for each prompt: with one for all, the importance would be that of a single noise
         pipeline.plan(prompt, task="text-to-image", count=1, seed=number)
         for number, prompt in enumerate(prompts)
     ]
@@ -74,6 +75,7 @@ def run(command: Prune, console: Console) -> int:
     told = f"diptych prune {shlex.quote(command.source)} --depth {command.depth} {data}"
     system.card = {
         **child(system.card, command.source, command.output.name, made, told),
+        # scores go with the model: what was measured cannot be measured again without the blocks that went
         "importance": [round(score, 6) for score in scores],
     }
     with whole_folder(command.output) as folder:

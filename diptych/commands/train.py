@@ -85,6 +85,7 @@ def _chosen(name: str, recipe: Recipe, run: str, arguments: list[str]) -> Any:
         frozen=True,
         kw_only=True,
     )
+    # --help belongs to the whole command, which lists every field of the config
     known = [argument for argument in arguments if argument not in ("-h", "--help")]
     return tyro.cli(kind, args=known, prog=f"diptych train {name}", return_unknown_args=True)[0]
 

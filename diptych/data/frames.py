@@ -54,6 +54,7 @@ class FrameBatch:
 def collate(parts: Sequence[FrameBatch]) -> FrameBatch:
     """Batches of one size and number of frames into one, in order."""
     tensors: dict[str, Any] = {
+        # empty tensors too: a batch has either all of its pixels or all of its targets
         f.name: torch.cat([getattr(part, f.name) for part in parts])
         for f in fields(FrameBatch)
         if f.name not in ("prompts", "stacks")
@@ -78,5 +79,6 @@ def encoded(space: ImageSpace, pixels: Tensor) -> Tensor:
     same to the bit wherever it is computed, and a run gives the same with a cache and without. (Kernels that
     read it choose their order of summation by its strides.)
     """
+    # training calls this inside its autocast, the caching command does not
     with torch.autocast(pixels.device.type, enabled=False):
         return torch.cat([space.encode(row[None].contiguous()) for row in pixels]).contiguous()

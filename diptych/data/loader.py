@@ -38,6 +38,8 @@ class StepDataset(Dataset[StepData[B]], ABC):
         loader = DataLoader(
             self,
             batch_size=None,
+            # workers take turns and the loader hands out in order: where a run goes on, nothing is skipped or
+            # replayed
             sampler=range(start, end),
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
@@ -47,6 +49,7 @@ class StepDataset(Dataset[StepData[B]], ABC):
 
 
 def _begin_worker(worker: int) -> None:
+    # workers run beside the training step, which needs the other cores
     torch.set_num_threads(1)
     # a terminal sends Ctrl-C to all; the run still needs the step that it is taking
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,6 +14,8 @@ import numpy as np
 
 from diptych.contracts import Source
 
+# random streams are told apart by the second number of a seed: 1 order of sources, 2 order within one, 3
+# noise, 4 dropout, 5 choice of caption, 6 pictures of a bucket, 7 order of batches
 BLOCK = 1000
 
 
@@ -37,6 +39,7 @@ class Mixture:
 
     def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float], seed: int) -> None:
         chosen = shares_of(weights, sources)
+        # by name: the order in which a config lists them must not change what is drawn
         self.sources = [sources[name] for name in sorted(chosen)]
         self.seed = seed
         total = sum(chosen.values())
@@ -63,6 +66,7 @@ class Mixture:
         block, place = divmod(n, BLOCK)
         order, within = self._block(block)
         index = int(order[place])
+        # draws before this block are the quota times its number: no counter to save or to restore
         return self.sources[index], int(self.quota[index]) * block + int(within[place])
 
 

@@ -36,6 +36,7 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
             # Pillow warns of large pictures; ours is the stricter limit, and an error
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        # the header alone has been read so far
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise PictureError(
@@ -47,6 +48,7 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
             # Pillow clips 16-bit gray to white when converting; the range is scaled instead
             top = 65535.0 if values.max(initial=0) > 255 else 255.0
             image = Image.fromarray((values / top * 255.0).clip(0, 255).astype(np.uint8))
+        # a palette's transparency is no band: both have to be looked for
         if "A" in image.getbands() or "transparency" in image.info:
             rgba = image.convert("RGBA")
             image = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -58,6 +60,7 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
         raise PictureError(f"{label}: no such file") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{label}: too large to decode ({error})") from error
+    # what Pillow's decoders raise on damaged files, SyntaxError among them
     except (OSError, ValueError, SyntaxError) as error:
         raise PictureError(f"{label}: not a readable picture ({error})") from error
 
@@ -90,6 +93,7 @@ def edges(pixels: np.ndarray) -> np.ndarray:
     """Edges of a picture as a picture: white where brightness changes (Sobel, scaled to the strongest), black
     elsewhere."""
     grey = pixels.astype(np.float32).mean(2)
+    # repeated and not zero: a black rim would be the strongest edge of all
     padded = np.pad(grey, 1, mode="edge")
     across = padded[:, 2:] - padded[:, :-2]
     down = padded[2:] - padded[:-2]

@@ -16,6 +16,7 @@ def read_prompts(path: Path, limit: int) -> list[str]:
     Raises ValueError naming the file and line of what cannot be used, and for a source without prompts.
     """
     if path.is_dir():
+        # pyarrow comes with it, which a text file does not need
         from diptych.data.captioned.index import Index
 
         prompts = [row.captions[0] for row in Index(path).rows if row.captions]

@@ -40,11 +40,13 @@ class GemmaEncoder:
         self, model: nn.Module, tokenizer: Any, instruction: str = "", lowercase: bool = True
     ) -> None:
         """`lowercase`: prompts are stripped and lower-cased first, as diffusers does."""
+        # eval: with dropout, what is read of a prompt would change from one reading to the next
         self.model, self.tokenizer = model.eval(), tokenizer
         self.instruction, self.lowercase = instruction, lowercase
         config: Any = model.config
         self.channels = int(config.hidden_size)
         self._instruction_ids: list[int] = self._ids(instruction) if instruction else []
+        # drawing asks for the null text again and again, and a small data set for its captions
         self._encode_one = lru_cache(maxsize=512)(self._encode_uncached)
 
     @classmethod
@@ -77,6 +79,7 @@ class GemmaEncoder:
         digest = hashlib.sha256(f"gemma {self.instruction!r} {self.lowercase}".encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + str(tuple(tensor.shape)).encode())
+            # a sum each, not all bytes: billions of weights are only to be told from other ones
             digest.update(tensor.detach().float().sum().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -84,6 +87,7 @@ class GemmaEncoder:
     def encode(self, prompts: Sequence[str], instruct: bool = True) -> tuple[Tensor, Tensor]:
         """Hidden states and mask, each prompt read alone. A prompt beyond the limit is cut with a warning
         that names what was cut."""
+        # alone and not as a padded batch: a batch rounds otherwise, and caches hold states to the bit
         states = [self._encode_one(prompt, instruct) for prompt in prompts]
         length = max(len(state) for state in states)
         text = torch.stack([nn.functional.pad(state, (0, 0, 0, length - len(state))) for state in states])
@@ -100,6 +104,8 @@ class GemmaEncoder:
         text = prompt.lower().strip() if self.lowercase else prompt
         prefix = self._instruction_ids if instruct else []
         ids = self._ids((self.instruction if instruct else "") + text)
+        # the published window: behind the instruction 298 tokens of the prompt fit, as the first token and
+        # the instruction's last piece are kept with them
         limit = len(prefix) - 2 + MAX_TOKENS if prefix else MAX_TOKENS
         if len(ids) > limit:
             cut = self.tokenizer.decode(ids[limit:])
@@ -115,6 +121,7 @@ class GemmaEncoder:
             return self._hidden(ids, None, 0)
         cache, first = self._instruction_cache(shared)
         hidden = self._hidden(ids[shared:], cache, shared)
+        # from the instruction's last token on: 299 positions at most, behind the first one
         return torch.cat([first, hidden[max(0, len(prefix) - 1 - shared) :]])
 
     @lru_cache(maxsize=4)  # noqa: B019 the encoder lives as long as its cache

@@ -30,6 +30,7 @@ class LearnedEncoder:
         limit = self.model.config.max_tokens
         rows = []
         for prompt in prompts:
+            # so that an empty prompt has a real token as well: attention over none would be NaN
             ids = [self.tokenizer.ids["<|user|>"], *self.tokenizer.encode(prompt)]
             if len(ids) > limit:
                 warnings.warn(

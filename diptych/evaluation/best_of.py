@@ -62,10 +62,12 @@ def candidates(
     total = len(CATEGORIES) * config.prompts
     number = 0
     for category in CATEGORIES:
+        # the stream of `emoji.evaluate`'s own prompts, so that N = 1 is about what it measures
         rng = np.random.default_rng([config.seed, zlib.crc32(f"seen {category}".encode())])
         for _ in range(config.prompts):
             wanted = sample_wanted(world, category, rng)
             number += 1
+            # after the prompt was sampled: the stream must go on as in a run that was never stopped
             if number <= len(rows):
                 continue
             text = caption(world, wanted)
@@ -110,6 +112,7 @@ def curve(rows: Sequence[dict[str, Any]]) -> Curve:
         tables = {category: np.array(values) for category, values in by_category.items()}
         categories[name] = {category: table.mean(0).tolist() for category, table in tables.items()}
         means[name] = np.mean([table.mean(0) for table in tables.values()], 0).tolist()
+        # prompts are the sample, not groups of candidates: those of one prompt are not independent
         variance = (
             sum(table.var(0, ddof=1) / len(table) for table in tables.values() if len(table) > 1)
             / len(tables) ** 2

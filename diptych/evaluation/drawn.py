@@ -34,8 +34,8 @@ def write_drawn(
     prompt, and whether it shows the prompt changed by one mistake; answers are the checker's. Returns how
     many answers are yes and no.
 
-    Samples go to drawn.jsonl as `data.readers` takes them, in batches; a run that was stopped goes on from
-    the last whole one. Raises ValueError where the file holds something else.
+    Samples go to drawn.jsonl as `data.conversations.readers` takes them, in batches; a run that was stopped
+    goes on from the last whole one. Raises ValueError where the file holds something else.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -44,6 +44,8 @@ def write_drawn(
     rows = journal.resume(path, BATCH)
     for start in range(len(rows), count, BATCH):
         numbers = range(start, min(count, start + BATCH))
+        # one stream a batch, and only whole batches are kept, so that a resumed run draws what an unbroken
+        # one would have drawn
         rng = np.random.default_rng([seed, start])
         wanted = [sample_wanted(world, CATEGORIES[n % len(CATEGORIES)], rng) for n in numbers]
         plans = [
@@ -53,10 +55,12 @@ def write_drawn(
         fresh = []
         for number, request, frames in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
             name, pixels = f"{number:06d}.png", frames[0]
+            # pictures before their rows: a row stands only for a picture that is there
             Image.fromarray(pixels).save(folder / name)
             found = checker.detect(pixels)
             turns: list[tuple[str, str]] = []
             for claim in (request, spoiled(world, request, rng)):
+                # the picture stands once, before the first question; the second is about the same one
                 question = ("" if turns else "<image> ") + VERIFY.format(caption(world, claim))
                 turns += [("human", question), ("gpt", "yes" if checker.satisfies(found, claim) else "no")]
             fresh.append(

@@ -98,6 +98,7 @@ def _silent(part: str, done: int, total: int) -> None:
 
 
 def _rng(config: EvaluationConfig, part: str) -> np.random.Generator:
+    # a stream for each part, by its name: one split alone, or a part that is added, changes no other prompts
     return np.random.default_rng([config.seed, zlib.crc32(part.encode())])
 
 
@@ -122,6 +123,8 @@ def _drawing(
         found = [checker.detect(picture) for picture in pictures]
         right = [checker.satisfies(f, w) for f, w in zip(found, wanted, strict=True)]
         result.drawing.setdefault(split, {})[category] = Score(sum(right), len(right))
+        # a prompt that comes out exactly swapped was heard but not bound: another mistake than a missing
+        # glyph
         if split == "seen" and category in SWAPPABLE:
             mirrored = [w.swapped() if category == "position" else swapped_binding(world, w) for w in wanted]
             swapped = sum(checker.satisfies(f, w) for f, w in zip(found, mirrored, strict=True))
@@ -138,6 +141,7 @@ def _questions(
         rng = _rng(config, f"question {type}")
         questions: list[Question] = []
         conversations, pictures = [], []
+        # not every scene has a single right answer for every type
         while len(questions) < config.prompts:
             scene = world.scene_for(sample_scene_facts(world, rng), rng)
             question = ask(world, scene, type, rng)
@@ -147,6 +151,7 @@ def _questions(
                 conversations.append([Message("user", question.text, (Media.picture(pictures[-1]),))])
         answers = [
             a
+            # fifty at once bounds the memory of their caches
             for start in range(0, len(questions), 50)
             for a in pipeline.system.answers(conversations[start : start + 50])
         ]

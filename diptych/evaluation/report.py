@@ -18,6 +18,7 @@ def _rows(result: Evaluation) -> list[tuple[str, str, str, str]]:
     """(group, name, share, 95 % interval and count)."""
     rows = []
     for group, entry in result.summary().items():
+        # 'exactly swapped' has no mean, and so no level between
         scores = entry.get("by", entry)
         for name, s in scores.items():
             rows.append((group, name, f"{s['score']:.3f}", f"{s['low']:.2f} to {s['high']:.2f}, n {s['n']}"))

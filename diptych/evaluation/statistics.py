@@ -21,6 +21,8 @@ class Score:
         """95 % Wilson score interval."""
         if not self.total:
             return float("nan"), float("nan")
+        # Wilson and not p +- z sqrt(p (1 - p) / n), which gives no width at all where all are right; z is the
+        # normal distribution's 97.5 % point
         z, n, p = 1.959964, self.total, self.share
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -42,5 +44,6 @@ def mean_of(scores: Iterable[Score]) -> tuple[float, float]:
     independent)."""
     chosen = list(scores)
     mean = sum(s.share for s in chosen) / len(chosen)
+    # the mean of k independent shares has 1 / k^2 of the sum of their variances
     variance = sum(s.share * (1 - s.share) / s.total for s in chosen) / len(chosen) ** 2
     return mean, 1.959964 * math.sqrt(variance)

@@ -52,6 +52,7 @@ def locate(name: str | Path | None) -> Path:
             return Path(
                 snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
             )
+        # no network, no such repository, no permission: the hub's client has an error class for each
         except Exception as error:
             raise ModelFolderError(
                 f"{name} is no folder here and could not be fetched from the hub ({error})"
@@ -175,6 +176,7 @@ def _indexed(index: Path) -> dict[str, Path]:
         raise ModelFolderError(f"{index} has no weight_map from tensors to files")
     found: dict[str, Path] = {}
     for name in sorted(set(places.values())):
+        # a stranger's index could else name any file of this machine
         if Path(name).name != name:
             raise ModelFolderError(f"{index} names the shard {name!r}, which is no plain file name")
         shard = index.parent / name
@@ -223,6 +225,7 @@ def write(
         save_file(stored, aside)
         # safetensors creates its file for the owner alone
         aside.chmod(0o644)
+    # the card last: it vouches for files that are whole by then, those of other parts of the system included
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "card.json")
     sums = {path.relative_to(folder).as_posix(): checksum(path) for path in files}
     write_whole(folder / "card.json", to_json({**about, "sha256": sums}))

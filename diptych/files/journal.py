@@ -14,6 +14,8 @@ from diptych.files.whole import write_whole
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Add rows, a JSON line each, and wait until they are on disk."""
     with path.open("a") as file:
+        # json.dumps escapes all but ASCII, so that no line end of another alphabet can cut a row when it is
+        # read
         file.write("".join(json.dumps(row) + "\n" for row in rows))
         file.flush()
         os.fsync(file.fileno())

@@ -58,6 +58,7 @@ def read(kind: type[T], path: Path) -> T:
 def convert(kind: type[T], values: Any, where: str = "config") -> T:
     """A typed value from plain ones. Raises ValueError with the path of the wrong value, what it is and what
     it should be; an unknown key names the nearest right one."""
+    # before the conversion: msgspec passes over unknown keys, and a misspelt setting would have no effect
     _check_keys(kind, values, where)
     try:
         return msgspec.convert(values, kind, strict=True)
@@ -72,6 +73,7 @@ def convert(kind: type[T], values: Any, where: str = "config") -> T:
 def _check_keys(kind: Any, value: Any, where: str) -> None:
     """Unknown keys of dataclasses, at any depth: msgspec would pass over them."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    # for T | None; a union of two dataclasses would be held to the keys of both
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             if dataclasses.is_dataclass(option) or typing.get_origin(option):

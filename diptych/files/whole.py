@@ -15,6 +15,8 @@ def whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; when the block ends well, what was written there is on disk under the
     name `path`, and else it is gone and `path` is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder, as a rename is only atomic within one file system; with the process's number, so
+    # that two writers do not share it
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside

@@ -26,8 +26,11 @@ class SamplerConfig:
     first_sigma: float = 1.0
     """Highest level before the shift; SANA's DPM-Solver starts at 0.999, since its half log ratio is infinite
     at 1."""
+    # 3 is what SANA's published configs train and draw with up to 2048 px, but for the 0.6B model at 1024 px
+    # (4); at 4096 px they take 6
     shift: float = 3.0
     """s in sigma' = s sigma / (1 + (s - 1) sigma): above 1 spends more steps near noise."""
+    # the scales that SenseNova-U1 names best: 4 for text, 1 for pictures
     guidance_scale: float = 4.0
     image_guidance_scale: float = 1.0
     """Guidance towards the source pictures of an edit; 1 saves the third pass."""
@@ -61,10 +64,15 @@ class FlowConfig:
     noise_scale_mode: str = "resolution"
     """'resolution': noise_scale * sqrt(N / base) for N tokens; 'dynamic_sqrt': the square root of that;
     'fixed'."""
+    # 256 x 256 px in tokens of 32 px: the size at which SenseNova-U1's noise has the deviation noise_scale
     noise_scale_base_tokens: int = 64
+    # the published code limits it in sampling alone, so that it draws large pictures from other noise than it
+    # was trained on
     noise_scale_max: float = 8.0
     """The noise scale is limited to this, in training and in sampling alike."""
+    # SenseNova-U1's mean of -0.8 is one of t = 1 - sigma, so it is +0.8 of sigma
     law: NoiseLaw = field(default_factory=lambda: NoiseLaw(mean=0.8, std=0.8, shift=1.0))
+    # the published t_eps
     objective: Objective = field(default_factory=lambda: Objective(sigma_min=0.05))
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 

@@ -13,6 +13,8 @@ from diptych.flow.shapes import per_row
 
 def passes_needed(guidance: float, image_guidance: float, has_pictures: bool) -> tuple[str, ...]:
     """Which of 'conditional', 'picture_only' and 'unconditional' a step of a row computes."""
+    # scales are settings, not results, so that they are compared exactly. Each shortcut is `combine`'s
+    # formula with one pass cancelled out
     if not has_pictures:
         return ("conditional",) if guidance == 1.0 else ("conditional", "unconditional")
     if guidance == 1.0 and image_guidance == 1.0:
@@ -37,9 +39,12 @@ def guided_velocity(
     norm 'zero_star' (CFG-Zero*, arXiv 2503.18886; drawing only): rows in their first step (bool, B) do not
     move, later what guidance starts from is first projected onto the conditional velocity.
     """
+    # also where a model embeds its scale: its one velocity is guided already
     if len(velocities) == 1:
         return velocities["conditional"]
     if norm == "zero_star":
+        # before they are combined: the optimised scale belongs to what guidance starts from, not to the
+        # result
         velocities = _projected_base(velocities)
     guided = combine(
         velocities["conditional"],
@@ -85,6 +90,7 @@ def _projected_base(velocities: dict[str, Tensor]) -> dict[str, Tensor]:
     name = "unconditional" if "unconditional" in velocities else "picture_only"
     conditional, base = velocities["conditional"], velocities[name]
     axes = tuple(range(1, base.ndim))
+    # s* = <v_c, v_u> / |v_u|^2, over all values of a row (CFG-Zero*)
     along = (conditional * base).sum(axes, keepdim=True)
     return {**velocities, name: base * (along / (base.square().sum(axes, keepdim=True) + 1e-8))}
 
@@ -92,7 +98,8 @@ def _projected_base(velocities: dict[str, Tensor]) -> dict[str, Tensor]:
 def renormalise(guided: Tensor, conditional: Tensor, norm: str, token: int) -> Tensor:
     """Limit the guided velocity to the length of the conditional one.
 
-    'global': over the row; 'channel': over each token of `token` px of each frame; others leave it.
+    'global': over the row; 'channel': over each token of each frame, `token` values of the target a side;
+    others leave it.
     """
     if norm not in ("global", "channel"):
         return guided
@@ -100,10 +107,12 @@ def renormalise(guided: Tensor, conditional: Tensor, norm: str, token: int) -> T
     def length(v: Tensor) -> Tensor:
         if norm == "global":
             return v.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+        # the width is split first: splitting the height moves every axis behind it
         cells = v.unflatten(4, (-1, token)).unflatten(3, (-1, token))
         tokens = cells.square().sum((2, 4, 6)).sqrt()
         return tokens.repeat_interleave(token, 2).repeat_interleave(token, 3)[:, :, None]
 
+    # shortened where it is too long, and never lengthened, as published
     return guided * (length(conditional) / (length(guided) + 1e-8)).clamp_max(1.0)
 
 
@@ -125,6 +134,7 @@ def projected_guidance(
     it is 0.
     """
     axes = tuple(range(1, x.ndim))
+    # x0 = x - sigma v, so the difference of the two clean pictures is sigma (v_base - v_conditional)
     level = per_row(sigma, x)
     clean = x - level * conditional
     average = level * (base - conditional) + momentum * average
@@ -132,4 +142,5 @@ def projected_guidance(
     difference = average * (limit / length.clamp_min(1e-8)).clamp_max(1.0)
     square = clean.square().sum(axes, keepdim=True).clamp_min(1e-8)
     across = difference - (difference * clean).sum(axes, keepdim=True) / square * clean
+    # back from clean pictures to a velocity. No step starts at level 0, so the division is safe
     return conditional - per_row(guidance - 1, x) * across / level, average

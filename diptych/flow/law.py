@@ -24,6 +24,8 @@ class NoiseLaw:
         if self.std < 0 or self.shift <= 0:
             raise ValueError(f"std must not be negative and shift above 0, got {self.std}, {self.shift}")
 
+    # draws come from outside, so that a step's levels are a function of (seed, step) and a resumed run
+    # repeats them
     def sigma(self, draw: Tensor) -> Tensor:
         """Levels (P,) from standard normal draws (P,)."""
         return self.shifted(torch.sigmoid(self.mean + self.std * draw))

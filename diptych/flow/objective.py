@@ -58,4 +58,5 @@ class Objective:
             # the same error, as if prediction and target had been divided by the other limit
             ratio = sigma.clamp_min(self.sigma_min) / sigma.clamp_min(self.loss_sigma_min)
             squares = squares * per_row(ratio.square(), squares)
+        # a mean for each row and not a sum: a large picture weighs as much as a small one
         return squares.flatten(1).mean(1)

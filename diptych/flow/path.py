@@ -14,6 +14,8 @@ def noise_scale(config: FlowConfig, tokens: int) -> float:
     """Standard deviation of the noise for a picture of `tokens` tokens."""
     scale = config.noise_scale
     if config.noise_scale_mode != "fixed":
+        # more pixels of the same thing average noise away: a larger picture takes more of it to be hidden as
+        # well (SenseNova-U1, arXiv 2605.12500: sigma_R = sigma_0 sqrt(N / N_0))
         scale *= math.sqrt(tokens / config.noise_scale_base_tokens)
     if config.noise_scale_mode == "dynamic_sqrt":
         scale = math.sqrt(scale)
@@ -26,4 +28,5 @@ def interpolate(clean: Tensor, noise: Tensor, sigma: Tensor, scale: Tensor) -> T
     Sigma and scale are (B,) or (B, F), the rest (B, F, ...).
     """
     level = per_row(sigma, clean)
+    # the scale is of the noise alone: at sigma 1 nothing of the picture is left, whatever the scale
     return (1 - level) * clean + level * per_row(scale, clean) * noise

@@ -66,6 +66,7 @@ class Euler:
         then: Tensor,
         noise: Callable[[list[int]], Tensor] | None = None,
     ) -> Tensor:
+        # the difference is taken in float64: in x's own type two near levels would lose digits
         return x + per_row(then - now, x) * velocity(x, now.to(x.dtype))
 
     def rows(self, index: Sequence[int]) -> None:
@@ -83,6 +84,8 @@ class DPM:
     def __init__(self, sampler: SamplerConfig) -> None:
         self.sampler = sampler
         self._clean_before: Tensor | None = None
+        # rows of a batch start together, so all have an earlier step or none has; how long it was is each
+        # row's own
         self._step_before = torch.zeros(0)
 
     def points(self, num_steps: int) -> list[float]:
@@ -96,6 +99,8 @@ class DPM:
         then: Tensor,
         noise: Callable[[list[int]], Tensor] | None = None,
     ) -> Tensor:
+        # from a first level of exactly 1 the step is infinite too: expm1(-inf) is -1, and the next ratio is
+        # step / inf = 0, so both steps are of first order by themselves
         clean = direction = x - per_row(now, x) * velocity(x, now.to(x.dtype))
         step = _half_log_ratio(then) - _half_log_ratio(now)
         if self._clean_before is not None:
@@ -103,6 +108,7 @@ class DPM:
             ratio = torch.where(then == 0, 0.0, step / (2 * self._step_before))
             direction = clean + per_row(ratio, x) * (clean - self._clean_before)
         self._clean_before, self._step_before = clean, step
+        # expm1, since 1 - exp(-h) of a small step h would cancel its digits
         return per_row(then / now, x) * x - per_row((1 - then) * torch.expm1(-step), x) * direction
 
     def rows(self, index: Sequence[int]) -> None:
@@ -112,6 +118,7 @@ class DPM:
 
 
 def _half_log_ratio(sigma: Tensor) -> Tensor:
+    # rounding may put a level a hair above 1, where the logarithm would be NaN
     return ((1 - sigma).clamp_min(0) / sigma).log()
 
 
@@ -150,6 +157,7 @@ def integrate(
     on_step: OnStep | None = None,
 ) -> Tensor:
     """All rows of x along the same `points`."""
+    # all rows are drawn at once, so the numbers of those that ask are of no use
     more = None if noise is None else lambda rows: noise()
     for index, places in enumerate(pairwise(points)):
         now, then = (torch.full((len(x),), place, dtype=torch.float64) for place in places)
@@ -172,6 +180,8 @@ def sigmas(num_steps: int, shift: float, first: float = 1.0) -> Tensor:
 def diffusers_euler_sigmas(num_steps: int, shift: float) -> Tensor:
     """Levels of diffusers' FlowMatchEulerDiscreteScheduler, which SANA's Euler sampler uses: from 1 to the
     shifted 0.001 in even steps, shifted once more, then 0."""
+    # its constructor shifts once, to find the range from 1 to its last level, and set_timesteps shifts what
+    # lies between them again. Both are kept, to stand at its levels
     last = float(shifted(torch.tensor(0.001), shift))
     return torch.cat([shifted(torch.linspace(1.0, last, num_steps), shift), torch.zeros(1)])
 

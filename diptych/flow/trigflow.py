@@ -20,6 +20,8 @@ MIDDLE_ANGLE = 1.3
 """Where the second of two steps starts, as published."""
 
 
+# LAST_ANGLE lies 4e-6 beyond pi / 2: cos is negative there and sigma 1.0000037. The published model was drawn
+# with it, so it stays, and whoever compares levels with 1 must allow for it
 def angles(num_steps: int) -> Tensor:
     """num_steps + 1 angles from noise to 0: evenly spaced, but the published one in the middle of two
     steps."""
@@ -31,6 +33,7 @@ def angles(num_steps: int) -> Tensor:
 def trig_velocity(velocity: Callable[[Tensor, Tensor], Tensor], state: Tensor, angle: Tensor) -> Tensor:
     """dstate/dangle of states (B, ...) at angles (B,) from the flow model's velocity(x, sigma): F = ((1 - 2
     sigma) x_sigma + (1 - 2 sigma + 2 sigma^2) v) / r."""
+    # x0 = x - sigma v and eps = x + (1 - sigma) v, put into dstate/dangle = cos(angle) eps - sin(angle) x0
     sigma = angle.sin() / (angle.sin() + angle.cos())
     norm = (sigma.square() + (1 - sigma).square()).sqrt()
     x = state * per_row(norm, state)
@@ -52,6 +55,7 @@ class TrigFlow:
         then: Tensor,
         noise: Callable[[list[int]], Tensor] | None = None,
     ) -> Tensor:
+        # a rotation back by the whole angle: cos(s) state - sin(s) F is x0
         clean = per_row(now.cos(), x) * x - per_row(now.sin(), x) * trig_velocity(velocity, x, now)
         going = then.nonzero().flatten().tolist()
         if not going:

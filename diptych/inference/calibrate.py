@@ -47,6 +47,7 @@ def calibrate(
             "the plans of a calibration take equally many steps, since a pass is at one noise level"
         )
     key = _fingerprint(model, plans)
+    # a stopped calibration goes on at a batch, so the same sums are added in the same order
     importance, done = _resume(kept, key, len(model.blocks))
     with importance.watch(model) as watch:
         noting = _Noting(system, watch)
@@ -73,6 +74,8 @@ class _Noting:
         return self._system.read(prompts, stacks)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        # all plans take equally many steps, so one row's level is that of all; as text, since it is a key of
+        # JSON
         self._watch.level = f"{float(sigma.flatten()[0]):.4f}"
         return self._system.denoise(x, sigma, condition)
 
@@ -81,6 +84,8 @@ def _fingerprint(model: Any, plans: Sequence[Plan]) -> str:
     """Changes with the weights, the prompts or the settings."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
+        # one sum a tensor notices other weights at the cost of reading them once; in float64, where a small
+        # change is not lost in a large sum
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
     digest.update("".join(plan.to_json() for plan in plans).encode())
     return digest.hexdigest()

@@ -79,6 +79,7 @@ def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
 
 def _drawn(pipeline: Pipeline, request: str, number: int) -> Result:
     """The best of a few by the model's own judgement."""
+    # candidates take seeds in a row, so each drawing begins where the one before cannot reach
     plan = pipeline.plan(request, seed=7 + number * CANDIDATES)
     best = best_of(pipeline.system, plan, load_verifier("self", pipeline.system), CANDIDATES)[0]
     return Result(replace(plan, seed=best.seed), media=(Media.picture(best.pixels),))

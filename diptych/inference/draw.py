@@ -28,11 +28,13 @@ def draw(
 ) -> list[np.ndarray]:
     """uint8 (frames, height, width, 3) for each settled plan (its own seed, count 1), with its media.
 
-    A picture depends on its plan alone: noise comes from the plan's seed, and rows of a batch do not see one
-    another, whatever their steps, guidance and seeds. `on_step` is told the number of each step of a batch.
-    Raises RequestError for what the system cannot read, ValueError for plans that are not settled.
+    A picture depends on its plan alone, up to rounding, which may differ with the size of the batch: noise
+    comes from the plan's seed, and rows of a batch do not see one another, whatever their steps, guidance and
+    seeds. `on_step` is told the number of each step of a batch. Raises RequestError for what the system
+    cannot read, ValueError for plans that are not settled.
     """
     stacks = [stack_of(plan, m) for plan, m in zip(plans, media or [()] * len(plans), strict=True)]
+    # one condition holds rows of one size, with the same times and roles; steps, scales and seeds may differ
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, stack in enumerate(stacks):
         key = (stack.width, stack.height, stack.times, tuple(given.role for given in stack.given))
@@ -68,6 +70,7 @@ def stack_of(plan: Plan, media: Sequence[Media]) -> Stack:
             times.append(place.time)
             continue
         for time, frame in enumerate(media[place.medium].frames, place.time):
+            # torch.tensor copies: an array that may not be written to would only be lent with a warning
             given.append(Given(place.role, torch.tensor(frame).permute(2, 0, 1), time))
     return Stack(plan.width, plan.height, tuple(times), tuple(given))
 
@@ -88,8 +91,10 @@ def _draw_batch(
     condition = system.read([Prompt(plan.prompt, plan.negative_prompt) for plan in plans], stacks)
     guidance = Guidance(system, condition, scales, image_scales, bool(stacks[0].given))
     shape = system.space.shape(stacks[0].width, stacks[0].height, len(stacks[0].times))
+    # on the CPU and one a row: a seed gives the same noise on every device and in every batch
     generators = [torch.Generator().manual_seed(plan.seed) for plan in plans]
 
+    # rows of fewer steps leave the batch early; each goes along the levels that it would have had alone
     solver = solver_of(system.sampler)
     points = [solver.points(number) for number in steps]
     rows = list(range(len(plans)))
@@ -103,10 +108,12 @@ def _draw_batch(
     x = x * per_row(condition.scale, x)
     finished: dict[int, Tensor] = {}
     for step in count():
+        # float64 and on the CPU: levels decide which passes are computed, and must not wait for the device
         now, then = torch.tensor([points[row][step : step + 2] for row in rows], dtype=torch.float64).T
         x = solver.step(guidance, x, now, then, noise)
         if on_step is not None:
             on_step(step)
+        # `at` is a row's place in the batch as it is now, `row` its number among the plans
         going = [at for at, row in enumerate(rows) if step + 1 < steps[row]]
         if len(going) == len(rows):
             continue

@@ -35,9 +35,11 @@ class Guidance:
         """`scales` and `image_scales` have one entry a row of the condition; `has_given`: its rows have
         given frames."""
         self.system = system
+        # on the CPU, in float64, as noise levels are: `per_row` brings them to a velocity's device and type
         self._scales = torch.tensor(scales, dtype=torch.float64)
         self._image_scales = torch.tensor(image_scales, dtype=torch.float64)
         self._average: Tensor | None = None
+        # the scale is an input of the model: one pass, and no second one to be guided away from
         if system.embeds_guidance:
             condition = condition.with_guidance(self._scales.to(condition.scale))
             self._kinds: list[tuple[str, ...]] = [(CONDITIONAL,)] * len(scales)
@@ -59,8 +61,10 @@ class Guidance:
         groups: dict[tuple[str, ...], list[int]] = {}
         for row, needed in enumerate(kinds):
             groups.setdefault(needed, []).append(row)
+        # mostly all rows need the same passes, and then nothing is gathered
         if len(groups) == 1:
             return self._guided(x, sigma, passes, next(iter(groups)), list(range(len(x))))
+        # every row has this pass; a copy, as what follows still reads the pass while rows are being written
         velocity = passes[CONDITIONAL].velocity.clone()
         for needed, rows in groups.items():
             if len(needed) > 1:
@@ -84,7 +88,13 @@ class Guidance:
             return self._projected(x, sigma, velocities, rows)
         token = self.system.token
         return guided_velocity(
-            velocities, scales, image_scales, sampler.guidance_norm, token, first_step=sigma == 1.0
+            # from pure noise alone: a sampler that starts below 1 has no first step in this sense
+            velocities,
+            scales,
+            image_scales,
+            sampler.guidance_norm,
+            token,
+            first_step=sigma == 1.0,
         )
 
     def _projected(self, x: Tensor, sigma: Tensor, velocities: dict[str, Tensor], rows: list[int]) -> Tensor:
@@ -92,6 +102,7 @@ class Guidance:
         it is."""
         if self._average is None:
             self._average = x.new_zeros(len(self._kinds), *x.shape[1:])
+        # v_c + (g - 1)(v_c - v_i) + (g_i - 1)(v_i - v_u): the general rule with its text part projected
         base = velocities.get(PICTURE_ONLY, velocities.get(UNCONDITIONAL))
         assert base is not None
         velocity, self._average[rows] = projected_guidance(
@@ -133,6 +144,7 @@ class _Batch:
         needed = [at for at, (kind, row) in enumerate(self.entries) if kind in kinds[row]]
         if not needed:
             return {}
+        # entries stand pass by pass, which the split below relies on
         rows = [self.entries[at][1] for at in needed]
         if rows != list(range(len(x))):
             x, levels = x[rows], levels[rows]
@@ -153,6 +165,8 @@ class _Batch:
 
     def rows(self, index: list[int]) -> _Batch | None:
         """The entries of some rows, which are numbered anew; None where there are none."""
+        # rows are numbered anew but stay pass by pass; what `part` held was under the old numbers and is
+        # dropped
         where = {entry: at for at, entry in enumerate(self.entries)}
         kinds = dict.fromkeys(kind for kind, _ in self.entries)
         found = [(kind, new, where.get((kind, row))) for kind in kinds for new, row in enumerate(index)]
@@ -174,6 +188,8 @@ def _batches(
         read = condition if len(rows) == len(kinds) else condition.rows(rows)
         if kind != CONDITIONAL:
             yes = torch.ones(len(rows), dtype=torch.bool, device=condition.scale.device)
+            # the same call as training's dropout: what guidance starts from is what the model was trained to
+            # see
             read = read.dropped(text=yes, media=yes if kind == UNCONDITIONAL else ~yes)
         entries = [(kind, row) for row in rows]
         # rows without their given frames have fewer of them, so no one call denoises both
@@ -183,6 +199,7 @@ def _batches(
             batches[-1].entries += entries
         else:
             batches.append(_Batch(read, entries))
+    # only now that passes are joined, so that each batch is read in one go, and not within the first step
     for batch in batches:
         batch.condition.prepare()
     return batches

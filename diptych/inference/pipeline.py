@@ -80,6 +80,8 @@ class Pipeline:
             raise RequestError(
                 f"a plan has no field {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}"
             )
+        # the task goes to the planner: missing media and roles depend on it. All else overrules what was
+        # understood
         task = overrides.pop("task", None)
         plan = self.planner.plan(request, pictures, None if task is None else parse_task(task))
         return settle(replace(plan, **overrides), self.limits)
@@ -102,10 +104,13 @@ class Pipeline:
         """Carry out a settled plan."""
         if TASKS[plan.task].makes is Product.TEXT:
             return Result(plan, text="".join(self.stream(plan, media)))
+        # an edit has the size of its source as the system reads it, whatever the plan says: tokens of both
+        # lie over one another, and what is not asked for stays in its place
         if plan.task is Task.EDIT:
             source = media[plan.inputs.index(Role.SOURCE)]
             height, width = self.system.fit(source.pixels).shape[:2]
             plan = replace(plan, width=width, height=height)
+        # a picture of several is that of its own seed, so that any one of them can be drawn again alone
         plans = [replace(plan, seed=plan.seed + i, count=1) for i in range(plan.count)]
         drawn = draw(self.system, plans, [media] * plan.count, on_step)
         return Result(plan, media=tuple(Media(frames) for frames in drawn))

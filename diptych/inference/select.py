@@ -57,6 +57,7 @@ def best_of(
         seeds = [plan.seed + n for n in range(start, min(count, start + BATCH))]
         # whole batches, so that a resumed one is drawn as it would have been
         if folder and all(seed in done for seed in seeds):
+            # PNG loses nothing, so a picture that was read back is the one that was judged
             found = [Candidate(seed, done[seed], open_picture(_picture(folder, seed))) for seed in seeds]
         else:
             drawn = draw(system, [replace(plan, seed=seed, count=1) for seed in seeds], [media] * len(seeds))
@@ -89,6 +90,8 @@ def _save(folder: Path, found: Sequence[Candidate]) -> None:
 def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dict[int, float]:
     """Scores that lie in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    # all that candidates depend on, the size of a batch included, as a kernel may round otherwise in another;
+    # but not their number, so that a selection may go on to more
     request = {
         "plan": parse(plan.to_json(), "plan"),
         "verifier": verifier.name,
@@ -102,4 +105,5 @@ def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dic
         raise RequestError(
             f"{folder} holds candidates of another request, model or verifier; choose another folder"
         )
+    # a seed that was drawn again in a larger last batch stands twice: the later score goes with the file
     return {row["seed"]: row["score"] for row in journal.resume(folder / _SCORES)}

@@ -112,8 +112,10 @@ class VisionLanguageModel:
         )
         given = given.to(self.model.device)
         logits = self.model(**given).logits
+        # the last real token, counted from the end: processors pad on the left or on the right
         last = given["attention_mask"].shape[1] - 1 - given["attention_mask"].flip(1).argmax(1)
         chances = logits[torch.arange(len(pictures)), last].float().log_softmax(-1)
+        # sums of probabilities, so of exponents: a model may spread its yes over several spellings
         yes, no = (chances[:, sorted(words)].logsumexp(-1) for words in (self.yes, self.no))
         return (yes - no).tolist()
 
@@ -136,6 +138,7 @@ def load_verifier(
     if kind == "clip":
         return Similarity(model or CLIP, device)
     if kind == "vlm" and model:
+        # ours first: transformers would fail on such a folder with an error of its own
         ours = open_ours(model)
         return VisionLanguageModel(model, device) if ours is None else YesNo(ours, name)
     raise RequestError(f"there is no verifier {name!r}; choose {KINDS}")
@@ -154,6 +157,7 @@ def scores(verifier: Verifier, prompt: str, pictures: Sequence[np.ndarray]) -> l
             f"verifier {verifier.name!r} gave {len(found)} scores for {len(pictures)} pictures"
         )
     for number, score in enumerate(found):
+        # NaN is the one value that differs from itself; sorting by it would choose at random
         if score != score:
             raise RequestError(
                 f"verifier {verifier.name!r} gave NaN for picture {number} of {prompt!r}; it cannot choose"

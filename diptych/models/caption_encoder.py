@@ -40,6 +40,7 @@ class _Block(nn.Module):
         query, key, value = (
             p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(self.norm1(x)).chunk(3, -1)
         )
+        # the mask is on keys alone: padding reads the words, but no word reads padding
         x = x + self.out(
             F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
         )
@@ -78,6 +79,7 @@ class CaptionEncoder(nn.Module):
                 bound = inputs[owner] ** -0.5
                 value.uniform_(-bound, bound, generator=generator)
             elif name in ("embedding.weight", "positions"):
+                # deviation 1 for both: positions must be as large as words, see above
                 value.normal_(generator=generator)
             elif kind == "weight":
                 value.fill_(1.0)

@@ -18,6 +18,7 @@ MIN_EIGHT_BIT = 16_384
 TOGETHER = {"cpu": 2**19}
 """Elements that are computed together: small parameters of equal shape, or some rows of a large one. A CPU's
 cache holds no more."""
+# elsewhere starting a kernel costs more than a cache miss: pieces of 64 MB
 TOGETHER_DEFAULT = 2**24
 
 
@@ -38,6 +39,8 @@ class Kind:
         """Raises ValueError for a parameter that is sharded along another axis than the first."""
         part, sharded = local(parameter), False
         if isinstance(parameter, DTensor):
+            # the rows' averages stay on their rank and the columns' are summed over ranks: that needs whole
+            # rows, and one group to sum over
             (placement, *others) = parameter.placements
             if (
                 others
@@ -104,6 +107,7 @@ def begin_state(kind: Kind, state: dict[str, Tensor], group: dict[str, Any]) -> 
         return torch.zeros(shape, dtype=torch.float32, device=kind.device)
 
     if kind.factored:
+        # of its own rows, but of all columns: every rank keeps the same column averages
         rows, columns = kind.local[0], kind.shape[1]
         for what in ("sq", "res"):
             state[f"exp_avg_{what}_row"], state[f"exp_avg_{what}_col"] = zeros(rows), zeros(columns)
@@ -111,6 +115,7 @@ def begin_state(kind: Kind, state: dict[str, Tensor], group: dict[str, Any]) -> 
         state["exp_avg_sq"] = zeros(*kind.local)
     if kind.in_eight_bits(group):
         count = torch.Size(kind.local).numel()
+        # by this rank's elements: blocks begin anew on each rank, so no scale is shared
         state["exp_avg_codes"] = torch.zeros(count, dtype=torch.int8, device=kind.device)
         state["exp_avg_scale"] = zeros(-(-count // eight_bit.BLOCK))
     else:
@@ -154,6 +159,8 @@ class Batch:
     def _rows(self) -> list[slice]:
         """Rows that are computed at once, in whole 8-bit blocks but for the last."""
         rows, columns = self.shape
+        # the fewest rows whose elements are whole blocks: a block must be coded at once, with the scale of
+        # all of it
         whole = eight_bit.BLOCK // math.gcd(eight_bit.BLOCK, columns)
         size = max(1, self.kind.together // (len(self.members) * columns * whole)) * whole
         return [slice(start, min(rows, start + size)) for start in range(0, rows, size)]
@@ -164,6 +171,7 @@ class Batch:
 
     def begin(self) -> None:
         """Look at the gradients of a new step."""
+        # every step: gradients are set to None between steps and lie elsewhere afterwards
         self._view("gradient", [local(p.grad).reshape(self.shape) for p in self.members])  # type: ignore[arg-type]
 
     def load(self, name: str) -> Tensor:
@@ -181,6 +189,7 @@ class Batch:
             torch._foreach_copy_([state[name] for state in self.states], list(values.unbind(0)))
         self._loaded.clear()
         for piece in self.pieces:
+            # else the views would keep the memory of gradients that were set to None
             del piece.views["gradient"]
 
     def squares(self) -> tuple[Tensor, Tensor]:
@@ -205,6 +214,7 @@ class Batch:
         sums, columns = _Sums(self), columns[:, None]
         for piece in self.pieces:
             momentum = self.take_momentum(piece)
+            # gap = m - u, and m + (beta1 - 1) gap is the new momentum: u itself is never written to memory
             gap = torch.mul(self.take("gradient", piece), rows[:, piece.rows, None], out=self.work(piece))
             torch.addcmul(momentum, gap, columns, value=-1, out=gap)
             momentum.add_(gap, alpha=beta1 - 1)
@@ -228,6 +238,8 @@ class Batch:
         self.put("weights", piece, weights, group["stochastic_rounding"])
 
     def work(self, piece: _Piece) -> Tensor:
+        # one room for all: what an earlier call left there is gone with the next, so no two are in use at
+        # once
         return self.rooms.room("work", piece.shape, self.kind.device)
 
     def squares_of(self, piece: _Piece) -> Tensor:
@@ -249,6 +261,7 @@ class Batch:
         views = piece.views[name]
         if len(views) == 1 and views[0].dtype == torch.float32:
             return
+        # a step of 1e-4 of a weight is below the last digit of bfloat16 and would be rounded away each time
         if stochastic_rounding and views[0].dtype == torch.bfloat16:
             values = round_randomly(values)
         torch._foreach_copy_(views, list(values.unbind(0)))
@@ -293,6 +306,8 @@ class _Sums:
 
 def round_randomly(x: Tensor) -> Tensor:
     """float32 -> bfloat16, up or down with the probabilities that keep the mean (stochastic rounding)."""
+    # added below the last digit that stays, it carries with the probability of what is cut off; the sign is a
+    # bit of its own, so this holds for negative values too
     noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device)
     # a bfloat16 is the upper half of a float32
     return (

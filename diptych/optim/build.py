@@ -45,6 +45,7 @@ class OptimConfig:
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """Warm-up, constant, linear decay."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
+    # decay 0: a tail of one step, over which nothing falls before the end
     tail = max(1, math.ceil(config.decay * steps))
     left = (steps - step) / tail
     return config.lr * warm * max(config.final, min(1.0, left))
@@ -52,6 +53,8 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 def is_muon(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
     """Whether a parameter is Muon's: a matrix of a block. The rest is AdamW's."""
+    # embeddings and heads are matrices too, but tables of rows: orthogonal steps are for matrices between
+    # hidden states
     return config.name == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"
 
 

@@ -69,6 +69,8 @@ class CAME(torch.optim.Optimizer):
             "stochastic_rounding": stochastic_rounding,
         }
         super().__init__(params, defaults)
+        # views and batches cost more to make than small steps to compute: kept while parameters and states
+        # are where they were
         self._plans: dict[int, tuple[list[Any], list[Batch], list[Tensor]]] = {}
         self.rooms = Rooms()
 
@@ -80,6 +82,7 @@ class CAME(torch.optim.Optimizer):
                 result = closure()
         for group in self.param_groups:
             batches, matrices = self._planned(group)
+            # compiled loops run in threads of their own while torch computes the rest here
             finish = _begin_matrices(matrices, [self.state[p] for p in matrices], group)
             for batch in batches:
                 batch.begin()
@@ -96,6 +99,7 @@ class CAME(torch.optim.Optimizer):
         """The group's parameters that have gradients, in batches and in matrices that compiled loops take; as
         in the last step where nothing has moved."""
         present = [p for p in group["params"] if p.grad is not None]
+        # a batch holds the states that it was made with, so ids of old ones cannot be given to new ones
         key, where = (
             id(group["params"]),
             [(id(p), local(p).data_ptr(), id(self.state.get(p))) for p in present],
@@ -146,6 +150,8 @@ class CAME(torch.optim.Optimizer):
             eight_bit.decode(
                 state["exp_avg_codes"], state["exp_avg_scale"], momentum, torch.empty_like(momentum)
             )
+            # float32 in checkpoints, so that a run may go on with other ranks or in the other precision:
+            # blocks are cut by rank
             entries["exp_avg"] = momentum.view(kind.local)
             if not kind.sharded:
                 entries["exp_avg"] = entries["exp_avg"].cpu()
@@ -221,6 +227,7 @@ def _advance(batches: list[Batch], group: dict[str, Any], sharded: Tensor | None
     running = [
         (batch, _factored(batch, group) if batch.kind.factored else _whole(batch, group)) for batch in batches
     ]
+    # all run up to their first sum, then to the next: three sums a step for all parameters together
     asked = [next(generator) for _, generator in running]
     while running:
         sums = asked if sharded is None else _sum_over_ranks(asked, sharded)
@@ -243,6 +250,7 @@ def _factored(batch: Batch, group: dict[str, Any]) -> Reduction:
     """
     (beta1, beta2, beta3), (eps1, eps2) = group["betas"], group["eps"]
     rows, columns = yield from _averages(batch, "exp_avg_sq", *batch.squares(), eps1, 1 - beta2)
+    # RMS of the update without the update: its squares are those of the gradient times two rank-one factors
     lengths = batch.lengths(columns.square())
     shrink = yield from _clip(lengths.mul_(rows.square()).sum(1), batch, group)
     over_columns, over_rows = batch.advance(rows.mul_(shrink[:, None]), columns, beta1)
@@ -259,15 +267,20 @@ def _averages(
     C_j^-1/2 of the same shapes."""
     n, k = batch.kind.shape[:2]
     row, column = batch.load(f"{name}_row"), batch.load(f"{name}_col")
+    # means of g^2 + eps, as published: eps is added before averaging, not to the divisor
     row.lerp_(over_columns.div_(k).add_(eps), weight)
+    # rows are whole on this rank, columns need the other ranks' rows
     below, total = yield [over_rows, row.sum(1)]
     column.lerp_(below.div_(n).add_(eps), weight)
+    # R_i C_j / mean R is the rank-one estimate (Adafactor, arXiv 1804.04235); its inverse root falls apart in
+    # two factors
     return (row / (total / n)[:, None]).rsqrt_(), column.rsqrt()
 
 
 def _whole(batch: Batch, group: dict[str, Any]) -> Reduction:
     """Steps of B vectors or kernels: a whole average of squares, no confidence."""
     (beta1, beta2, _), (eps1, _) = group["betas"], group["eps"]
+    # two loops over the pieces: the clip needs the whole update's length before any of it is used
     lengths = torch.zeros(len(batch.members), device=batch.kind.device)
     for piece in batch.pieces:
         average = batch.take("exp_avg_sq", piece)
@@ -295,6 +308,8 @@ def _clip(
 ) -> Generator[list[Tensor], list[Tensor], Tensor]:
     """1 / max(1, RMS / threshold) of updates whose squares sum to (B,)."""
     (total,) = yield [squares]
+    # nothing is corrected for bias, so the first updates are some 30 times too large: this clip is what tames
+    # them
     return (total / batch.kind.numel).sqrt_().div_(group["clip_threshold"]).clamp_(min=1.0).reciprocal_()
 
 
@@ -324,6 +339,7 @@ def _rows(whole: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor) or not Kind.of(parameter).sharded:
         return whole
     mesh = parameter.device_mesh
+    # FSDP2 cuts as torch.chunk does: equal parts rounded up, the last ranks may have less or nothing
     size = -(-len(whole) // mesh.size())
     start = min(len(whole), size * mesh.get_local_rank())
     return whole[start : start + len(parameter.to_local())]
@@ -333,6 +349,7 @@ def _sum_over_ranks(asked: list[list[Tensor]], sharded: Tensor) -> list[list[Ten
     """One all-reduce for all that the batches ask for."""
     assert isinstance(sharded, DTensor)
     tensors = [tensor for part in asked for tensor in part]
+    # one call: for many small tensors a reduction costs its latency, not its bytes
     flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat, group=sharded.device_mesh.get_group())
     summed = iter(

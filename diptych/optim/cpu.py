@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diptych.optim import eight_bit
 
+# float32 from the start: a Python float in a compiled loop would turn all of it into float64
 _BLOCK, _SMALLEST = eight_bit.BLOCK, float32(eight_bit.SMALLEST)
 _SQUARED_TOP, _UNIT = float32(eight_bit.TOP**2), float32(eight_bit.UNIT)
 _ONE, _ZERO = float32(1), float32(0)
@@ -68,6 +69,7 @@ def begin_step(
             step, arrays = arguments[number]
             step(*arrays, settings)
 
+    # one less than torch takes: the caller is the last, in `finish`
     threads = min(torch.get_num_threads() - 1, len(parameters))
     others: list[Future[None]] = [_pool(torch.get_num_threads()).submit(take) for _ in range(threads)]
 
@@ -153,6 +155,7 @@ def _update_factors(gradient, averages, settings):  # type: ignore[no-untyped-de
         rows,
         columns,
     )
+    # lengths add up in float64, as a matrix has millions of squares
     rms = math.sqrt(_length(gradient, rows, columns) / (n * k))
     rows *= _ONE / max(_ONE, float32(rms) / settings.clip_threshold)
     return rows, columns
@@ -175,6 +178,7 @@ def _step_factors(over_columns, over_rows, averages, settings, rows, columns):  
         rows,
         columns,
     )
+    # the rate joins the rows' factor: one product less for every weight
     rows *= settings.lr
 
 
@@ -252,6 +256,7 @@ def _advance_coded(gradient, codes, scale, rows, columns, share):  # type: ignor
     for block in range(len(scale)):
         first, last = block * _BLOCK, min(n * k, (block + 1) * _BLOCK)
         _decode(codes[first:last], scale[block], values)
+        # blocks are flat and do not end where rows do
         for i, left, right in _row_parts(first, last, k):
             momentum = values[i * k + left - first : i * k + right - first]
             over_columns[i] += _approach(

@@ -30,6 +30,7 @@ def encode(values: Tensor, codes: Tensor, scale: Tensor, spare: Tensor) -> None:
         torch.amax(part, 1, out=its)
     for part, factor in _blocks(magnitude, TOP**2 / scale.clamp_min(SMALLEST)):
         part.mul_(factor[:, None])
+    # sqrt before rounding: the code is a square, so its steps are finest at zero
     codes.copy_(magnitude.sqrt_().round_().copysign_(values))
 
 
@@ -37,6 +38,7 @@ def decode(codes: Tensor, scale: Tensor, out: Tensor, spare: Tensor) -> None:
     """Inverse of `encode`: float32 (N,) into `out`."""
     out.copy_(codes)
     out.mul_(torch.abs(out, out=spare))
+    # in this order, to the bit: cpu.py decodes the same way, and saved states must not depend on which did
     out.mul_(UNIT)
     for part, its in _blocks(out, scale):
         part.mul_(its[:, None])

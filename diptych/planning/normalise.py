@@ -37,6 +37,7 @@ def settle(plan: Plan, limits: Limits) -> Plan:
     contradicts itself."""
     if plan.missing:
         raise RequestError(f"the request needs {' and '.join(plan.missing)}")
+    # before the task is judged: an attached picture may make it another task
     if plan.task is Task.TEXT_TO_IMAGE and plan.inputs:
         plan = _attached(plan, limits)
     if plan.task not in limits.tasks:
@@ -61,6 +62,7 @@ def settle(plan: Plan, limits: Limits) -> Plan:
     width, height = plan.width or limits.width, plan.height or limits.height
     rounded = limits.round_size(width, height)
     notes = list(plan.adjustments)
+    # told and not refused: the request is plain words, and sizes are multiples only for the model's sake
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
     image_guidance = plan.image_guidance_scale
@@ -69,6 +71,7 @@ def settle(plan: Plan, limits: Limits) -> Plan:
         width=rounded[0],
         height=rounded[1],
         adjustments=tuple(notes),
+        # None and not falsy: a guidance scale of 0 is a wish
         steps=limits.steps if plan.steps is None else plan.steps,
         guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,
         image_guidance_scale=limits.image_guidance_scale if image_guidance is None else image_guidance,

@@ -28,6 +28,7 @@ _NUMBERS = {
         ]
     )
 }
+# twelve digits at most: what is longer is no number that anyone means
 _NUMBER = rf"(\d{{1,12}}|{'|'.join(_NUMBERS)})"
 _QUESTION = re.compile(
     r"^(what|how many|how much|how|which|where|who|why|when|is|are|do|does|can you "
@@ -37,6 +38,7 @@ _DRAW = re.compile(
     r"^(please )?(draw|paint a|paint an|generate|create|sketch|show me|make (me "
     r")?(a|an|\d+|two|three|four|five) )\b"
 )
+# 'make the cat red' changes a picture, 'make a red cat' draws one: the article decides
 _EDIT_SURE = re.compile(
     r"^(please )?((remove|delete|erase|replace|recolou?r|move|shift|swap)\b"
     r"|(make|paint|turn|change|give|use|colou?r|take) (the|its|it)\b|(make|use) .*\bbackground\b|take .* "
@@ -54,6 +56,7 @@ _SHAPES = {
     "vertical": (1.0, 4 / 3),
 }
 _SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)")
+# ', square' at the end may be a thing to draw, so square needs its 'format'
 _SHAPE_AFTER = re.compile(
     rf",? ?(?:\b(?:as|in) )?(?:\ba )?\b({'|'.join(_SHAPES)}) format\b|, "
     rf"?({'|'.join(k for k in _SHAPES if k != 'square')})$"
@@ -93,8 +96,11 @@ class RulePlanner:
             confidence = 1.0
         missing = self._missing(text, task, pictures)
         inputs = (TASKS[task].default_role,) * pictures
+        # a question is passed on whole: what looks like a setting in it is part of the question
         if task is Task.ANSWER:
             return Plan(task=task, prompt=text, inputs=inputs, confidence=confidence, missing=missing)
+        # each setting is cut out of the prompt, or the model would be asked to draw it; the negative prompt
+        # comes last, since it takes all that is left up to the end
         text, width, height = self._size(text)
         text, seed = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
         text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
@@ -120,6 +126,8 @@ class RulePlanner:
 
     @staticmethod
     def _task(text: str, pictures: int) -> tuple[Task, float]:
+        # the first that fits wins, so the surest stand first; an attached picture decides what words leave
+        # open
         if _EDIT_SURE.search(text):
             return Task.EDIT, 1.0 if pictures else 0.8
         if _QUESTION.search(text):
@@ -141,6 +149,8 @@ class RulePlanner:
         return ()
 
     def _size(self, text: str) -> tuple[str, int | None, int | None]:
+        # a minus sign is read along, so that the check can name the wrong value instead of drawing the right
+        # one
         found = [(int(m[1]), int(m[2])) for m in re.finditer(r"(-?\d{1,12}) ?(?:x|×|by) ?(-?\d{1,12})", text)]
         if len(set(found)) > 1:
             sizes = " and ".join(f"{w}x{h}" for w, h in found)

@@ -44,10 +44,12 @@ class DiffusersAutoencoder(nn.Module):
         if type(model).__name__ == "AutoencoderDC":
             self.factor = int(model.spatial_compression_ratio)  # type: ignore[arg-type]
         else:
+            # its first block keeps the size, and each further one halves it
             self.factor = 2 ** (len(config.encoder_block_out_channels) - 1)
 
     def encode(self, x: Tensor) -> Tensor:
         found = self.model.encode(x)  # type: ignore[operator]
+        # diffusers calls them so for AutoencoderDC, and latents for AutoencoderTiny
         return found.latent if hasattr(found, "latent") else found.latents
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -106,6 +108,7 @@ class LatentSpace:
         assert isinstance(self.autoencoder, nn.Module)
         for name, tensor in sorted(self.autoencoder.state_dict().items()):
             digest.update(name.encode())
+            # bytes and not values: the same weights in another type make other latents
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -126,6 +129,7 @@ class LatentSpace:
         height, width = x.shape[-2:]
         if max(height, width) <= tile:
             return work(x)
+        # ratio < 1 encodes (a tile counts pixels), above 1 decodes (it counts latents, which begin anywhere)
         step = max(1, round(tile * (1 - OVERLAP)))
         if ratio < 1:
             # tiles must begin on whole latents
@@ -134,6 +138,7 @@ class LatentSpace:
         weights: Tensor | None = None
         for top in _starts(height, tile, step):
             for left in _starts(width, tile, step):
+                # in float32: sums of a half type would be rounded coarser in the overlaps than beside them
                 piece = work(x[..., top : top + tile, left : left + tile]).float()
                 if total is None or weights is None:
                     total = piece.new_zeros(*piece.shape[:2], round(height * ratio), round(width * ratio))
@@ -145,15 +150,19 @@ class LatentSpace:
                 weights[..., rows, columns] += soft
         assert total is not None
         assert weights is not None
+        # divided by the weights that came together: the last tile overlaps more than the others, and nothing
+        # lies over the rim of a picture
         return total / weights
 
 
 def _starts(side: int, tile: int, step: int) -> list[int]:
+    # the last tile ends at the picture's edge, however much it overlaps: all tiles are of one shape
     return [0] if side <= tile else [*range(0, side - tile, step), side - tile]
 
 
 def _ramp(length: int, like: Tensor) -> Tensor:
     """Weights along a tile: rising over the overlap, 1, falling."""
+    # half a step in, so that no weight is zero: at the rim it is what the sum is divided by
     at = torch.arange(length, device=like.device, dtype=torch.float32) + 0.5
     return torch.minimum(at, length - at).div(max(1.0, length * OVERLAP)).clamp_max(1.0)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# as published: SenseNova-U1 reads ImageNet-normalised pictures and draws in -1..1, by two interfaces with
+# weights of their own
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -24,6 +26,7 @@ class PixelSpace:
 
     def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """-1..1 -> uint8, clamped, of the same shape."""
+        # in float32: in bfloat16 the sum, between 1 and 2, is rounded to steps as wide as a shade
         return ((target.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def read(self, pixels: Tensor) -> Tensor:

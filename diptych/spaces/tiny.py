@@ -14,6 +14,8 @@ from torch import Tensor, nn
 WIDTH = 64
 
 
+# Attribute names, and places in each nn.Sequential, are those of the published files, layers without weights
+# included: moving one renames the weights behind it.
 class Block(nn.Module):
     def __init__(self, pool: bool) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ def encoder(channels: int, pool: bool, deep: bool) -> nn.Sequential:
         stem = [_conv(3, WIDTH), Block(False)]
     stages = [
         layer
+        # strided convolutions halve the picture three times, and have no bias, as published
         for last in (False, False, pool)
         for layer in (_conv(WIDTH, WIDTH, 2, bias=False), *(Block(last) for _ in range(3)))
     ]
@@ -84,6 +87,7 @@ class TinyAutoencoder(nn.Module):
         super().__init__()
         last = max(int(name.split(".")[0]) for name in encoder_weights)
         self.channels = encoder_weights[f"{last}.weight"].shape[0]
+        # the variant can be told by its first convolution alone: half as wide, it begins the deeper stem
         deep = encoder_weights["0.weight"].shape[0] == WIDTH // 2
         self.factor = 32 if deep else 8
         self.encoder = encoder(self.channels, any(".pool." in name for name in encoder_weights), deep)
@@ -95,6 +99,7 @@ class TinyAutoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures -1..1 -> latents."""
+        # the published networks work in 0..1
         return self.encoder((x + 1) / 2)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class LoRALinear(nn.Module):
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base_layer = layer
+        # without storage: `add_lora` gives the values, or a run does, one parameter at a time after sharding
         dtype = layer.weight.dtype
         self.lora_A = nn.Linear(layer.in_features, rank, bias=False, device="meta", dtype=dtype)
         self.lora_B = nn.Linear(rank, layer.out_features, bias=False, device="meta", dtype=dtype)
@@ -56,6 +57,7 @@ def add_lora(model: BlockModel, rank: int, seed: int = 0) -> None:
         raise ValueError("the model has no matrices that LoRA is put on")
     cast(nn.Module, model).requires_grad_(False)
     for name in adapted:
+        # names were collected first: wrapping while walking would find the layer inside its own wrapper
         layer = blocks.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         wrapped = LoRALinear(layer, rank)
@@ -107,6 +109,7 @@ def lora_weights(model: BlockModel) -> dict[str, tuple[Tensor, Tensor]]:
 def merge_lora(model: Model) -> Model:
     """The model with its adapters, if any, added into the matrices: W + B A. The old one stays as it is, and
     shares all other tensors."""
+    # no factor: alpha is the rank
     added = {f"{name}.weight": b @ a for name, (a, b) in lora_weights(model).items()}
     weights = {}
     for name, tensor in tensors(model).items():

@@ -89,8 +89,8 @@ class _Watch:
             # values) is no stream
             outputs = output if isinstance(output, tuple) else (output,)
             streams = list(itertools.takewhile(lambda out: isinstance(out, Tensor), outputs))
-            # of several streams the last is what is drawn. A prefix is read when it is first needed, so
-            # within a step; no noise is in it, and the last stream is empty
+            # of several streams the last is what is drawn. A prefix may be read within a step, where it is
+            # first needed; no noise is in it, and the last stream is empty
             level = self.level if streams[-1].numel() else READING
             for before, after in zip(inputs, streams, strict=False):
                 if before.numel():

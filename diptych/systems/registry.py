@@ -14,6 +14,7 @@ from diptych.files.typed import convert, read_json
 from diptych.systems.sana.family import FAMILY as SANA
 from diptych.systems.u1.family import FAMILY as U1
 
+# asked in this order whether they recognise a folder; the first that does loads it
 FAMILIES: tuple[Family, ...] = (U1, SANA)
 
 
@@ -34,11 +35,13 @@ def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") 
             f"{folder} holds no model of a known family: its config names {family_name(folder)!r}, known are "
             f"{', '.join(f.name for f in FAMILIES)}"
         )
+    # the opener is handed down, so that a system that uses another need not import the registry
     return family.load(folder, open_system, device)
 
 
 def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:
     """As `open_system`; None for what is no folder of a known family here, such as a hub id."""
+    # a hub id is not looked at, as that would download it
     if name != DEFAULT and not Path(name).is_dir():
         return None
     folder = locate(name)
@@ -71,4 +74,5 @@ def _run_values(run: Path) -> tuple[str, Mapping[str, Any]]:
     values = read_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("family"), str):
         raise ValueError(f"{path} names no family, so it is no config of a run")
+    # the trainer writes the name beside the config's own fields; left in, it would be an unknown one
     return values.pop("family"), values

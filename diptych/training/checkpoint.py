@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -90,7 +90,7 @@ def save(
 @contextlib.contextmanager
 def _together(ranks: Ranks, target: Path, aside: Path) -> Iterator[None]:
     """A part of the writing of `target`; where it fails on one rank, it fails on all."""
-    failure, cause = "", None
+    failure, cause = "", cast(BaseException | None, None)
     try:
         yield
     except CheckpointException as error:

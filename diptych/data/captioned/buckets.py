@@ -14,6 +14,7 @@ import numpy as np
 
 from diptych.data.pictures import resize
 
+# SANA's tables end at the same ratios
 WIDEST = 4.0
 
 
@@ -29,6 +30,7 @@ def buckets(resolution: int, multiple: int) -> list[Bucket]:
     if resolution < multiple or resolution % multiple:
         raise ValueError(f"the resolution must be a multiple of {multiple} px, got {resolution}")
     sizes = set()
+    # each size with its mirror: rounding the width alone would give portraits other sizes than landscapes
     for height in range(multiple, int(resolution * WIDEST**0.5) + 1, multiple):
         width = max(multiple, round(resolution**2 / height / multiple) * multiple)
         if 1 / WIDEST <= width / height <= WIDEST:
@@ -74,11 +76,13 @@ class BucketPlan:
     @staticmethod
     def _assign(sizes: np.ndarray, resolutions: list[int], multiple: int) -> list[Bucket]:
         tables = {resolution: buckets(resolution, multiple) for resolution in resolutions}
+        # logarithms: 1:2 and 2:1 are then as far from the square as one another
         ratios = {
             resolution: np.log([b.width / b.height for b in table]) for resolution, table in tables.items()
         }
         chosen = []
         for width, height in sizes.tolist():
+            # by area, as buckets of a resolution have one area and many sides
             fitting = [r for r in resolutions if width * height >= r * r] or resolutions[:1]
             nearest = int(np.abs(ratios[fitting[-1]] - np.log(width / height)).argmin())
             chosen.append(tables[fitting[-1]][nearest])
@@ -87,10 +91,13 @@ class BucketPlan:
     def _join_small(self) -> dict[Bucket, Bucket]:
         """Merge buckets that cannot fill a batch into their neighbour; returns what went where."""
         joined: dict[Bucket, Bucket] = {}
+        # the smallest first: what they bring may fill their neighbours before their own turn comes
         for bucket in sorted(self.members, key=lambda b: len(self.members[b])):
             others = [
                 b
                 for b in self.members
+                # an area within a factor of two stands for 'of the same resolution': resolutions of a run are
+                # thought to lie further apart, as 512 and 1024 do
                 if b != bucket and 0.5 < (b.width * b.height) / (bucket.width * bucket.height) < 2
             ]
             if len(self.members[bucket]) >= self.batch or not others:
@@ -101,6 +108,7 @@ class BucketPlan:
             moved = self.members.pop(bucket)
             self.members[near] = np.sort(np.concatenate([self.members[near], moved]))
             joined[bucket] = near
+            # caches are keyed by size, so a picture must be asked for at the size that it ends up with
             for number in moved:
                 self.bucket_of[number] = near
         return joined
@@ -112,6 +120,7 @@ class BucketPlan:
             batches += [
                 (bucket, order[i : i + self.batch]) for i in range(0, len(order) - self.batch + 1, self.batch)
             ]
+        # batches of all sizes are mixed: one size after the other would be a curriculum that nobody asked for
         order = np.random.default_rng([self.seed, 7, epoch]).permutation(len(batches))
         return [batches[i] for i in order]
 

@@ -25,6 +25,7 @@ LEARNED = "learned"
 
 
 def target_key(id: str, bucket: Bucket) -> str:
+    # the size belongs to the key: other resolutions or batch sizes make other buckets of the same picture
     return f"{bucket.width}x{bucket.height}/{id}"
 
 
@@ -52,6 +53,7 @@ def write_shards(
             continue
         wanted = keys[start : start + SHARD]
         path = _shard_path(folder, kind, wanted)
+        # whole or absent, never half: its presence is enough
         if not path.is_file():
             with whole(path) as aside:
                 save_file({key: make(key).contiguous() for key in wanted}, aside)
@@ -115,6 +117,7 @@ class TargetCache:
                 )
         for name, size in manifest.sizes.items():
             shard = folder / name
+            # sizes and not checksums: every run starts with this, and caches can be larger than memory
             if not shard.is_file() or shard.stat().st_size != size:
                 state = "is missing" if not shard.is_file() else f"has {shard.stat().st_size} of {size} bytes"
                 raise ValueError(f"{shard} {state}: make the cache again, what is whole is kept")

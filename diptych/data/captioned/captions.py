@@ -43,6 +43,7 @@ def probabilities(law: CaptionLaw, scores: Sequence[float], count: int) -> np.nd
     else:
         kept = np.ones(count, dtype=bool)
     if law.law == "softmax":
+        # the same ratios, without overflow
         weights = np.exp((values - values.max()) / law.temperature)
     elif law.law == "power":
         # relative to the largest, so that a high power cannot overflow

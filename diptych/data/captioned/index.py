@@ -86,8 +86,10 @@ def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], 
     total = sum(unit.weight for unit in work)
     done = 0
     parts = []
+    # threads are enough: Pillow lets go of the interpreter while it decodes
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for unit in work:
+            # named by what it was made from, so a part is used again only while its files are as they were
             part = aside / f"{_key(folder, unit)}.parquet"
             if not part.is_file():
                 rows = list(pool.map(lambda found: _examine(folder, found), unit.read(folder)))
@@ -120,12 +122,15 @@ def _examine(folder: Path, found: Found) -> Row:
     data = read_bytes(path, found.offset, found.size)
     width = height = 0
     try:
+        # decoded whole, not only its header: a file that is cut short is found now and not in the middle of a
+        # run
         height, width = open_picture(data, found.id).shape[:2]
         problem = "" if found.captions else "no caption"
     except PictureError as error:
         problem = str(error).removeprefix(f"{found.id}: ")
     if not data:
         problem = "the file is empty"
+    # of the bytes as they lie: a picture saved anew counts as another one
     sha = hashlib.sha256(data).hexdigest()[:24]
     modified = path.stat().st_mtime_ns
     return Row(
@@ -151,6 +156,7 @@ def _without_duplicates(rows: Iterable[Row]) -> list[Row]:
 
 
 def read_bytes(path: Path, offset: int, size: int) -> bytes:
+    # opened for each picture: rows, threads and workers share no file position
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(size)

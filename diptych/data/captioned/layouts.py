@@ -54,6 +54,7 @@ class Unit:
 
 def units(folder: Path) -> list[Unit]:
     """All that a folder holds, in a fixed order."""
+    # sorted, so that a run that goes on cuts the same units of work
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -61,6 +62,8 @@ def units(folder: Path) -> list[Unit]:
     )
     shards = [name for name in names if name.endswith(".tar")]
     work = [
+        # about one a picture: the weight is only for the progress bar, and counting members would mean
+        # reading them
         Unit((shard, *_sidecars(shard, names)), (folder / shard).stat().st_size // 100_000 + 1)
         for shard in shards
     ]
@@ -72,6 +75,7 @@ def units(folder: Path) -> list[Unit]:
             if found.problem:
                 problems.append(found)
             else:
+                # a listing's captions win over a text file beside the picture
                 listed[found.file] = found
     pictures = [name for name in names if name.lower().endswith(PICTURES)]
     stems = {str(Path(name).with_suffix("")) for name in pictures}
@@ -86,6 +90,7 @@ def units(folder: Path) -> list[Unit]:
         files = {f.file for f in part if (folder / f.file).is_file()} | {
             t for t in texts if (folder / t).is_file()
         }
+        # all listings, as any of them may name any picture: change one, and these units are examined anew
         work.append(Unit(tuple(sorted(files | set(listings))), len(part), part))
     return work
 
@@ -97,6 +102,7 @@ def _sidecar(folder: Path, name: str) -> Found:
     if not text.is_file():
         return Found(name, name, size=size)
     try:
+        # utf-8-sig: Windows editors begin files with a mark that would become part of the first caption
         lines = tuple(
             line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip()
         )
@@ -135,6 +141,7 @@ def _listed(folder: Path, base: Path, where: str, listing: str, row: Any) -> Fou
     )
     if picture is None:
         return Found(where, listing, problem=f"no picture: one of {', '.join(PICTURE_KEYS)} is needed")
+    # resolved first: links and '..' must not lead out of the folder
     path = (folder / base / picture).resolve()
     if not path.is_relative_to(folder.resolve()):
         return Found(where, listing, problem=f"picture {picture!r} lies outside the folder")
@@ -150,6 +157,7 @@ def _captions(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     value = next((row[key] for key in CAPTION_KEYS if row.get(key)), ())
     captions = tuple(str(v).strip() for v in ([value] if isinstance(value, str) else value) if str(v).strip())
     scores = row.get("scores", ())
+    # scores that do not match one to one are worth nothing: which belongs to which?
     return captions, tuple(_number(v) for v in scores) if len(scores) == len(captions) else ()
 
 
@@ -173,8 +181,10 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
         with tarfile.open(folder / name) as tar:
             for member in tar:
                 if member.isfile():
+                    # the last dot: keys may hold dots of their own
                     stem, dot, ending = member.name.rpartition(".")
                     members.setdefault(stem if dot else member.name, {})[dot + ending.lower()] = member
+            # read while the file is open; pictures are only located
             texts = {key: _member_texts(tar, parts) for key, parts in members.items()}
     except (tarfile.TarError, EOFError, OSError) as error:
         yield Found(name, name, problem=f"not a whole tar file ({error})")
@@ -186,6 +196,7 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
             yield Found(f"{name}/{key}", name, problem="a caption without a picture")
             continue
         named, problem = texts[key]
+        # sidecars name a member without its folder
         short = Path(key).name
         named = {**named, **captions.get(short, {})}
         found = {k: v for k, v in named.items() if v.strip()}
@@ -217,6 +228,8 @@ def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tu
             wanted = {k: v for k, v in values.items() if k in CAPTION_KEYS or k.startswith("caption")}
             named |= {k: v for k, v in wanted.items() if isinstance(v, str)}
             named |= {
+                # a list under one name becomes several names, so that scores and captions stay matched by
+                # name
                 f"{k}.{i}": str(v)
                 for k, found in wanted.items()
                 if isinstance(found, list)

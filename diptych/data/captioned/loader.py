@@ -67,6 +67,7 @@ Control = Callable[[np.ndarray], np.ndarray]
 
 def is_validation(sha256: str, share: float) -> bool:
     """Whether a picture is kept for validation: by its bytes, so that a copy of it elsewhere is as well."""
+    # a fixed threshold: a larger share keeps what a smaller one kept, and a growing index moves nothing
     return int(sha256[:8], 16) < share * 2**32
 
 
@@ -113,14 +114,18 @@ class PictureDataset(StepDataset[FrameBatch]):
         bad: list[str] = []
         parts: list[list[FrameBatch]] = [[] for _ in range(self.config.accumulate)]
         for place, number in enumerate(self.learning[numbers].tolist()):
+            # dealt out one by one: which rank has a picture changes with their number, which pictures a step
+            # has does not
             owner, group = divmod(place % (self.ranks * self.config.accumulate), self.config.accumulate)
             if owner == self.rank:
                 try:
                     parts[group].append(
+                        # the place in the run, not in the rank, seeds noise and dropout
                         self.sample(number, bucket, epoch, step * self.config.pictures_per_step + place)
                     )
                 except BadSample as error:
                     bad.append(str(error))
+        # a rank without pictures still takes part: sharded models wait for one another in every pass
         return StepData(tuple(collate(part or [self._blank(bucket)]) for part in parts), tuple(bad))
 
     def _blank(self, bucket: Bucket) -> FrameBatch:
@@ -137,6 +142,7 @@ class PictureDataset(StepDataset[FrameBatch]):
             Prompt(caption, states=text),
             bucket,
             frame,
+            # the same frames as its neighbours have: roles must agree in a batch
             frame if self.control is not None else None,
             noise,
             torch.zeros(1),
@@ -148,6 +154,7 @@ class PictureDataset(StepDataset[FrameBatch]):
         """One picture as a batch of one; `key` seeds its noise and its dropout."""
         row = self.index.rows[number]
         draw = np.random.default_rng([self.seed, 4, key])
+        # seeded by epoch and picture: every epoch may choose another, and a resumed one chooses the same
         chosen = choose(self.config.caption, row.captions, row.scores, [self.seed, 5, epoch, number])
         caption, dropped = row.captions[chosen], bool(draw.random() < self.config.drop_text)
         control: _Frame | None = None
@@ -155,6 +162,7 @@ class PictureDataset(StepDataset[FrameBatch]):
             picture = fit(self.index.picture(number), bucket)
             frame, text = _Frame(as_tensor(picture), None), None
             if self.control is not None:
+                # computed after cropping, so that edges lie on the pixels that are drawn
                 control = _Frame(as_tensor(self.control(picture)), None)
         else:
             frame, text = _Frame(_NO_PIXELS, self.cache.target(row.id, bucket)), self.cache.text(caption)
@@ -163,6 +171,7 @@ class PictureDataset(StepDataset[FrameBatch]):
         generator = torch.Generator().manual_seed(
             int(np.random.default_rng([self.seed, 3, key]).integers(2**63))
         )
+        # before the noise, whose length depends on the picture's size
         level = torch.randn(1, generator=generator)
         noise = torch.randn((1, *self.shape(bucket.width, bucket.height)), generator=generator)
         return _row(
@@ -207,4 +216,5 @@ def _row(
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 (height, width, 3) -> (3, height, width)."""
+    # copied: arrays of Pillow's are read-only, and cut ones not contiguous
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)

@@ -79,6 +79,7 @@ def precompute(
         return encoder.encode([captions[key]])[0][0].cpu()
 
     makers: dict[str, tuple[list[str], Callable[[str], Tensor]]] = {
+        # sorted: all processes, and one that goes on, must cut the same shards
         "latents": (sorted(wanted), lambda key: encode(picture(key))),
         "text": (sorted(captions), text),
     }
@@ -89,6 +90,7 @@ def precompute(
             write_shards(out, kind, keys, make, advance, part, parts)
     wholes = {kind: keys for kind, (keys, _) in makers.items()}
     try:
+        # whoever finds all shards there closes the cache; the others find some missing and leave it open
         write_manifest(out, space.identity(), identity, wholes)
     except ValueError:
         if parts == 1:

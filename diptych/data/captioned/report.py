@@ -48,6 +48,7 @@ def inspect(
 
 def _problem_counts(index: Index) -> dict[str, int]:
     """Problems by kind: what stands before the first detail."""
+    # what follows a bracket or a colon is the single case: a path, a size, a library's words
     kinds = (row.problem.split(" (")[0].split(": ")[0] for row in index.problems)
     return dict(
         Counter(

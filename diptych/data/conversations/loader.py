@@ -62,6 +62,7 @@ class DocumentDataset(StepDataset[Batch]):
         parts: list[list[tuple[Document, int]]] = [[] for _ in range(self.config.accumulate)]
         groups = self.ranks * self.config.accumulate
         for place in range(self.config.documents_per_step):
+            # dealt out by place in the step: the documents of a step are the same for any number of ranks
             owner, group = divmod(place % groups, self.config.accumulate)
             if owner != self.rank:
                 continue
@@ -73,11 +74,14 @@ class DocumentDataset(StepDataset[Batch]):
         batches = []
         for part in parts:
             documents, keys = [d for d, _ in part], [k for _, k in part]
+            # packed by rank and accumulation: rows differ with their numbers, losses do not, as they are sums
             rows = pack([len(d) for d in documents], self.config.row_tokens) or [[]]
             batches.append(collate(rows, documents, keys, self.tokenizer.ids["<|pad|>"]))
         return StepData(tuple(batches), tuple(bad))
 
     def _key(self, n: int) -> int:
+        # Philox takes a key of 128 bits: the seed above, stream and number below, so that no two documents
+        # share noise
         return (self.mixture.seed << 64) + (3 << 48) + n
 
     def document(self, n: int) -> Document:
@@ -86,6 +90,8 @@ class DocumentDataset(StepDataset[Batch]):
         sample = source.draw(number)
         drop_text = drop_pictures = False
         if any(picture.drawn for picture in sample.pictures):
+            # one draw for both, so that the shares exclude each other: the three passes of guidance each meet
+            # in training what they see in drawing
             draw = np.random.default_rng([self.mixture.seed, 4, n]).random()
             has_source = any(not picture.drawn for picture in sample.pictures)
             drop_pictures = has_source and draw < self.config.drop_all

@@ -52,7 +52,7 @@ def pack(lengths: list[int], budget: int) -> list[list[int]]:
     """First-fit decreasing: indices of the documents of each row; a document longer than the budget has its
     own row.
 
-    A pure function of the lengths, so every rank plans the same rows.
+    A pure function of the lengths: a step that is made again is packed alike.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -72,6 +72,7 @@ def runs(pictures: list[np.ndarray]) -> tuple[Tensor, ...]:
     """Pictures (height, width, 3) as stacks (P, 3, height, width) of consecutive equal sizes."""
     stacks: list[list[np.ndarray]] = []
     for pixels in pictures:
+        # only neighbours: the order of pictures is that of their tokens
         if stacks and stacks[-1][0].shape == pixels.shape:
             stacks[-1].append(pixels)
         else:
@@ -82,6 +83,7 @@ def runs(pictures: list[np.ndarray]) -> tuple[Tensor, ...]:
 def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[int], pad_id: int) -> Batch:
     """Rows of documents as one batch. `noise_keys` seed the noise of each document, so it does not depend on
     the packing."""
+    # as long as the fullest row, not as the budget: padding is computed like anything else
     length = max((sum(len(documents[i]) for i in row) for row in rows), default=1) or 1
     shape = (len(rows), length)
     ids = np.full(shape, pad_id, dtype=np.int64)
@@ -114,10 +116,12 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
                 doc.dead,
                 doc.labels,
             )
+            # numbered through the whole batch, as pictures are: masks compare numbers alone
             owner[at] = len(label_task)
             picture[at] = np.where(doc.picture < 0, -1, doc.picture + copies)
             copies += len(doc.clean) + len(doc.noisy)
             start += len(doc)
+            # drawn in float32 on the CPU, level and noise from one stream: the same on any device
             rng = np.random.Generator(np.random.Philox(noise_keys[index]))
             for pixels in doc.noisy:
                 level.append(float(rng.standard_normal()))

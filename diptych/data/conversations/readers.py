@@ -104,6 +104,7 @@ class JsonlSource:
         return tuple(parts)
 
     def _picture(self, name: str, where: str) -> np.ndarray:
+        # a file from elsewhere must not read what lies outside its media
         path = (self.media / name).resolve()
         if not path.is_relative_to(self.media):
             raise BadSample(f"{where}: image {name!r} lies outside {self.media}")
@@ -125,6 +126,7 @@ class JsonlSource:
 def fit(pixels: np.ndarray, multiple: int, max_side: int) -> np.ndarray:
     """Shrunk so that the longer side is at most `max_side`, sides rounded to multiples."""
     height, width = pixels.shape[:2]
+    # never enlarged: that adds tokens and nothing to see
     scale = min(1.0, max_side / max(height, width))
     sides = [max(multiple, round(side * scale / multiple) * multiple) for side in (width, height)]
     return resize(pixels, sides[0], sides[1])
@@ -150,6 +152,7 @@ class TextSource:
 
     def draw(self, number: int) -> Sample:
         index = shuffled(number, len(self), self.seed)
+        # the assistant's, as only its words are predicted
         return Sample(
             (Turn("assistant", (self.paragraphs[index],)),), "text", f"{self.path}, paragraph {index + 1}"
         )

@@ -45,11 +45,13 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
         """Learn a vocabulary; every word of the texts is one token where the size allows."""
         tokenizer = Tokenizer(models.BPE())
+        # with a space before it, a word at the beginning is the same token as within a sentence
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(SPECIAL),
+            # all 256 bytes, whether the texts have them or not: nothing is unknown later
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -130,6 +132,7 @@ class _Writer:
                 self._put(
                     self.marks["<IMG_CONTEXT>"],
                     NOISY if noisy else CLEAN,
+                    # one time for the whole picture; rows and columns place its tokens
                     (self.time, h, w),
                     self.copies,
                     False,
@@ -153,6 +156,8 @@ class _Writer:
         ids = np.array(self.ids, dtype=np.int64)
         labels = np.full(len(ids), NO_LABEL, dtype=np.int64)
         told = np.flatnonzero(self.predicted)
+        # a token is predicted from the slot before it; a role mark comes first and is not predicted, so no
+        # place wraps round
         labels[told - 1] = ids[told]
         return Document(
             ids,
@@ -181,6 +186,7 @@ def write(
     """
     marks = tokenizer.ids
     out = _Writer(marks)
+    # a picture that nothing follows needs no clean copy: nobody reads it
     last = sample.turns[-1].parts[-1] if sample.turns and sample.turns[-1].parts else None
     for turn in sample.turns:
         own = turn.role == "assistant"
@@ -208,6 +214,7 @@ def write(
                 out.text([marks["<img>"]])
                 out.image(part.pixels, token, noisy=False)
                 out.text([marks["</img>"]])
+        # after the noisy tokens there is nothing to say: drawing ends by its last step, not by a mark
         if not ends_drawn:
             out.text(
                 [marks["<|end|>"]], predicted=own and isinstance(turn.parts[-1], str) if turn.parts else False
@@ -216,6 +223,8 @@ def write(
 
 
 def _twice(out: _Writer, part: Picture, token: int) -> None:
+    # back to the time of <img>: the clean copy stands where the noisy one stood, and what follows goes on as
+    # if there were one picture
     start = out.time - 1
     out.image(part.pixels, token, noisy=True)
     out.text([out.marks["</img>"]], dead=True)
@@ -230,6 +239,7 @@ def drawing_prefix(
 ) -> Document:
     """Everything before the picture that is to be drawn: the turns, [assistant] and <img>."""
     document = write(sample, tokenizer, token, drop_text, drop_pictures)
+    # ends where `write` puts the noisy tokens, at the same positions: drawing continues as training saw it
     return _append(document, [tokenizer.ids["<|assistant|>"], tokenizer.ids["<img>"]])
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from diptych.models.linear_dit.config import LinearDiTConfig
 
+# left: ours. Norms and tables are bare parameters of ours; every other entry is a module, whose weight and
+# bias move together
 NATIVE = {
     "patch_embed": "x_embedder.proj",
     "caption_in": "y_embedder.y_proj.fc1",
@@ -52,6 +54,7 @@ DIFFUSERS = {
     "head_table": "scale_shift_table",
     "head": "proj_out",
 }
+# diffusers embeds time and guidance in one class of its own, so the time's names change as well
 DIFFUSERS_GUIDED = {
     "time_in": "time_embed.timestep_embedder.linear_1",
     "time_out": "time_embed.timestep_embedder.linear_2",
@@ -75,7 +78,10 @@ DIFFUSERS_BLOCK = {
 }
 """Our matrices of several parts (qkv, key_value) are several weights there, stacked in this order."""
 
+# the position buffer is computed anew, the log variance only weighs Sprint's training loss, and the null
+# caption belongs to the system: none of them is part of the network
 _IGNORED_NATIVE = ("pos_embed", "logvar_linear.weight", "logvar_linear.bias", "y_embedder.y_embedding")
+# 1x1 convolutions there, plain matrices here: two axes of length one come and go
 _CONVOLUTIONS = ("feed_forward.widen.weight", "feed_forward.narrow.weight")
 
 
@@ -158,8 +164,10 @@ def config_from_native(
         "mlp_ratio": weights["blocks.0.mlp.depth_conv.conv.weight"].shape[0] / 2 / width,
         "qk_norm": "blocks.0.attn.q_norm.weight" in weights,
         "guidance_embedding": guided,
+        # the native code truncates the time to an integer unless it is normalised to 0..1, as Sprint's is
         "whole_time": not guided,
         "time_scale": 1.0 if guided else 1000.0,
+        # 1e-8 is what the native block passes; the default of its attention class is another, 1e-15
         "attention_eps": 1e-8,
         "cross_norm_eps": 1e-6,
     }
@@ -181,6 +189,7 @@ def config_from_diffusers(values: dict[str, Any]) -> LinearDiTConfig:
         "norm_eps": (values.get("norm_eps", 1e-6), 1e-6),
         "qk_norm": (values.get("qk_norm") or "rms_norm_across_heads", "rms_norm_across_heads"),
     }
+    # a variant that would load by shape and compute something else must fail here, not draw noise
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"transformer config: {name} is {found!r}, SANA has {wanted!r}")
@@ -287,6 +296,7 @@ def _places(
     places = {}
     for ours in _our_names(remaining, blocks):
         names = _theirs(ours, top, blocks, block)
+        # only a part that is wholly absent is optional: a query norm for q alone is a broken file
         if not any(name in remaining for name in names) and _optional(ours):
             continue
         missing = [name for name in names if name not in remaining]

@@ -50,11 +50,15 @@ def sinusoid(time: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
+# keyed by rows and columns, not by their product: of the published aspect ratios nearly every one shares its
+# number of tokens with another shape, and must not get its table
 @lru_cache(maxsize=64)
 def position_table(rows: int, columns: int, width: int, base: int, scale: float) -> Tensor:
     """Sine-cosine positions (rows * columns, width): columns in the first half, rows in the second, float32
     on the CPU."""
     frequency = torch.arange(width // 4, dtype=torch.float64).div(width / 4).mul(-math.log(10000.0)).exp()
+    # divided by the side itself: a picture of any size spans the same `base` positions, as in the published
+    # code
     column = torch.arange(columns, dtype=torch.float64) / (columns / base) / scale
     row = torch.arange(rows, dtype=torch.float64) / (rows / base) / scale
 
@@ -68,6 +72,7 @@ def position_table(rows: int, columns: int, width: int, base: int, scale: float)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    # over the whole width, before the heads are split: diffusers calls this 'across heads'
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
 
@@ -101,6 +106,8 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """x (B, F, N, C)."""
+        # the norms come before the ReLU: without them the products of ReLU features grow past the range of
+        # half precision in long training (SANA-1.5)
         query, key, value = self.qkv(x).chunk(3, -1)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = (
@@ -123,6 +130,7 @@ class LinearAttention(nn.Module):
     def _read(self, query: Tensor, state: Tensor) -> Tensor:
         """What queries (B, F, H, N, D) find in states (B, F, H, D, D + 1)."""
         found = query @ state
+        # a query whose features are all negative is zero after the ReLU: eps makes its 0 / 0 a 0
         return found[..., :HEAD] / (found[..., HEAD:] + self.eps)
 
     def _others(
@@ -131,13 +139,17 @@ class LinearAttention(nn.Module):
         """Per role, what the frames of that role hold together; a role whose only frame is the asking one
         adds nothing."""
         assert grid.nearness is not None
+        # a frame is as near to itself as can be, so a zero on the diagonal says that it is not there
         present = (grid.nearness.diagonal(dim1=1, dim2=2) > 0).to(state)
+        # on the CPU, where the roles are known: the loops below wait for no device
         roles = torch.tensor(grid.roles)
         added = torch.zeros_like(query)
         for role in roles.unique().tolist():
             members = roles == role
             asking = [f for f in range(grid.frames) if not members[f] or int(members.sum()) > 1]
             held = members.nonzero().flatten().tolist()
+            # states of several frames add up, divisors with them: reading the sum is one attention over all
+            # their tokens
             states = state[:, held] * present[:, held, None, None, None]
             content = mix[role].to(query.dtype).view(-1, 1, 1) * self._read(
                 query[:, asking], states.sum(1, keepdim=True)
@@ -211,7 +223,9 @@ class GatedConvolution(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """x (B, F, N, C)."""
         batch, frames, tokens, _ = x.shape
+        # frames are pictures of their own here: the convolution must not see across them
         inner = F.silu(self.widen(x)).view(batch * frames, grid.rows, grid.columns, -1).permute(0, 3, 1, 2)
         inner = self.depthwise(inner).permute(0, 2, 3, 1).reshape(batch, frames, tokens, -1)
+        # the second half is the gate: published weights have no other mark of which is which
         value, gate = inner.chunk(2, -1)
         return self.narrow(value * F.silu(gate))

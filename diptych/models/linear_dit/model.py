@@ -86,9 +86,12 @@ class Block(nn.Module):
         self, x: Tensor, text: TextKeyValue, mask: Tensor | None, modulation: Tensor, grid: Grid
     ) -> Tensor:
         """x (B, F, N, C); modulation (B, 1 or F, 6, C), the same for all blocks."""
+        # one projection of the time serves all blocks, each adds a table of its own (adaLN-single): a
+        # projection of its own would add 6 C^2 weights to a block of 15.5 C^2
         parts = (self.table + modulation).unsqueeze(-2).unbind(2)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
         x = torch.addcmul(x, gate_a, self.attention(modulate(x, shift_a, scale_a), grid))
+        # no norm, no gate and no modulation here: the published block has none
         x = x + self.cross_attention(x.flatten(1, 2), text, mask).view_as(x)
         return torch.addcmul(x, gate_f, self.feed_forward(modulate(x, shift_f, scale_f), grid))
 
@@ -97,7 +100,10 @@ class LinearDiT(nn.Module):
     """Velocity of noisy latents, given text. Tensors in, tensors out."""
 
     facts: ClassVar[BlockFacts] = BlockFacts(
+        # zero in these makes a block the identity whatever its gates are, which start at random
         silent=("attention.out", "cross_attention.out", "feed_forward.narrow"),
+        # how many parts lie stacked in one matrix: surgery that changes its rows must do so in each part by
+        # itself
         fused={"qkv": 3, "key_value": 2, "widen": 2, "depthwise": 2, "modulation": 6},
         adapted=(
             "attention.qkv",
@@ -137,6 +143,7 @@ class LinearDiT(nn.Module):
         for name, parameter in self.named_parameters():
             owner, _, kind = name.rpartition(".")
             value = torch.zeros(parameter.shape)
+            # what no case takes stays zero: frame parts, and all biases but the depthwise one
             if name == "caption_norm":
                 value.fill_(CAPTION_NORM_START)
             elif kind in ("query_norm", "key_norm"):
@@ -183,6 +190,8 @@ class LinearDiT(nn.Module):
         text (B, T, caption_channels), real tokens where mask (B, T) is True; see `trim_text`.
         """
         projected = self.caption_out(F.gelu(self.caption_in(text), approximate="tanh"))
+        # hidden states of a decoder language model are large: without this norm and its small start training
+        # from scratch is unstable (SANA's paper)
         projected = rms_norm(projected, self.caption_norm, CAPTION_NORM_EPS)
         blocks = tuple(block.read(projected) for block in cast(list[Block], self.blocks))
         return TextCondition(blocks, None if mask is None else mask.bool()[:, None, None])
@@ -254,6 +263,7 @@ class LinearDiT(nn.Module):
     def _time(self, sigma: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Time embedding (B, 1 or F, C) and the six modulation rows of all blocks (B, 1 or F, 6, C)."""
         config = self.config
+        # float32 up to the sinusoid: bfloat16 rounds times near 1000 to steps of 4
         time = sigma.float() * config.time_scale
         if config.whole_time:
             # sigma = time / 1000 in float32 may come back a hair below a whole number
@@ -262,6 +272,8 @@ class LinearDiT(nn.Module):
         if config.guidance_embedding:
             if guidance is None:
                 raise ValueError("this model embeds the guidance scale: pass guidance, one scale a sample")
+            # 0.1 is Sprint's own factor; the last projection starts at zero, so training begins as if no
+            # scale were told
             features = sinusoid(guidance.float() * 0.1).to(dtype)
             embedded = embedded + self.guidance_out(F.silu(self.guidance_in(features)))[:, None]
         elif guidance is not None:

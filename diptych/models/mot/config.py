@@ -40,6 +40,7 @@ class MoTConfig:
     gen_experts: Experts | None = None
     """Experts of the generation stream (noisy pictures); None = dense."""
     norm_eps: float = 1e-6
+    # text runs far, grids do not: time turns much slower than rows and columns
     rope_theta: float = 5e6
     rope_theta_hw: float = 1e4
     rope_theta_vision: float = 1e4
@@ -59,6 +60,7 @@ class MoTConfig:
     def __post_init__(self) -> None:
         if self.head not in ("linear", "conv"):
             raise ValueError(f"head must be 'linear' or 'conv', got {self.head!r}")
+        # quarters for h and w, halved once more for the pairs that turn together
         if self.head_dim % 8:
             raise ValueError(f"head_dim must be a multiple of 8 (t, h, w segments), got {self.head_dim}")
         if self.heads % self.kv_heads:
@@ -111,6 +113,7 @@ def by_size(size: int, vocab_size: int, patch: int, depth: int | None = None) ->
         heads=max(1, round(width / 48)),
         kv_heads=max(1, round(width / 48)),
         head_dim=48,
+        # 8/3 with three matrices has as many weights as 4 with two; rounded up to whole 32s
         ffn_width=-(-width * 8 // 3 // 32) * 32,
         patch=patch,
         vision_width=64,

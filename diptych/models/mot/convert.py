@@ -62,6 +62,7 @@ def our_name(published: str) -> str:
         return f"{_TOP[module]}.{leaf}"
     layer = re.fullmatch(r"language_model\.model\.layers\.(\d+)\.(.+)", module)
     if layer:
+        # the suffix marks the generation stream, wherever in the name it stands
         part = layer[2].replace("_mot_gen", "")
         stream = "und" if part == layer[2] else "gen"
         expert = re.fullmatch(r"mlp\.experts\.(\d+)\.(\w+)", part)
@@ -98,6 +99,7 @@ def from_published(state: Mapping[str, Tensor], config: MoTConfig) -> dict[str, 
     for name, tensor in state.items():
         ours = our_name(name)
         if ours.endswith("patches.weight"):
+            # (C, 3, row, column) in the order in which `patchify` lays a patch out
             tensor = tensor.flatten(1)
         elif ours.endswith("merge.weight"):
             # (C, vision, row, column) -> (C, row, column, vision): a token's four patches stand one after
@@ -134,6 +136,7 @@ def config_from_published(
             return None
 
         def field(name: str) -> Any:
+            # what the generation stream does not say for itself it shares with the other
             return llm.get(prefix + name, llm[name])
 
         return Experts(

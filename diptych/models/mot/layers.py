@@ -22,6 +22,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        # a mean of squares in bfloat16 keeps two to three digits
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).type_as(x)
 
 
@@ -39,6 +40,7 @@ def rotation_tables(positions: Tensor, head_dim: int, theta: float, theta_hw: fl
     ):
         frequency = base ** (-torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size)
         angle = positions[:, axis, None].float() * frequency
+        # twice: an element and its partner half a segment away turn by one angle
         angles += [angle, angle]
     table = torch.cat(angles, dim=-1)[:, None]
     return table.cos(), table.sin()
@@ -75,6 +77,7 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(FeedForward(width, config.width) for _ in range(config.count))
 
     def forward(self, x: Tensor) -> Tensor:
+        # over all experts, then the best: without `normalise` the kept weights add up to less than one
         weights, chosen = self.router(x).float().softmax(-1).topk(self.config.per_token, dim=-1)
         if self.config.normalise:
             weights = weights / weights.sum(-1, keepdim=True)
@@ -101,6 +104,7 @@ class StreamLayer(nn.Module):
         self.k = nn.Linear(c, config.kv_heads * d, bias=False)
         self.v = nn.Linear(c, config.kv_heads * d, bias=False)
         self.o = nn.Linear(config.heads * d, c, bias=False)
+        # time has one norm, rows and columns share another, as published
         self.q_norm_t = RMSNorm(d // 2, config.norm_eps)
         self.q_norm_hw = RMSNorm(d // 2, config.norm_eps)
         self.k_norm_t = RMSNorm(d // 2, config.norm_eps)
@@ -120,6 +124,7 @@ class StreamLayer(nn.Module):
             F.rms_norm(heads.float(), (self.head_dim // 2,), eps=self.q_norm_t.eps)
             * torch.cat([q_weight, k_weight]).float()
         )
+        # norm before rotation, which keeps lengths: what is cached is ready to be read at any later step
         q, k = rotate(heads.flatten(-2), *rotation).to(v.dtype).split([self.heads, self.kv_heads], 1)
         return q, k, v
 
@@ -162,15 +167,19 @@ class PatchInterface(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """(P, 3, height, width) -> (P * tokens, C)."""
         count, _, height, width = pictures.shape
+        # disjoint patches: the published convolutions have their stride as kernel, so they are one matrix
+        # product
         x = F.gelu(self.patches(patchify(pictures, self.patch)))
         cos, sin = self._rotation(height // (2 * self.patch), width // (2 * self.patch), x)
         x = x.unflatten(0, (count, -1))
+        # neighbours paired here, halves in `rotate`: two published conventions in one model
         even, odd = x[..., 0::2], x[..., 1::2]
         x = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
         return self.merge(x.flatten(0, 1).flatten(1))
 
     def _rotation(self, rows: int, columns: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Tables (tokens, 4, vision_width / 2) for the patches of a picture, in the order of `patchify`."""
+        # patches count here, two a side of each token; the transformer's grid counts tokens
         half = like.shape[-1] // 2
         grid = torch.arange(2 * rows, device=like.device), torch.arange(2 * columns, device=like.device)
         row, column = torch.meshgrid(*grid, indexing="ij")
@@ -223,5 +232,7 @@ class ConvHead(nn.Module):
     def forward(self, hidden: Tensor, rows: int, columns: int) -> Tensor:
         """(P * tokens, C) -> (P, 3, height, width)."""
         x = hidden.reshape(-1, rows, columns, hidden.shape[-1]).permute(0, 3, 1, 2)
+        # convolutions stand between the shuffles, so that each pixel is made with its neighbours over the
+        # seam
         x = F.gelu(self.first(F.pixel_shuffle(x, 2)))
         return F.pixel_shuffle(self.second(F.pixel_shuffle(x, 2)), self.rest)

@@ -3,8 +3,7 @@
 The rules (SenseNova-U1, arXiv 2605.12500 section 2.2), for a query and a key of one document:
 
 1. a token sees what stands at its own time or earlier; all tokens of one picture share a time, so a picture
-   is
-   bidirectional and everything else causal;
+   is bidirectional and everything else causal;
 2. noisy tokens are seen by their own picture alone;
 3. noisy tokens do not see clean tokens of the same time, which are their own clean copy;
 4. a dead key (the doubled boundary marks of a picture that stands in a row twice) is seen by nobody.
@@ -49,6 +48,7 @@ def may_see(slots: Slots) -> Tensor:
 
     (query_doc, key_doc), (query_time, key_time) = pair(slots.document), pair(time)
     (query_picture, key_picture), (query_kind, key_kind) = pair(slots.picture), pair(slots.kind)
+    # by time, not by slot: the order of slots in a row means nothing
     seen = (query_doc == key_doc) & (query_time >= key_time)
     seen &= (key_kind != NOISY) | (query_picture == key_picture)
     seen &= ~((query_kind == NOISY) & (key_kind != NOISY) & (query_time == key_time))
@@ -66,6 +66,7 @@ def flex_mask(slots: Slots) -> Any:
     time = slots.positions[..., 0].contiguous()
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        # `may_see`, rule by rule, for one pair: the two must be changed together
         noisy_key, noisy_query = slots.kind[b, k] == NOISY, slots.kind[b, q] == NOISY
         seen = (slots.document[b, q] == slots.document[b, k]) & (time[b, q] >= time[b, k])
         seen = seen & (~noisy_key | (slots.picture[b, q] == slots.picture[b, k]))
@@ -111,6 +112,7 @@ class Layout:
     def uniform(cls, positions: Tensor, mask: Tensor | None, noisy: bool) -> Layout:
         """All slots of B rows (positions (B, L, 3)) hold one stream's tokens, in order."""
         rows, length, _ = positions.shape
+        # padding too counts as tokens of the stream: the mask hides it, and rows stay rectangles
         order = torch.arange(rows * length, device=positions.device)
         none, flat = order[:0], positions.flatten(0, 1)
         und, gen = (none, order) if noisy else (order, none)

@@ -52,6 +52,7 @@ class Cache:
     def rows(self, index: Sequence[int]) -> Self:
         """Some of the rows, in this order; padding that only the others needed goes."""
         chosen = torch.tensor(index, device=self.valid.device)
+        # padding stands on the right, so the longest of the chosen rows says where to cut
         valid = self.valid[chosen]
         length = int(valid.any(0).nonzero().max()) + 1
         layers = tuple((k[chosen, :, :length], v[chosen, :, :length]) for k, v in self.layers)
@@ -99,6 +100,7 @@ class Block(nn.Module):
         own = (k, v) if keep else None
         if past is not None:
             k, v = (
+                # a cache of one row may serve many: expanded, not copied, until here
                 torch.cat([past[0].expand(k.shape[0], -1, -1, -1), k], 2),
                 torch.cat([past[1].expand(k.shape[0], -1, -1, -1), v], 2),
             )
@@ -122,8 +124,10 @@ class MoT(nn.Module):
     same computation in parts, over a cache, for asking and drawing."""
 
     facts: ClassVar[BlockFacts] = BlockFacts(
+        # a block has no gates: its last projections alone can silence it
         silent=("o", "down"),
         adapted=("q", "k", "v", "o", "gate", "up", "down"),
+        # 151,936 tokens make each of them 622M weights in the 8B model
         apart=("embedding", "text_head"),
     )
 
@@ -156,6 +160,7 @@ class MoT(nn.Module):
             return torch.full(shape, 1.0 if "norm" in name else 0.0)
         std = 0.02 if name.startswith("embedding") else shape[1:].numel() ** -0.5
         if name.split(".")[-2] in self.facts.silent:
+            # two branches a block add to the residual stream: so its size does not grow with depth
             std /= (2 * self.config.depth) ** 0.5
         return nn.init.trunc_normal_(torch.empty(shape), std=std, a=-3 * std, b=3 * std, generator=generator)
 
@@ -181,6 +186,7 @@ class MoT(nn.Module):
         The embedders read t = 1 - sigma, the time of the published model.
         """
         tokens = self.noisy_interface(pictures)
+        # added to every token, once: the published model has no adaLN
         level = self.time_embedder(1.0 - sigma) + self.noise_scale_embedder(
             noise_scale / self.config.noise_scale_max
         )
@@ -201,6 +207,7 @@ class MoT(nn.Module):
         layout = Layout.uniform(positions, mask, noisy=False)
         hidden, _, added = self._through(und.flatten(0, 1), und.new_empty(0, width), layout)
         valid = torch.arange(length, device=und.device)[None] < lengths[:, None]
+        # the highest time of a row is its last token's: tokens of a picture share one, and times never fall
         last = positions[torch.arange(rows, device=und.device), lengths - 1, 0]
         return hidden.view(rows, length, width), Cache(added, valid, last + 1)
 
@@ -209,6 +216,7 @@ class MoT(nn.Module):
         positions = torch.zeros(und.shape[0], 1, 3, dtype=torch.long, device=und.device)
         positions[:, 0, 0] = cache.next_time
         mask = cache.key_mask
+        # the new token sees itself, and padded slots of the prefix stay hidden for good
         if mask is not None:
             mask = F.pad(mask, (0, 1), value=True)
         layout = Layout.uniform(positions, mask, noisy=False)
@@ -228,6 +236,7 @@ class MoT(nn.Module):
         if mask is not None:
             mask = F.pad(mask, (0, rows * columns), value=True)
         layout = Layout.uniform(positions, mask, noisy=True)
+        # nothing is added to the cache: noisy tokens are seen by their own picture and by nobody later
         _, hidden, _ = self._through(gen[:0], gen, layout, cache, keep=False)
         return self.pixel_head(hidden, rows, columns)
 
@@ -259,5 +268,6 @@ def picture_positions(rows: int, columns: int, time: Tensor) -> Tensor:
         torch.arange(rows, device=time.device), torch.arange(columns, device=time.device), indexing="ij"
     )
     grid = torch.stack([torch.zeros_like(h), h, w], -1).flatten(0, 1)[None].repeat(len(time), 1, 1)
+    # one time for all of a picture: a large one moves the text no further than a small one
     grid[:, :, 0] = time[:, None]
     return grid

@@ -49,6 +49,7 @@ class Captions:
 
     def read(self, prompts: Sequence[Prompt]) -> Text:
         if isinstance(self.encoder, LearnedEncoder):
+            # it learns, so nothing of it can be cached and one pass with gradients reads all
             return Text(*self.encoder.encode([prompt.text for prompt in prompts]))
         # one at a time, as a cache holds them: a batch rounds otherwise
         found = [
@@ -65,7 +66,10 @@ class Captions:
             return text
         negatives = {prompts[row].negative for row in chosen}
         if self.null is not None:
+            # '' is then the stored caption and not an encoding
             negatives.discard("")
+        # negative prompts and the null text stand without the instruction, as diffusers reads them; each
+        # different one is read once, whatever the batch
         encoded = {words: Text(*self.encoder.encode([words], instruct=False)) for words in negatives}
         null = joined(
             [encoded.get(prompts[row].negative) or self._stored(text.rows([row])) for row in chosen]
@@ -74,6 +78,8 @@ class Captions:
         text, null = text.padded(length), null.padded(length)
         place = torch.tensor(chosen, device=text.mask.device)
         return Text(
+            # copied and not written in place: gradients of the other rows, and of a learned null text, go
+            # through
             text.states.index_copy(0, place, null.states.to(text.states)),
             text.mask.index_copy(0, place, null.mask.to(text.mask.device)),
         )
@@ -81,5 +87,7 @@ class Captions:
     def _stored(self, row: Text) -> Text:
         """The stored null caption through the mask of one row."""
         assert self.null is not None
+        # the native code replaces the caption but not its mask, so as many null tokens are seen as the
+        # caption had: weights trained so must be sampled so
         states = self.null.to(row.states)[None, : row.mask.shape[1]]
         return Text(states, row.mask[:, : states.shape[1]])

@@ -57,8 +57,10 @@ class SanaCondition:
         present = self.present
         if self.given is not None and bool(media.any()):
             kept = torch.ones(self.times.shape, dtype=torch.bool, device=self.times.device)
+            # given frames come last; those to be drawn are always there
             kept[:, -self.given.shape[1] :] = ~media.to(kept.device)[:, None]
             present = kept if present is None else kept & present
+        # the very same object where no text goes, so that `_changed` keeps the keys
         without = self.captions.without(self.text, self.prompts, text)
         return self._changed(text=without, present=present)
 
@@ -72,6 +74,7 @@ class SanaCondition:
 
     def rows(self, index: Sequence[int]) -> SanaCondition:
         chosen = list(index)
+        # looked up without computing them: rows are also chosen before the first step
         keys = vars(self).get(KEYS)
         return self._changed(
             keys=None if keys is None else keys.rows(chosen),
@@ -94,6 +97,7 @@ class SanaCondition:
                 )
             if (other.guidance is None) != (self.guidance is None):
                 raise ValueError("some of the conditions were told their guidance scale, and some were not")
+        # masks only where some part has one: without any the denoiser skips that arithmetic
         present = None
         if any(part.present is not None for part in parts):
             present = torch.cat(
@@ -104,6 +108,7 @@ class SanaCondition:
             )
         return self._changed(
             prompts=tuple(prompt for part in parts for prompt in part.prompts),
+            # keys are computed anew from the joined text: those of the parts differ in length
             text=joined([part.text for part in parts]),
             times=torch.cat([part.times for part in parts]),
             given=None if self.given is None else torch.cat([p.given for p in parts if p.given is not None]),

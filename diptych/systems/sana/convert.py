@@ -63,6 +63,7 @@ def convert(
     if lora is not None:
         merge_adapters(system.model, read_lora(read_checkpoint(lora)))
         system.card = {**system.card, "parents": [*system.card.get("parents", []), lora.name]}
+    # written aside: a rename within one parent either happens or does not
     aside = out.with_name(out.name + ".part")
     _remove(aside)
     try:
@@ -94,7 +95,9 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
     config = published.config_from_native(weights, cross_heads)
     model = denoiser(config, published.from_native(weights))
     parts = open_parts(base)
+    # trained with the stored caption under the real one's mask, so drawn with it too, whatever `base` does
     null = published.native_null_caption(weights)
+    # the sampler goes with the denoiser: a distilled one is of no use with the base's twenty steps
     sampler = SPRINT_SAMPLER if config.guidance_embedding else parts.sampler
     card = {
         "name": path.stem,
@@ -137,6 +140,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ModelFolderError(
             f"{path} cannot be read ({error}): cut off, damaged or no checkpoint"
         ) from error
+    # training checkpoints hold the weights beside optimiser and step; released files may hold them bare
     found = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise ModelFolderError(f"{path} is no state dict of tensors")
@@ -172,6 +176,7 @@ def _write_diffusers(system: SanaSystem, out: Path) -> None:
 def _scheduler(sampler: SamplerConfig) -> Any:
     import diffusers
 
+    # diffusers ties times to schedulers: only the DPM one gives whole times, see `parts.sampler_of`
     if sampler.solver == "trigflow":
         return diffusers.SCMScheduler()
     if sampler.solver == "euler":

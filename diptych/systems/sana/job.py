@@ -71,11 +71,14 @@ class SanaJob:
             raise ValueError("this recipe needs --pictures, a folder that `diptych data index` was run on")
         self.index = Index(Path(config.pictures))
         kept = folder / START
+        # the copy first: a run that goes on must not depend on where the original has gone
         self.source = kept if kept.is_dir() else locate(config.start) if config.start else None
         self.start = None if self.source is None else open_parts(self.source)
         new = checkpoint.latest_step(folder / "checkpoints") is None
         self.parent = self.start.card if self.start is not None and new else None
         if self.start is not None:
+            # the model's sizes are the start's, whatever the recipe says; a control only adds frame parts,
+            # which start at zero
             multi_frame = bool(config.control) or self.start.model.multi_frame
             config = replace(config, model=replace(self.start.model, multi_frame=multi_frame))
         self.config = config
@@ -87,7 +90,10 @@ class SanaJob:
                 surgery.add_lora(denoiser, config.lora_rank, config.seed)
         learned = self.encoder.model if isinstance(self.encoder, LearnedEncoder) else None
         if learned is None:
+            # a frozen encoder stays outside SanaModel: it is neither sharded, averaged nor saved
             self.encoder.model.requires_grad_(False)
+        # parameters keep their names through this wrapper: 'denoiser.' and 'text.' are what checkpoints and
+        # exports hold
         self.model = SanaModel(denoiser, learned).train()
         self.task = GenerateTask(self.system({}), config.law, Objective(), self.model)
         self.control = CONTROLS[config.control] if config.control else None
@@ -111,6 +117,8 @@ class SanaJob:
         """Of a model without adapters."""
         generator = torch.Generator().manual_seed(self.config.seed)
         text: Iterable[tuple[str, Tensor]] = ()
+        # one generator for both: the text's values follow on the denoiser's, so the order of the two loops
+        # matters
         if self.start is None:
             with torch.device("meta"):
                 plain = LinearDiT(self.config.model)
@@ -125,6 +133,7 @@ class SanaJob:
             yield f"text.{name}", value.float()
 
     def optimiser_state(self) -> Mapping[str, Tensor]:
+        # state of the whole matrices says nothing of adapters
         if self.source is None or not (self.source / OPTIMISER).is_file() or self.config.lora_rank:
             return {}
         return open_weights(self.source, OPTIMISER.removesuffix(".safetensors"))
@@ -136,10 +145,13 @@ class SanaJob:
         return {"flow": 1.0}
 
     def learns(self, name: str, stage: SanaStage) -> bool:
+        # under LoRA a text encoder that came with the model is frozen too
         return ("lora_" in name) == (stage.trainable == "lora")
 
     def dataset(self, stage: SanaStage, rank: int, ranks: int) -> PictureDataset:
         resolutions = stage.resolutions or self.config.data.resolutions
+        # a stage counts its epochs from its own first step: its buckets, and so its epochs' lengths, are its
+        # own
         first = sum(s.steps for s in self.config.stages[: self.config.stages.index(stage)])
         return PictureDataset(
             self.index,
@@ -157,6 +169,7 @@ class SanaJob:
     @property
     def multiple(self) -> int:
         """Sides of pictures are multiples of this, px."""
+        # a side must be whole in tokens, not only in latents
         return self.space.factor * self.config.model.patch
 
     def describe(self, stage: SanaStage) -> str:
@@ -173,6 +186,7 @@ class SanaJob:
             assert isinstance(self.encoder, LearnedEncoder)
             self.encoder.tokenizer.save(folder / "tokenizer.json")
         elif self.source != folder / START:
+            # copied aside and renamed: `kept.is_dir()` above then means a whole copy
             aside = folder / f"{START}.part"
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(self.source, aside)
@@ -186,6 +200,7 @@ class SanaJob:
         kept = kept[:VALIDATION_PICTURES]
         if not kept:
             return []
+        # only its `sample` is used: without dropout, from a plan that one picture fills
         config = replace(self.config.data, drop_text=0.0, validation=0.0, pictures_per_step=1, accumulate=1)
         data = PictureDataset(
             self.index,
@@ -196,12 +211,14 @@ class SanaJob:
             cache=self.cache,
             control=self.control,
         )
+        # batches of one join no buckets: the sizes are those that `precompute` caches for kept pictures
         plan = BucketPlan(
             self.index.sizes()[kept], self.config.data.resolutions, self.multiple, 1, self.config.seed
         )
         by_size: dict[Bucket, list[FrameBatch]] = {}
         for place, number in enumerate(kept):
             bucket = plan.bucket_of[place]
+            # 2^40 is beyond any key of training: noise that is never trained on
             by_size.setdefault(bucket, []).append(data.sample(number, bucket, 0, 2**40 + number))
         return [collate(group[i : i + 16]) for group in by_size.values() for i in range(0, len(group), 16)]
 
@@ -214,6 +231,8 @@ class SanaJob:
             batch = batch.to(device)
             clean = self.task.clean(batch)
             for level in range(VALIDATION_LEVELS):
+                # the same levels for every run and law but for the shift: a random level would hide small
+                # gains in its noise
                 u = torch.full((len(batch),), (level + 0.5) / VALIDATION_LEVELS, device=device)
                 errors = self.task.errors(batch, clean, self.config.law.shifted(u))
                 totals.setdefault(f"validation/u={(level + 0.5) / VALIDATION_LEVELS:.1f}", []).extend(
@@ -223,7 +242,7 @@ class SanaJob:
         return {"validation": float(np.mean(list(means.values()))), **means} if means else {}
 
     def sample(self, path: Path | None) -> None:
-        """Pictures of the first captions, beside what they are of."""
+        """Pictures of captions from all over the training pictures, each with its caption."""
         share = self.config.data.validation
         learning = [n for n, row in enumerate(self.index.rows) if not is_validation(row.sha256, share)]
         places = np.linspace(0, len(learning) - 1, min(SHOWN, len(learning))).astype(int)
@@ -253,6 +272,7 @@ class SanaJob:
             self.space,
             self.config.sampler if start is None else start.sampler,
             max(self.config.data.resolutions),
+            # null text as the start was trained with: another would be a new convention to learn
             "empty" if start is None else start.null,
             None if start is None else start.null_caption,
             self.config.control,
@@ -283,6 +303,7 @@ def _encoder(config: SanaTrainConfig, start: Parts | None, index: Index, words: 
         assert isinstance(encoder, LearnedEncoder)
         with torch.device("meta"):
             return LearnedEncoder(CaptionEncoder(encoder.model.config), encoder.tokenizer)
+    # learned once and kept in the run's folder: the index may be another when the run goes on
     captions = [caption for row in index.rows for caption in row.captions]
     tokenizer = (
         TextTokenizer.load(words)
@@ -313,6 +334,7 @@ def export(job: SanaJob, about: dict[str, Any], out: Path) -> SanaSystem:
     }
     denoiser = job.model.denoiser
     adapters = surgery.lora_weights(denoiser)
+    # merged into a copy: the run's own denoiser trains on with its adapters apart
     system = job.around(surgery.merge_lora(denoiser) if adapters else denoiser, card)
     system.save(out)
     if adapters:

@@ -21,6 +21,7 @@ _DOWN_UP = {
     "diffusers": ("lora_A.weight", "lora_B.weight"),
     "kohya": ("lora_down.weight", "lora_up.weight"),
 }
+# norms and tables take no adapters
 _MODULES = {
     ours: theirs.split()
     for ours, theirs in DIFFUSERS_BLOCK.items()
@@ -42,7 +43,9 @@ def read_lora(weights: Mapping[str, Tensor]) -> Adapters:
     for module, found in parts.items():
         if not {"down", "up"} <= set(found):
             raise ValueError(f"the LoRA file has only half of the adapter of {module}")
+        # adapters of 1x1 convolutions have two axes more, of length one
         down, up = found["down"].float().flatten(1), found["up"].float().flatten(1)
+        # files without alpha are meant at scale 1, that is alpha = rank
         alpha = float(found["alpha"]) if "alpha" in found else float(len(down))
         singles[module] = (down, up * (alpha / len(down)))
     return _ours(singles)
@@ -70,6 +73,8 @@ _THEIRS = {theirs: (ours, place) for ours, names in _MODULES.items() for place, 
 def _from_kohya(name: str) -> str:
     """Dots from underscores, by the modules that there are."""
     found = re.fullmatch(r"transformer_blocks_(\d+)_(.+)", name)
+    # kohya writes underscores for dots, and module names have underscores of their own: only a look at all of
+    # them tells which were dots
     for module in _THEIRS:
         if found and module.replace(".", "_") == found[2]:
             return f"transformer_blocks.{found[1]}.{module}"
@@ -108,6 +113,7 @@ def write_lora(adapters: Mapping[str, tuple[Tensor, Tensor]], style: str) -> dic
             key = _PREFIX[style] + (module.replace(".", "_") if style == "kohya" else module)
             pair = [matrix[..., None, None] if convolution else matrix for matrix in (down, part)]
             for ending, matrix in zip(_DOWN_UP[style], pair, strict=True):
+                # q, k and v share their first matrix here; safetensors refuses tensors that share memory
                 tensors[f"{key}.{ending}"] = matrix.contiguous().clone()
             if style == "kohya":
                 tensors[f"{key}.alpha"] = torch.tensor(float(len(down)))
@@ -118,6 +124,7 @@ def write_lora(adapters: Mapping[str, tuple[Tensor, Tensor]], style: str) -> dic
 def merge_adapters(model: nn.Module, adapters: Adapters, strength: float = 1.0) -> None:
     """Add adapters into a model's matrices, in place. Raises ValueError where they are for a model of another
     size; then nothing was changed."""
+    # two passes: all shapes are checked before the first weight changes
     weights = dict(model.named_parameters())
     for name, (down, up) in adapters.items():
         weight = weights.get(f"{name}.weight")

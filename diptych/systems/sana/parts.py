@@ -27,6 +27,7 @@ from diptych.spaces import LatentSpace, load_space
 from diptych.systems.sana import INDEX, NAME
 
 PIPELINES = ("SanaPipeline", "SanaSprintPipeline")
+# as published: 20 steps of DPM-Solver++, from a level of 0.999 before the shift, short of pure noise
 SAMPLER = SamplerConfig(num_steps=20, solver="dpm", shift=3.0, first_sigma=0.999, guidance_scale=4.5)
 SPRINT_SAMPLER = SamplerConfig(num_steps=2, solver="trigflow", guidance_scale=4.5)
 
@@ -108,9 +109,11 @@ def _ours(folder: Path) -> Parts:
                 encoder = GemmaEncoder.load(
                     folder / "text_encoder", folder / "tokenizer", about.instruction, dtype
                 )
+                # published pipelines lower-case; a folder of ours says for itself
                 encoder.lowercase = about.lowercase
                 return encoder
             model = CaptionEncoder(convert(CaptionEncoderConfig, fields, where))
+            # small, and its errors go through every step: float32 whatever the folder's precision
             model.load_state_dict({name: tensor.float() for name, tensor in learned.items()})
             return LearnedEncoder(model.eval(), TextTokenizer.load(folder / "tokenizer.json"))
 
@@ -156,7 +159,9 @@ def _published(folder: Path) -> Parts:
         return Parts(
             model=replace(published.config_from_diffusers(values), whole_time=whole_time),
             sampler=sampler,
+            # diffusers counts in latents
             native=int(values.get("sample_size", 32)) * space.factor,
+            # diffusers drops the native null caption and samples with the encoding of '' under its own mask
             null="empty",
             null_caption=None,
             control="",
@@ -182,6 +187,7 @@ def sampler_of(scheduler: dict[str, Any]) -> tuple[SamplerConfig, bool]:
         return SPRINT_SAMPLER, False
     if kind == "FlowMatchEulerDiscreteScheduler":
         shift = float(scheduler.get("shift", 1.0))
+        # 28 is the native default for Euler, which needs more steps than DPM-Solver++
         return replace(SAMPLER, solver="euler", schedule="diffusers_euler", shift=shift, num_steps=28), False
     if (
         kind == "DPMSolverMultistepScheduler"
@@ -190,6 +196,7 @@ def sampler_of(scheduler: dict[str, Any]) -> tuple[SamplerConfig, bool]:
     ):
         # that scheduler's times are whole numbers
         return replace(SAMPLER, shift=float(scheduler["flow_shift"])), True
+    # any other one would draw something, only worse: nothing is guessed
     raise ValueError(f"scheduler {kind!r} with these settings is none of SANA's")
 
 
@@ -197,6 +204,7 @@ def stored_values(config: LinearDiTConfig, weights: Mapping[str, Tensor]) -> Ite
     """(name, value) of every parameter of a denoiser, one at a time; what `multi_frame` adds is zero where
     the weights are of a model without. Raises ValueError where they contradict the config."""
     with without_storage():
+        # names and shapes alone: values are large, and come one at a time
         expected = LinearDiT(config).state_dict()
     if extra := sorted(set(weights) - set(expected)):
         raise ValueError(f"the config has no place for {extra[0]}")
@@ -204,6 +212,7 @@ def stored_values(config: LinearDiTConfig, weights: Mapping[str, Tensor]) -> Ite
     for name, empty in expected.items():
         if name in weights:
             tensor = weights[name]
+            # frame parts take the precision of what they stand among
             dtype = tensor.dtype
         elif name.endswith(FRAME_PARTS):
             tensor = torch.zeros(empty.shape, dtype=dtype)
@@ -224,6 +233,7 @@ def denoiser(
     values = dict(stored_values(config, weights))
     with without_storage():
         model = LinearDiT(config)
+    # assign: the tensors become the parameters, mapped files included
     model.load_state_dict(
         {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in values.items()}, assign=True
     )

@@ -29,6 +29,7 @@ def probe(config: SanaTrainConfig) -> Probe:
     factor = load_space(Path(config.space)).factor if config.space else FACTOR
     pictures = config.data.pictures_per_step // config.data.accumulate
     resolution = max(r for stage in config.stages for r in stage.resolutions or config.data.resolutions)
+    # any bucket will do: all of a resolution have about the same area
     bucket = buckets(resolution, factor * config.model.patch)[0]
     height, width = bucket.height // factor, bucket.width // factor
     roles = (Role.TARGET, Role.CONTROL) if config.control else (Role.TARGET,)

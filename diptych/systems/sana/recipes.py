@@ -28,6 +28,7 @@ def small(depth: int = 8, heads: int = 5) -> SanaTrainConfig:
 def curriculum() -> SanaTrainConfig:
     """SANA-1.5's 1.6B at 512 and then 1024 px, bf16, for a cluster; start from a published folder for text
     and autoencoder."""
+    # rate, warm-up, clip and average are those of SANA's configs, which keep the rate constant
     steady = OptimConfig(name="adamw", lr=1e-4, warmup=2000, decay=0.0, clip=0.1)
     return SanaTrainConfig(
         name="sana-curriculum",
@@ -49,6 +50,8 @@ def finetune() -> SanaTrainConfig:
     """All weights of a model on one's own pictures; needs --start and --pictures."""
     return replace(
         small(),
+        # the model of small() gives way to that of --start, its data does not: 128 px and 32 pictures a step,
+        # so a larger model wants --data.resolutions
         name="sana-finetune",
         stages=(
             SanaStage(

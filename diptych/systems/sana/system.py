@@ -74,6 +74,7 @@ class SanaSystem:
         self.capabilities = frozenset({Task.TEXT_TO_IMAGE} | ({Task.CONTROL_TO_IMAGE} if control else set()))
         self.captions = Captions(text, null_caption)
         self._fast: LinearDiT | None = None
+        # a run makes its system before the model has a place
         self._placed: torch.device | None = None
 
     @property
@@ -115,6 +116,7 @@ class SanaSystem:
                 "this model has its guidance built in, so a negative prompt has no effect: leave it out"
             )
         first, device = stacks[0], self.device
+        # what is asked is checked before frozen parts move or read anything
         roles = self._roles(stacks)
         self._follow(device)
         text = self.captions.read(prompts)
@@ -123,6 +125,7 @@ class SanaSystem:
             given = torch.stack(
                 [torch.stack([self._target(frame, stack) for frame in stack.given]) for stack in stacks]
             )
+        # frames to be drawn, then given ones: `denoise` joins latents in this order and cuts by it
         times = [[*stack.times, *(frame.time for frame in stack.given)] for stack in stacks]
         return SanaCondition(
             denoiser=self._drawing,
@@ -135,6 +138,7 @@ class SanaSystem:
             given=None if given is None else given.to(device),
             present=None,
             guidance=None,
+            # latents are scaled to unit variance by the image space, so noise needs no scale of its own
             scale=torch.ones(len(prompts), device=device),
         )
 
@@ -152,8 +156,10 @@ class SanaSystem:
                 f"the condition is for {len(roles)} frames ({', '.join(roles)}), given ones included; got "
                 f"{frames} to denoise"
             )
+        # latents in the weights' precision, levels in float32: time decides what is noise
         dtype, levels = self.model.head.weight.dtype, sigma
         if given is not None:
+            # a given frame is clean at every step, so each frame has a level of its own from here on
             levels = sigma[:, None].expand(-1, frames) if sigma.ndim == 1 else sigma
             levels = torch.cat([levels, levels.new_zeros(given.shape[:2])], 1)
             x = torch.cat([x, given.to(x)], 1)
@@ -170,6 +176,7 @@ class SanaSystem:
 
     @property
     def _drawing(self) -> LinearDiT:
+        # the fast copy is for drawing alone: packed matrices would not follow weights that learn
         return self.model if self._fast is None else self._fast
 
     def _roles(self, stacks: Sequence[Stack]) -> tuple[Role, ...]:
@@ -207,6 +214,7 @@ class SanaSystem:
         """Bring the frozen parts to where a run has placed the denoiser."""
         if self._placed == device:
             return
+        # an encoder that learns is part of the run's model and was placed with it
         if isinstance(self.text, GemmaEncoder):
             self.text.model.to(device)
         self.space.to(device)

@@ -28,6 +28,7 @@ class UnderstandingBackbone:
         rows, length, _ = embeddings.shape
         positions = torch.zeros(rows, length, 3, dtype=torch.long, device=mask.device)
         positions[..., 0] = torch.arange(length, device=mask.device)
+        # the mask must be right-padded: `prefix` takes a row's length for the place of its end
         kind = torch.where(mask, TEXT, PAD)
         document = torch.arange(rows, device=mask.device)[:, None].expand(rows, length)
         slots = Slots(kind, positions, document, torch.full_like(kind, -1), torch.zeros_like(mask))

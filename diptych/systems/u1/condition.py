@@ -72,6 +72,7 @@ class PrefixCondition:
             replace(r, drop_text=r.drop_text or no_text, drop_pictures=r.drop_pictures or no_media)
             for r, no_text, no_media in flags
         )
+        # a cached property keeps its value in the object's own dictionary: looked up, not computed
         if "cache" not in self.__dict__:
             return replace(self, requests=requests)
         # what was read already is not read again, and stays what it was
@@ -83,6 +84,7 @@ class PrefixCondition:
         if not kept:
             return fresh
         places = [*kept, *changed]
+        # joined as kept, then changed: this brings rows back to where they were
         order = [places.index(index) for index in range(len(self))]
         return self.rows(kept).joined([fresh]).rows(order)
 
@@ -108,5 +110,6 @@ class PrefixCondition:
             scale=torch.cat([c.scale for c in every]),
         )
         if any("cache" in c.__dict__ for c in every):
+            # caches are joined as they are: where one was read, the others are read now
             made.__dict__["cache"] = self.cache.joined([c.cache for c in others])
         return made

@@ -21,6 +21,7 @@ from diptych.models.meta import without_storage
 from diptych.models.mot import MoT, MoTConfig
 from diptych.systems.u1 import NAME
 
+# fields of the first folders, before noise law and objective were objects
 _FLAT = {"t_mean", "t_std", "sigma_min", "loss_sigma_min"}
 
 
@@ -57,6 +58,7 @@ def read_contents(folder: Path) -> tuple[Contents, TextTokenizer]:
         tokenizer = TextTokenizer.load(folder / "tokenizer.json")
     except ValueError as error:
         raise ModelFolderError(str(error)) from error
+    # fewer is fine: published vocabularies are padded
     if tokenizer.vocab_size > contents.model.vocab_size:
         raise ModelFolderError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model "
@@ -71,6 +73,7 @@ def _nested(flow: Mapping[str, Any]) -> dict[str, Any]:
     if not _FLAT & flow.keys():
         return dict(flow)
     kept = {key: value for key, value in flow.items() if key not in _FLAT}
+    # the logit of 1 - sigma is minus that of sigma, so the mean changes its sign; the deviation does not
     law = {"mean": -flow.get("t_mean", -0.8), "std": flow.get("t_std", 0.8), "shift": 1.0}
     objective = {
         "sigma_min": flow.get("sigma_min", 0.05),

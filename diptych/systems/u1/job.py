@@ -47,6 +47,7 @@ SAMPLE_PROMPTS = (
     "a green square and an orange circle",
     "dua kucing di atas satu hati merah",
 )
+# beside '.gen.' of the blocks: all that only noisy pictures go through
 _GENERATION = ("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head")
 
 
@@ -81,6 +82,7 @@ class JointJob:
             self.model = MoT(config.model)
             if config.lora_rank:
                 surgery.add_lora(self.model, config.lora_rank, config.seed)
+        # a block mask pays on a GPU; on a CPU its kernel has no backward pass
         self.task = JointTask(self.model, config.flow, flex=torch.cuda.is_available())
 
     @property
@@ -148,6 +150,7 @@ class JointJob:
     def validate(self, device: torch.device) -> dict[str, float]:
         """Mean losses over kept samples of the last stage's mixture, each with its own fixed noise, so that
         values compare."""
+        # the last stage's mixture all along, so that stages compare
         shares = self.config.shares(self.config.stages[-1])
         kept = {name: share for name, share in shares.items() if share and name in self.validation}
         if not kept:
@@ -174,8 +177,10 @@ class JointJob:
 def learns(name: str, part: str) -> bool:
     """Whether a parameter learns in a stage: 'understanding' (text and clean pictures), 'generation' (noisy
     pictures), 'all', or 'lora': adapters, which no other stage trains."""
+    # adapters first: 'all' does not mean them
     if "lora_" in name or part == "lora":
         return "lora_" in name and part == "lora"
+    # embedding and text head count as understanding
     generation = ".gen." in name or name.startswith(_GENERATION)
     return part == "all" or generation == (part == "generation")
 
@@ -189,6 +194,7 @@ def make_job(config: TrainConfig, folder: Path, open_system: OpenSystem) -> Join
     """
     new = checkpoint.latest_step(folder / "checkpoints") is None
     words = folder / "tokenizer.json"
+    # three ways to begin: from a model, on from such a run, from scratch (anew or on)
     if new and config.start:
         start = locate(config.start)
         contents, tokenizer = read_contents(start)
@@ -200,6 +206,7 @@ def make_job(config: TrainConfig, folder: Path, open_system: OpenSystem) -> Join
         model = convert(TrainConfig, saved, str(folder / CONFIG)).model
         return _job(replace(config, model=model), TextTokenizer.load(words), None)
     tokenizer = TextTokenizer.load(words) if words.is_file() else vocabulary(config)
+    # a vocabulary may turn out smaller than asked for; rows that no word has would never learn
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
     return _job(replace(config, model=model), tokenizer, None)
 

@@ -92,6 +92,7 @@ class JointTask(nn.Module):
     @staticmethod
     def totals(batch: Batch, token: int) -> dict[str, float]:
         """Answer tokens, and the sum of picture weights, of a batch; known without the model."""
+        # square root of the tokens: between one vote a picture and one a token
         flow = sum(len(run) * (run.shape[-1] * run.shape[-2] / token**2) ** 0.5 for run in batch.noisy)
         return {"text": float((batch.labels != NO_LABEL).sum()), "flow": flow}
 
@@ -110,9 +111,11 @@ class JointTask(nn.Module):
         noisy = self._noise(batch)
         # weights in bfloat16 are given pictures in bfloat16
         parts = [self.model.embed_noisy(run.x.to(und.dtype), run.sigma, run.scale) for run in noisy]
+        # an empty stream still goes through its weights, so that all ranks call the same modules
         gen = torch.cat(parts) if parts else und[:0]
         und_hidden, gen_hidden = self.model(und, gen, layout)
 
+        # only where an answer is told: logits of a whole row would be the largest tensor of the step
         logits = self.model.text_head(und_hidden[told]).float()
         text = F.cross_entropy(logits, batch.labels.flatten()[layout.und][told], reduction="none")
         errors, weights = self._velocity_errors(gen_hidden, noisy)
@@ -131,6 +134,7 @@ class JointTask(nn.Module):
         made = []
         for pixels, noise, level in zip(batch.noisy, batch.noise, levels, strict=True):
             tokens = pixels.shape[-1] * pixels.shape[-2] // self.token**2
+            # by size: a large picture says the same with more values, so it takes more noise to hide it
             scale = torch.full_like(level, noise_scale(self.flow, tokens))
             clean = self.space.encode(pixels)
             made.append(Noisy(clean, noise, interpolate(clean, noise, level, scale), level, scale))
@@ -142,8 +146,11 @@ class JointTask(nn.Module):
         errors, weights = [hidden.new_zeros(0, dtype=torch.float32)], []
         sizes = [tuple(side // self.token for side in run.x.shape[-2:]) for run in noisy]
         counts = [len(run.x) * rows * columns for run, (rows, columns) in zip(noisy, sizes, strict=True)]
+        # noisy tokens come out in the order of their slots, which is that of the runs
         for part, run, (rows, columns) in zip(hidden.split(counts), noisy, sizes, strict=True):
             predicted = self.model.pixel_head(part, rows, columns).float()
+            # the model says what the clean picture is; the error is that of the velocity which follows from
+            # it (JiT)
             velocity = to_velocity(predicted, run.x, run.sigma, objective.sigma_min)
             errors.append(objective.errors(velocity, run.clean, run.noise, run.x, run.sigma, run.scale))
             weights.append(torch.full_like(run.sigma, (rows * columns) ** 0.5))

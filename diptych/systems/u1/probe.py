@@ -47,6 +47,7 @@ def probe(config: TrainConfig) -> Probe:
 def micro_batch(config: TrainConfig) -> Batch:
     """The packed micro-batch of the stage with the most to keep: its mixture's samples, at the world's size,
     with as many words as they mostly have."""
+    # one token a word is all that counting needs
     words = TextTokenizer.train(["a"], 300)
     trained = [stage for stage in config.stages if stage.steps] or list(config.stages)
     batches = [_of_stage(config, stage, words) for stage in trained]
@@ -57,6 +58,7 @@ def _of_stage(config: TrainConfig, stage: Stage, words: TextTokenizer) -> Batch:
     count = -(-config.data.documents_per_step // config.data.accumulate)
     shares = config.shares(stage)
     ends = np.cumsum(list(shares.values())) / sum(shares.values())
+    # shares laid end to end and read at even steps: the mixture in small, without chance
     tasks = [list(shares)[int(np.searchsorted(ends, (n + 0.5) / count))] for n in range(count)]
     token = config.model.token
     documents = [write(_sample(task, config.world.size // token * token), words, token) for task in tasks]

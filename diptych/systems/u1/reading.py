@@ -17,6 +17,7 @@ from diptych.spaces import PixelSpace
 def embed(model: MoT, space: PixelSpace, ids: Tensor, places: Tensor, clean: Sequence[Tensor]) -> Tensor:
     """Token ids (N,) -> embeddings (N, C); runs of clean pictures, uint8 (P, 3, height, width), stand at
     `places` (their tokens,), in order."""
+    # marks of picture tokens too, for a moment: their embeddings give way to the pictures below
     und: Tensor = model.embedding(ids)
     if not clean:
         return und
@@ -39,9 +40,11 @@ def read_prefixes(
     ids_, kind_, positions_, picture_ = (
         torch.from_numpy(array).to(device) for array in (ids, kind, positions, picture)
     )
+    # a row is a document here; prefixes hold no drawn picture, so nothing stands twice and nothing is dead
     rows = torch.arange(len(documents), device=device)[:, None].expand(shape)
     dead = torch.zeros(shape, dtype=torch.bool, device=device)
     clean = [run.to(device) for run in runs([pixels for d in documents for pixels in d.clean])]
+    # found on the CPU, where the documents still are: no wait for the device
     places = torch.from_numpy((kind.flatten() == CLEAN).nonzero()[0]).to(device)
     und = embed(model, space, ids_.flatten(), places, clean).unflatten(0, shape)
     mask = may_see(Slots(kind_, positions_, rows, picture_, dead))

@@ -47,6 +47,7 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
         Stage(
             name="instruction tuning",
             steps=tuning,
+            # falls from the first step to the last, as the published instruction tuning does
             optim=replace(steady, decay=1.0, warmup=20),
             mixture={"generate": 0.58, "understand": 0.12, "verify": 0.16, "edit": 0.12, "interleave": 0.02},
             text_weight=0.2,
@@ -65,6 +66,7 @@ def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
         world=WorldConfig(),
         flow=FlowConfig(
             noise_scale=2.0,
+            # 36 tokens of 16 px are the world's 96 px: at that size the scale is noise_scale itself
             noise_scale_base_tokens=36,
             noise_scale_max=4.0,
             law=NoiseLaw(mean=1.6, std=1.2, shift=1.0),

@@ -14,6 +14,7 @@ from diptych.worlds.emoji import EmojiWorld, WorldConfig
 from diptych.worlds.emoji.source import TASKS, EmojiSource, world_texts
 
 VOCABULARY_SAMPLES = 3000
+# a seed that nobody picks: the world draws other scenes from it
 VALIDATION_SEED = 1_000_001
 
 

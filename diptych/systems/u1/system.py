@@ -98,6 +98,7 @@ class U1System:
             scale=torch.full((len(requests),), scale, device=self.device),
             tokenizer=self.tokenizer,
             token=self.token,
+            # late: guidance and dropout first decide which conversations are read at all
             reader=lambda documents: self._prefix(documents)[1],
         )
 
@@ -107,6 +108,7 @@ class U1System:
             raise RequestError(f"this model reads frames that are {taken}; it reads no {given.role.value}")
         pixels = given.pixels
         if not pixels.numel() and given.target is not None:
+            # targets of this space are the pixels, so a cached one gives the picture back
             pixels = self.space.decode(given.target[None, None])[0, 0]
         return Picture(self.fit(pixels.permute(1, 2, 0).contiguous().cpu().numpy()))
 
@@ -121,6 +123,8 @@ class U1System:
         """
         _check_frames(x.shape[1])
         pictures, sigma = x[:, 0], sigma.reshape(len(x)).float()
+        # the model reads its own precision, the velocity is taken from the exact x: at small sigma it divides
+        # by little
         stored = pictures.to(self.model.embedding.weight.dtype)
         predicted = self.model.denoise(stored, sigma, condition.scale, condition.cache).float()
         return to_velocity(predicted, pictures, sigma, self.flow.objective.sigma_min)[:, None]
@@ -144,6 +148,7 @@ class U1System:
             if int(token) == end:
                 return
             ids.append(int(token))
+            # all of it each time, as a token decoded alone loses its space
             text = self.tokenizer.decode(ids)
             yield text[len(said) :]
             said = text
@@ -163,6 +168,7 @@ class U1System:
                 torch.stack(written, 1).tolist() if written and limits.allowed_tokens else [[]] * len(logits)
             )
             written.append(_choose(logits, so_far, limits.allowed_tokens, end))
+            # rows that have ended go on writing until all have: cut off below
             if bool((torch.stack(written) == end).any(0).all()):
                 break
             state, cache = self.model.extend(self.model.embedding(written[-1]), cache)
@@ -220,6 +226,7 @@ def _choose(logits: Tensor, written: Sequence[list[int]], allowed: Allowed | Non
     has ended, or that nothing may follow, ends."""
     if allowed is None:
         return logits.argmax(-1)
+    # a bar that is added: what may not follow cannot be the largest, whatever the model thinks
     bar = torch.full_like(logits, -torch.inf)
     for row, ids in enumerate(written):
         may_follow = [end] if end in ids else list(allowed(ids)) or [end]

@@ -15,6 +15,7 @@ CATEGORIES = ("single", "two", "counting", "colours", "position", "binding")
 binding."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 
+# the bare caption stands twice: it is what the benchmark asks with
 _FRAMES: dict[str, tuple[str, ...]] = {
     "en": (
         "{}",
@@ -57,6 +58,7 @@ _RELATIONS: dict[str, dict[str, tuple[str, ...]]] = {
 
 def with_article(noun: str) -> str:
     """'a cat', 'an apple'."""
+    # no u: it is a unicorn
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
@@ -74,6 +76,7 @@ def join(parts: list[str], language: str = "en") -> str:
 
 def caption(world: EmojiWorld, wanted: Wanted, language: str = "en") -> str:
     """The plain caption: 'two cats and a red heart on a mint background'."""
+    # the first of every list of phrasings is the plain one
     text = _facts(world, wanted, language, pick=lambda options: options[0])
     if wanted.background:
         text = _BACKGROUND[language][0].format(text, _background_name(wanted.background, language))
@@ -117,6 +120,7 @@ def parse_caption(world: EmojiWorld, text: str) -> Wanted | None:
             background, text = name, text[: found.start()]
     relation = None
     for key, options in _RELATIONS["en"].items():
+        # longest first: 'to the left of' holds 'left of'
         for words in sorted(options, key=len, reverse=True):
             if relation is None and f" {words} " in text:
                 text = text.replace(f" {words} ", " and ", 1)
@@ -128,6 +132,7 @@ def parse_caption(world: EmojiWorld, text: str) -> Wanted | None:
         number, _, noun = part.partition(" ")
         if number in ("a", "an", "one") and noun in singular:
             name, count = noun, 1
+        # the singular too: 'two cat' says what and how many
         elif number in NUMBERS[2:] and (noun in plural or noun in singular):
             name, count = plural.get(noun, noun), NUMBERS.index(number)
         else:
@@ -147,6 +152,7 @@ def sample_wanted(world: EmojiWorld, category: str, rng: np.random.Generator, he
 
     'single' and 'colours' hold nothing out: every kind must have been seen once to be drawn.
     """
+    # by rejection: one in ten is held out, so this many tries fail only where no such combination exists
     for _ in range(100_000):
         wanted = _candidate(world, category, rng)
         if category in ("single", "colours") or world.is_held_out(wanted) == held:
@@ -176,6 +182,7 @@ def _candidate(world: EmojiWorld, category: str, rng: np.random.Generator) -> Wa
         while True:
             first, second = choose(world.shapes, 2)
             one, other = world.kinds[first], world.kinds[second]
+            # both must differ: with one colour or one shape for both, a swap could not be told
             if one.shape != other.shape and one.colour != other.colour:
                 return Wanted(((first, 1), (second, 1)))
     raise ValueError(f"category must be one of {', '.join(CATEGORIES)}, got {category!r}")

@@ -64,11 +64,13 @@ class Checker:
         names = list(BACKGROUNDS)
         distances = (torch.tensor([BACKGROUNDS[name] for name in names]) - bare.flatten()).abs().amax(dim=1)
         nearest = int(distances.argmin())
+        # half the distance of the two nearest of the world's backgrounds, sky blue and lavender
         background = names[nearest] if distances[nearest] < 0.05 else None
 
         templates = self.alpha * (self.colour - bare)
         energy = templates.square().flatten(1).sum(1)
         residual = image - bare
+        # padded with bare background, so that a glyph of which the rim cuts a piece can be found
         margin = self.size // 3
         padded = F.pad(residual, (margin,) * 4)
         # |I-T|^2 = |I-b|^2 - 2 <I-b, T-b> + |T-b|^2, over a glyph's box
@@ -112,6 +114,7 @@ class Checker:
 
     def satisfies(self, detection: Detection, wanted: Wanted) -> bool:
         """Whether a picture shows exactly what was asked: counts, relation, background, nothing else."""
+        # what no glyph explains is counted as well, under a name that no prompt has
         if detection.counts() != Counter(dict(wanted.counts)):
             return False
         if wanted.background is not None and detection.background != wanted.background:
@@ -120,6 +123,7 @@ class Checker:
             return True
         first, word, second = wanted.relation
         return all(
+            # half a glyph apart is enough of a drawing; training scenes are a whole box apart
             stands(word, (a.x, a.y), (b.x, b.y), self.size / 2)
             for a in detection.found
             if a.name == first
@@ -145,8 +149,10 @@ class Checker:
             left.remove(near[0])
         if edit.subject is None or edit.side is None:
             return True
+        # counts are those of the target and all others were found: one glyph is left, the one that moved
         before = next(item for item in edit.source.items if item.name == edit.subject.name)
         (dx, dy), (moved,) = SIDES[edit.side], left
         along = (moved.x - before.x - half) * dx + (moved.y - before.y - half) * dy
         across = abs((moved.x - before.x - half) * dy) + abs((moved.y - before.y - half) * dx)
+        # half a box the right way is a move; how far is not said, and a box sideways is drift
         return along >= half and across <= 2 * half

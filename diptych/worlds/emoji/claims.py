@@ -65,6 +65,7 @@ def _changes(world: EmojiWorld, wanted: Wanted) -> list[str]:
         and kinds[0].shape != kinds[1].shape
         and kinds[0].colour != kinds[1].colour
     ):
+        # as often as all others together; so is the relation, below
         changes += ["binding"] * len(changes)
     if wanted.relation:
         changes += ["relation"] * len(changes)
@@ -77,6 +78,8 @@ def _change(
     counts, relation, background = dict(wanted.counts), wanted.relation, wanted.background
     if change == "relation":
         assert relation is not None
+        # it may still be true, as one glyph can be both above another and left of it: answers come from
+        # `shows`
         words = [word for word in RELATIONS if word != relation[1]]
         return Wanted(
             wanted.counts, (relation[0], words[int(rng.integers(len(words)))], relation[2]), background
@@ -101,6 +104,7 @@ def _change(
         chosen = next(name for name, count in counts.items() if count > 1) if counts[chosen] == 1 else chosen
         counts[chosen] -= 1
     elif change == "extra":
+        # a relation is between two kinds, so it goes where there are three, or one
         counts[other], relation = 1, None
     elif change == "dropped":
         del counts[chosen]

@@ -56,6 +56,8 @@ def _add(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | No
         return None
     name = _pick(rng, world.names)
     for _ in range(50):
+        # placed as if alone, and kept where it hits nothing: a crowded scene allows no such edit after fifty
+        # tries
         (new,) = world.place([name], rng)
         if all(max(abs(new.x - item.x), abs(new.y - item.y)) >= world.config.box for item in scene.items):
             text = _pick(
@@ -71,6 +73,7 @@ def _add(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | No
 
 
 def _remove(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | None:
+    # all of one kind go: 'the cats' names each of them, and no choice among equals is asked for
     counts = scene.counts()
     if len(counts) < 2:
         return None
@@ -157,6 +160,7 @@ def _swap(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | N
             if name == item.name or name in counts:
                 continue
             other, tone = tone_base(name)
+            # towards a tone alone: no instruction says 'give it no tone'
             if other == base and tone:
                 options.append((item, name, f"give the {item.name} a {tone}"))
             elif name == gender_partner(item.name):

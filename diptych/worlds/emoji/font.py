@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 STRIKE = 109
 """The only size, in points, that Noto Color Emoji can be opened at."""
+# px; the bitmaps of the strike are 136 wide
 _CANVAS = 136
 _INSTALL = (
     "install it with `apt-get install fonts-noto-color-emoji`, or set DIPTYCH_EMOJI_FONT to a font file"
@@ -39,6 +40,7 @@ def find_font(path: str | Path | None = None) -> Path:
         return Path(chosen)
     if shutil.which("fc-list"):
         listing = subprocess.run(["fc-list", ":", "file"], capture_output=True, text=True, check=False).stdout
+        # fc-list has no order of its own, and which font is found must not change from call to call
         for line in sorted(listing.splitlines()):
             name = line.strip().rstrip(":")
             if "emoji" in name.lower() and "color" in name.lower() and Path(name).is_file():
@@ -73,6 +75,7 @@ def render_glyph(emoji: str, size: int, font: Path) -> np.ndarray | None:
     box = picture.getchannel("A").getbbox()
     if box is None:
         return None
+    # glyphs fill their bitmaps differently; cut to what is drawn, all have the same longest side
     picture = picture.crop(box)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)

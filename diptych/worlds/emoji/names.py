@@ -146,6 +146,7 @@ def full_kinds(languages: tuple[str, ...] = ("id",)) -> tuple[Kind, ...]:
     for symbol, entry in unicode_emoji.EMOJI_DATA.items():
         if entry["status"] != unicode_emoji.STATUS["fully_qualified"]:
             continue
+        # the coloured shapes keep their short names, which captions and bindings are made of
         plain = symbol.replace("\ufe0f", "")
         kinds.append(shapes.get(plain) or _kind(_readable(entry["en"]).lower(), symbol, languages))
     return tuple(kinds)
@@ -160,6 +161,7 @@ def tone_base(name: str) -> tuple[str, str | None]:
 def gender_partner(name: str) -> str | None:
     """The name with man and woman swapped, or None where it names neither."""
     for one, other in (("woman", "man"), ("man", "woman")):
+        # whole words: 'woman' holds 'man'
         swapped, count = re.subn(rf"\b{one}\b", other, name)
         if count:
             return swapped

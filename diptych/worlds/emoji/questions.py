@@ -37,12 +37,14 @@ def ask(world: EmojiWorld, scene: Scene, type: str, rng: np.random.Generator) ->
             counted(world.kinds[name], count),
         )
     if type == "how many":
+        # some of what is not there, so that 'zero' is an answer; few, or it would be the commonest
         name = pick(*counts) if rng.random() < 0.85 else pick(*world.names)
         plural = world.kinds[name].plural
         text = pick(f"how many {plural} are there?", f"how many {plural} do you see?", f"count the {plural}")
         return Question(type, text, NUMBERS[counts[name]])
     if type == "colour":
         shapes = [world.kinds[name] for name in counts if world.kinds[name].shape]
+        # 'the circle' names one kind: of two colours of circles there is no single answer
         single = [kind for kind in shapes if [k.shape for k in shapes].count(kind.shape) == 1]
         if not single or rng.random() < 0.2:
             return Question(
@@ -112,6 +114,7 @@ def judge_answer(world: EmojiWorld, question: Question, answer: str) -> bool:
     given = answer.strip().lower().rstrip(".")
     if given == question.answer:
         return True
+    # these two have many right wordings; all other answers are one word or phrase
     if question.type not in ("caption", "what"):
         return False
     said, true = parse_caption(world, given), parse_caption(world, question.answer)

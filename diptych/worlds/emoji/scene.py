@@ -116,6 +116,7 @@ def held_out(*parts: str) -> bool:
     two coloured shapes. Sorting makes a pair and its mirror image the same combination.
     """
     kind, *names = parts
+    # a checksum and not hash(), which Python salts anew in every process: training and test must agree
     return zlib.crc32("|".join([kind, *sorted(names)]).encode()) % 10 == 0
 
 
@@ -155,6 +156,7 @@ class EmojiWorld:
         for item in scene.items:
             glyph = self.glyphs[item.name]
             area = canvas[item.y + 1 : item.y + 1 + glyph.shape[0], item.x + 1 : item.x + 1 + glyph.shape[1]]
+            # a view of the canvas: blended in place
             area += glyph[..., 3:] * (glyph[..., :3] - area)
         return (canvas * 255.0 + 0.5).astype(np.uint8)
 
@@ -164,6 +166,7 @@ class EmojiWorld:
         """Random boxes that do not overlap; with a relation, boxes of the two kinds are a whole box apart
         along its axis."""
         box = self.config.box
+        # after thirty misses of one glyph all are placed anew: the earlier ones may leave it no room
         while True:
             places: list[Placed] = []
             for name in names:
@@ -204,6 +207,8 @@ class EmojiWorld:
             return True
         for i, first in enumerate(names):
             for second in names[i + 1 :]:
+                # two coloured shapes are a binding, whatever category asked for them: so no part trains on
+                # what another holds out
                 both_shapes = self.kinds[first].shape and self.kinds[second].shape
                 if held_out("binding" if both_shapes else "pair", first, second):
                     return True

@@ -29,6 +29,7 @@ class EmojiSource:
         self.world, self.name, self.seed = world, task, seed
 
     def draw(self, number: int) -> Sample:
+        # a stream for each sample: nothing needs to be kept for a run to go on at any number
         rng = np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), number])
         turns = getattr(self, "_" + self.name)(rng)
         return Sample(turns, self.name, origin=f"emoji world, seed {self.seed}, {self.name} {number}")
@@ -66,6 +67,7 @@ class EmojiSource:
         """Does the picture show what was asked for? Half the claims are true, the others miss by one
         mistake."""
         wanted = self._wanted(rng)
+        # three claims about one picture, so that the picture alone does not tell the answer
         scene = self.world.scene_for(wanted, rng)
         turns: list[Turn] = []
         for _ in range(3):
@@ -93,6 +95,7 @@ class EmojiSource:
 
     def _text(self, rng: np.random.Generator) -> tuple[Turn, ...]:
         text, _ = self._request(rng)
+        # the assistant's turn alone: text that is learnt as text, with nothing to condition on
         return (Turn("assistant", (text,)),)
 
 
@@ -116,6 +119,7 @@ def random_edit(world: EmojiWorld, rng: np.random.Generator, type: str | None = 
         if chosen == "swap":
             wanted = _with_person(world, wanted, rng)
         edit = sample_edit(world, world.scene_for(wanted, rng), chosen, rng)
+        # an edit may make a held-out combination of one that is not
         if edit is not None and not any(
             world.is_held_out(_counts(scene)) for scene in (edit.source, edit.target)
         ):
