@@ -90,14 +90,17 @@ def _page(shown: list[tuple[str, str, Result, Path]]) -> str:
         f'<figure><img src="{html.escape(path.name)}" width="288" height="288" alt="{html.escape(request)}">'
         f"<figcaption><small>{html.escape(kind)}</small><b>{html.escape(request)}</b>"
         f"{'<p>' + html.escape(result.text) + '</p>' if result.text else ''}"
-        f"<details><summary>plan</summary><pre>{html.escape(result.plan.to_json())}</pre></details></figcaption></figure>"
+        f"<details><summary>plan</summary><pre>{html.escape(result.plan.to_json())}</pre></details>"
+        "</figcaption></figure>"
         for kind, request, result, path in shown
     )
     style = (
         "body{font:16px/1.45 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 "
         "1rem;color:#222}"
-        "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(288px,1fr));gap:1.5rem}figure{margin:0}"
-        "img{display:block;border-radius:8px;image-rendering:auto}small{display:block;color:#666}b{display:block}"
+        "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(288px,1fr));gap:1.5rem}"
+        "figure{margin:0}"
+        "img{display:block;border-radius:8px;image-rendering:auto}"
+        "small{display:block;color:#666}b{display:block}"
         "p{margin:.2rem 0;color:#06603a}pre{font-size:12px;white-space:pre-wrap}"
     )
     return (

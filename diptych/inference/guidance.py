@@ -39,6 +39,7 @@ class Guidance:
         self._scales = torch.tensor(scales, dtype=torch.float64)
         self._image_scales = torch.tensor(image_scales, dtype=torch.float64)
         self._average: Tensor | None = None
+        self._begun = False
         # the scale is an input of the model: one pass, and no second one to be guided away from
         if system.embeds_guidance:
             condition = condition.with_guidance(self._scales.to(condition.scale))
@@ -51,7 +52,9 @@ class Guidance:
         """Velocity (B, F, C, H, W) to step with from x at noise levels sigma (B,), which lie on the CPU."""
         low, high = self.system.sampler.guidance_interval
         kinds = [
-            kinds if low <= level <= high else (CONDITIONAL,)
+            # an interval up to pure noise has no upper end: a shift in float32 can give a first level a hair
+            # above 1
+            kinds if low <= level and (level <= high or high == 1.0) else (CONDITIONAL,)
             for kinds, level in zip(self._kinds, sigma.tolist(), strict=True)
         ]
         levels = sigma.to(x.device, torch.float32)
@@ -63,12 +66,15 @@ class Guidance:
             groups.setdefault(needed, []).append(row)
         # mostly all rows need the same passes, and then nothing is gathered
         if len(groups) == 1:
-            return self._guided(x, sigma, passes, next(iter(groups)), list(range(len(x))))
+            velocity = self._guided(x, sigma, passes, next(iter(groups)), list(range(len(x))))
+            self._begun = True
+            return velocity
         # every row has this pass; a copy, as what follows still reads the pass while rows are being written
         velocity = passes[CONDITIONAL].velocity.clone()
         for needed, rows in groups.items():
             if len(needed) > 1:
                 velocity[rows] = self._guided(x[rows], sigma[rows], passes, needed, rows)
+        self._begun = True
         return velocity
 
     def rows(self, index: Sequence[int]) -> None:
@@ -88,13 +94,13 @@ class Guidance:
             return self._projected(x, sigma, velocities, rows)
         token = self.system.token
         return guided_velocity(
-            # from pure noise alone: a sampler that starts below 1 has no first step in this sense
             velocities,
             scales,
             image_scales,
             sampler.guidance_norm,
             token,
-            first_step=sigma == 1.0,
+            # rows begin together; counted, as samplers start at other levels than 1, or at 1 up to rounding
+            first_step=torch.full_like(sigma, not self._begun, dtype=torch.bool),
         )
 
     def _projected(self, x: Tensor, sigma: Tensor, velocities: dict[str, Tensor], rows: list[int]) -> Tensor:

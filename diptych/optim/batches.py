@@ -172,7 +172,8 @@ class Batch:
     def begin(self) -> None:
         """Look at the gradients of a new step."""
         # every step: gradients are set to None between steps and lie elsewhere afterwards
-        self._view("gradient", [local(p.grad).reshape(self.shape) for p in self.members])  # type: ignore[arg-type]
+        gradients = [p.grad for p in self.members if p.grad is not None]
+        self._view("gradient", [local(gradient).reshape(self.shape) for gradient in gradients])
 
     def load(self, name: str) -> Tensor:
         """A small state of all members, (B, ...): the tensor itself where there is one, else a copy that

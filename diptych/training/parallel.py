@@ -73,7 +73,8 @@ def _freeze(job: Job) -> None:
 def _recompute(blocks: Iterable[nn.Module]) -> None:
     """Keep a block's input alone, and run the block again in the backward pass."""
     for block in blocks:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        kept = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = kept  # type: ignore[method-assign]
 
 
 def _chosen(task: nn.Module, ranks: Ranks, parallel: str) -> tuple[Ranks, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,12 @@ class JsonlSource:
         task = ("edit" if read else "generate") if drawn else ("understand" if read else "text")
         return Sample(tuple(turns), task, where)
 
-    def _parts(self, value: str, pictures: object, role: str, where: str) -> tuple[str | Picture, ...]:
+    def _parts(self, value: str, pictures: Iterator[str], role: str, where: str) -> tuple[str | Picture, ...]:
         parts: list[str | Picture] = []
         for piece in re.split(f"({MARK})", value):
             if piece == MARK:
-                parts.append(Picture(self._picture(next(pictures), where), drawn=role == "assistant"))  # type: ignore[call-overload]
+                pixels = self._picture(next(pictures), where)
+                parts.append(Picture(pixels, drawn=role == "assistant"))
             elif piece.strip():
                 parts.append(piece.strip())
         return tuple(parts)

@@ -107,14 +107,9 @@ class SanaSystem:
         `Given.target`). Keys and values of the text follow when the first step needs them: by then guidance
         has joined its passes, and training has dropped what it drops.
 
-        Raises RequestError for frames of a role that the model has not, for given frames where its config has
-        no multi_frame, and for a negative prompt where guidance is built in; ValueError for rows that differ
-        in size, number of frames or roles.
+        Raises RequestError for frames of a role that the model has not, and for given frames where its config
+        has no multi_frame; ValueError for rows that differ in size, number of frames or roles.
         """
-        if self.embeds_guidance and any(prompt.negative for prompt in prompts):
-            raise RequestError(
-                "this model has its guidance built in, so a negative prompt has no effect: leave it out"
-            )
         first, device = stacks[0], self.device
         # what is asked is checked before frozen parts move or read anything
         roles = self._roles(stacks)

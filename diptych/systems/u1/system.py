@@ -23,6 +23,8 @@ from diptych.systems.u1.condition import PrefixCondition, Request
 from diptych.systems.u1.files import Contents, check_flow, read_folder, write_folder
 from diptych.systems.u1.reading import read_prefixes
 
+UNFINISHED = "\ufffd"
+"""What a decoder writes for bytes that are no whole character."""
 Allowed = Callable[[list[int]], Sequence[int]]
 
 
@@ -146,14 +148,17 @@ class U1System:
         while len(ids) < limits.max_tokens:
             token = _choose(logits, [ids], limits.allowed_tokens, end)
             if int(token) == end:
-                return
+                break
             ids.append(int(token))
-            # all of it each time, as a token decoded alone loses its space
+            # all of it each time, as a token decoded alone loses its space; a character of several tokens
+            # waits for its last one
             text = self.tokenizer.decode(ids)
-            yield text[len(said) :]
-            said = text
+            if not text.endswith(UNFINISHED):
+                yield text[len(said) :]
+                said = text
             state, cache = self.model.extend(self.model.embedding(token), cache)
             logits = self.model.text_head(state)
+        yield self.tokenizer.decode(ids)[len(said) :]
 
     @torch.inference_mode()
     def answers(

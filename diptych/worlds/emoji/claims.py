@@ -92,7 +92,8 @@ def _change(
         return Wanted(wanted.counts, relation, names[int(rng.integers(len(names)))])
     if change == "kind":
         if relation is not None:
-            relation = tuple(other if name == chosen else name for name in relation)  # type: ignore[assignment]
+            first, word, second = (other if name == chosen else name for name in relation)
+            relation = (first, word, second)
         return Wanted(
             tuple((other if name == chosen else name, count) for name, count in counts.items()),
             relation,
