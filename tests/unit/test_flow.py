@@ -249,7 +249,13 @@ def test_rows_with_schedules_of_their_own_share_a_batch(solver: str):
         now, then = torch.tensor([points[row][step : step + 2] for row in active], dtype=torch.float64).T
         given = [*active]
         at = step
-        x = together.step(velocity, x, now, then, lambda rows: fresh[[given[r] for r in rows], at])  # noqa: B023
+        x = together.step(
+            velocity,
+            x,
+            now,
+            then,
+            lambda rows: fresh[[given[r] for r in rows], at],  # noqa: B023
+        )
         step += 1
         drawn |= {row: x[i] for i, row in enumerate(active) if counts[row] == step}
         going = [i for i, row in enumerate(active) if counts[row] > step]
