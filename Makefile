@@ -10,6 +10,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 demo: $(VENV)/ready
 	$(BIN)/diptych demo -o demo
+	@echo "The command is $(BIN)/diptych: try $(BIN)/diptych do 'two cats above a red heart', or activate $(BIN)/activate first"
 
 test: $(VENV)/ready-dev font lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

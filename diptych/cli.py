@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import io
+import os
+import re
 import sys
+import traceback
 from types import ModuleType
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
+from diptych import __version__
+from diptych.commands.terminal import Terminal, aside
 from diptych.request import RequestError
 
 COMMANDS = {
@@ -27,32 +33,51 @@ COMMANDS = {
 }
 """Command -> class that says what it takes, in the module of the command's name under `commands`. There,
 `run(command, console)` carries it out; a module that parses its own arguments has `main` instead."""
+TRACE = "DIPTYCH_TRACEBACK"
+"""Set to 1, this variable shows where an error was raised."""
 
-console = Console()
+console = Terminal()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit status: 0, or 2 for an error of the user's with one clear sentence."""
+    """Entry point. Returns the exit status: 0; 2 for an error of the user's, 1 for one of ours, each with one
+    sentence on stderr; 130 where the user stopped it."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal without the letters of a prompt shows their numbers
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        if arguments[:1] and arguments[0] in COMMANDS:
-            return _run(arguments[0], arguments[1:])
-        # help, or a word that is no command: only this needs every module
-        kinds = {name: getattr(_module(name), kind) for name, kind in COMMANDS.items()}
-        tyro.extras.subcommand_cli_from_dict(
-            kinds,
-            args=arguments,
-            prog="diptych",
-            description="Models that both see and draw.",
-        )  # type: ignore[call-overload]
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if not isinstance(error, _user_errors()):
+        status = _main(arguments)
+        # now, and not when Python ends, where nobody could catch a closed pipe
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # nobody reads on, which is no error; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    # BaseException: what Rust panics with, in the readers of tokenizers and tensors, is no Exception
+    except BaseException as error:
+        if isinstance(error, SystemExit):
             raise
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
+        return _told(error)
+
+
+def _main(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"diptych {__version__}")
+        return 0
+    if arguments[:1] and arguments[0] in COMMANDS:
+        return _run(arguments[0], arguments[1:])
+    # help, or a word that is no command: only this needs every module
+    kinds = {name: getattr(_module(name), kind) for name, kind in COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(
+        kinds,
+        args=arguments,
+        prog="diptych",
+        description="Models that both see and draw. `diptych --version` tells which version this is.",
+    )  # type: ignore[call-overload]
+    return 2
 
 
 def _run(name: str, arguments: list[str]) -> int:
@@ -67,8 +92,50 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"diptych.commands.{name}")
 
 
+def _told(error: BaseException) -> int:
+    """Say an error in one sentence; returns the exit status."""
+    if os.environ.get(TRACE):
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        aside.print("stopped")
+        return 130
+    sentence = _sentence(error)
+    kind, status = ("error", 2) if sentence else ("bug", 1)
+    sentence = sentence or (
+        f"{type(error).__name__}: {_one_line(error)} (a mistake of diptych's, not yours: please report it; "
+        f"{TRACE}=1 shows where it happened)"
+    )
+    aside.print(f"[red]{kind}:[/red] {escape(sentence)}", highlight=False, soft_wrap=True)
+    return status
+
+
+def _sentence(error: BaseException) -> str:
+    """What a user's error says; '' for one that is ours."""
+    message = _one_line(error)
+    if isinstance(error, _user_errors()):
+        return message or type(error).__name__
+    if isinstance(error, OSError):
+        # of these the system says file and reason, such as a full disk or a file where a folder should be
+        reason = (error.strerror or message or type(error).__name__).lower()
+        return f"{error.filename}: {reason}" if error.filename else reason
+    if isinstance(error, ImportError):
+        return _missing(error)
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", message):
+        return "there is not enough memory for this: ask for fewer, smaller or shorter things at once"
+    if isinstance(error, RecursionError):
+        return "something that was given is nested too deeply"
+    # tokenizers raise bare exceptions, and panic, over a file that is not theirs
+    if type(error) is Exception or type(error).__name__ in ("SafetensorError", "PanicException"):
+        return f"a file of the model cannot be read: {message}"
+    return ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _user_errors() -> tuple[type[Exception], ...]:
-    errors: list[type[Exception]] = [RequestError, ValueError, FileNotFoundError]
+    errors: list[type[Exception]] = [RequestError, ValueError]
     # looked up, not imported: they come with torch, and where they are not loaded they were not raised
     for module, kind in (
         ("diptych.training.checkpoint", "CheckpointError"),
@@ -77,6 +144,21 @@ def _user_errors() -> tuple[type[Exception], ...]:
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], kind))
     return tuple(errors)
+
+
+def _missing(error: ImportError) -> str:
+    """How to install a package that is absent; '' where it is a module of ours."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "diptych"):
+        return ""
+    wanted = [
+        extra
+        for need in importlib.metadata.requires("diptych") or []
+        if re.match(rf"{re.escape(package)}\b", need)
+        for extra in re.findall(r"extra == ['\"](\w+)", need)
+    ]
+    extra = f"[{wanted[0]}]" if wanted else ""
+    return f"this needs the package {package}: pip install 'diptych{extra}'"
 
 
 if __name__ == "__main__":

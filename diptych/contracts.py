@@ -86,7 +86,8 @@ class Condition(Protocol):
 
         What stands in place of the text is the row's negative prompt, or the system's null text. The passes
         of guidance and training's dropout both come from here, so that a model is shown in training what it
-        sees when it draws. Rows whose mask is False stay as they are, to the bit.
+        sees when it draws. Rows whose mask is False stay what they are, up to the rounding of a batch
+        whose other rows have become longer or shorter.
         """
         ...
 
@@ -162,6 +163,10 @@ class System(Protocol):
     native: int
     """Side, px, of the pictures that the model was trained on."""
     max_side: int
+    max_frames: int
+    """Frames of the longest clip that it draws; 1 for a system of pictures."""
+    max_media: int
+    """Attached media that it looks at for one request."""
     token: int
     """Side, in values of the target, of what the denoiser takes for one token."""
     capabilities: frozenset[Task]
@@ -174,6 +179,11 @@ class System(Protocol):
 
     @property
     def sampler(self) -> SamplerConfig: ...
+
+    @property
+    def text(self) -> TextEncoder | None:
+        """What reads prompts, where that is a part of its own whose hidden states a cache may hold."""
+        ...
 
     @property
     def device(self) -> torch.device: ...
@@ -326,9 +336,9 @@ class BlockModel(Protocol):
 
     facts: ClassVar[BlockFacts]
     config: Any
-    """A frozen dataclass with `depth`, `width` (channels) and `widened(factor)`: the config of a model that
-    is factor times as wide, heads and inner units included; raises ValueError where that could not compute
-    the same."""
+    """A frozen dataclass with `depth`, `width` (channels), `heads` and `widened(factor)`: the config of a
+    model that is factor times as wide, heads and inner units included; raises ValueError where that could
+    not compute the same."""
     blocks: nn.ModuleList
 
     def starting_values(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
@@ -548,8 +558,8 @@ class Family:
     """Write what a job has trained as a model folder, with a card."""
     probe: Callable[[Any], Probe] | None = None
     """For memory estimates of a run before it starts."""
-    presets: Callable[[], Mapping[str, Any]] = dict
-    """Published sizes: model configs by name."""
+    presets: Callable[[], Mapping[str, Callable[[], BlockModel]]] = dict
+    """Published sizes by name; each makes its model, on torch's current device."""
     forms: tuple[Form, ...] = ()
     """What `convert` can write."""
     convert: Callable[..., list[str]] | None = None

@@ -79,6 +79,11 @@ class TaskFacts:
     default_role: Role = Role.UNUSED
     """What an attached medium is for where the request does not say."""
 
+    @property
+    def draws_from_words(self) -> bool:
+        """Whether it draws, and takes no medium at all."""
+        return self.makes is not Product.TEXT and not self.takes
+
 
 _ONE, _SOME, _MAYBE, _ANY = (1, 1), (1, MANY), (0, 1), (0, MANY)
 # planner, checks and drawing all read this table: a task is added here, and to the capabilities of a system
@@ -120,6 +125,8 @@ class Media:
                 f"{self.name}: media must be uint8 (frames, height, width, 3), got {self.frames.dtype} "
                 f"{self.frames.shape}"
             )
+        if 0 in self.frames.shape:
+            raise RequestError(f"{self.name}: media must show something, got {self.frames.shape}")
 
     @classmethod
     def picture(cls, pixels: np.ndarray, name: str = "picture") -> Media:
@@ -206,6 +213,11 @@ class Plan:
             raise RequestError(f"the plan is not JSON ({error})") from error
         if not isinstance(values, dict):
             raise RequestError(f"a plan is a JSON object, got {type(values).__name__}")
+        return cls.checked(values)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Plan:
+        """A plan of these fields. Raises RequestError that names the field of a wrong value."""
         # looked at before the conversion: msgspec passes over unknown fields, so that a misspelt one would
         # have no effect
         known = {f.name for f in fields(cls)}
@@ -213,8 +225,12 @@ class Plan:
             raise RequestError(f"a plan has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
         if absent := sorted({"task", "prompt"} - set(values)):
             raise RequestError(f"the plan has no {absent[0]!r}")
+        # numpy's numbers are meant as Python's: a seed is often drawn by it
+        plain = {
+            key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()
+        }
         try:
-            return msgspec.convert(values, cls, strict=True)
+            return msgspec.convert(plain, cls, strict=True)
         except msgspec.ValidationError as error:
             raise RequestError(f"the plan: {error}") from error
 

@@ -1,7 +1,6 @@
-"""Shared fixtures: the font, the golden data, a toy world and a toy model."""
+"""Shared fixtures: the font, a toy world and a toy model."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from diptych.models.mot import MoT, MoTConfig
 from diptych.worlds.emoji import EmojiWorld, FontNotFoundError
 
 torch.set_num_threads(1)
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -22,20 +20,6 @@ def world() -> EmojiWorld:
         if os.environ.get("CI"):
             pytest.fail(f"CI must have the emoji font: {error}")
         pytest.skip(str(error))
-
-
-def golden(name: str) -> Path:
-    folder = Path(os.environ.get("DIPTYCH_GOLDEN", GOLDEN)) / name
-    if not folder.is_dir():
-        pytest.skip(f"golden data {name} is not at {folder}")
-    return folder
-
-
-def shared_weights(name: str) -> Path:
-    path = Path(os.environ.get("DIPTYCH_WEIGHTS", GOLDEN.parent / "weights")) / name
-    if not path.is_file():
-        pytest.skip(f"small real weights are not at {path}")
-    return path
 
 
 TINY = MoTConfig(

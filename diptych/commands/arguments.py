@@ -1,23 +1,38 @@
-"""What several commands take, and how they show that they are at work."""
+"""What several commands take."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 from tyro.conf import Positional as Positional
 
-from diptych.request import Plan, Role, Task
+from diptych.commands.terminal import aside
+from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task
+
+if TYPE_CHECKING:
+    from diptych.inference import Pipeline
 
 Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
+Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+_DRAWN = {
+    "width",
+    "height",
+    "frames",
+    "count",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "image_guidance_scale",
+    "negative_prompt",
+}
+"""Fields of a plan that say how something is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +59,28 @@ class Overrides:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
-PlanOverrides = Annotated[Overrides, tyro.conf.arg(name="")]
+# tasks and roles by the words that plans and messages use, not by the names of their members
+PlanOverrides = Annotated[Overrides, tyro.conf.arg(name=""), tyro.conf.EnumChoicesFromValues]
 
 
-def print_plan(plan: Plan, console: Console) -> None:
+def print_plan(plan: Plan) -> None:
     for key, value in plan.shown().items():
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        console.print(f"  [dim]{key:<22}[/dim]{escape(text)}", highlight=False)
+        aside.print(f"  [dim]{key:<22}[/dim]{escape(text)}", highlight=False)
 
 
-@contextmanager
-def progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar that goes when the block ends; yields advance(done, total)."""
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def understood(
+    pipeline: Pipeline, request: str, images: Sequence[Path], overrides: Overrides
+) -> tuple[Plan, list[Media]]:
+    """A request as its settled plan with its media. Raises RequestError as `Pipeline.plan`, and for an
+    override without effect."""
+    media = [pipeline.open(path) for path in images]
+    given = overrides.given()
+    plan = pipeline.plan(request, len(media), **given)
+    guided = any(role is not Role.UNUSED for role in plan.inputs)
+    without = set() if guided else {"image_guidance_scale"}
+    if TASKS[plan.task].makes is Product.TEXT:
+        without = _DRAWN
+    if vain := sorted(without & set(given)):
+        raise RequestError(f"{vain[0]} has no effect on {plan.task.value!r}: leave it out")
+    return pipeline.sized(plan, media)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from diptych.commands.arguments import Positional
+from diptych.commands.outputs import check_new
 from diptych.request import RequestError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run(command: Convert, console: Console) -> int:
 
     convert = _family(command.source, command.to).convert
     assert convert is not None
+    check_new(command.output)
     # families take different options: one that was not given is not passed
     options = {"base": command.base, "cross_heads": command.cross_heads, "lora": command.lora}
     notes = convert(

@@ -11,7 +11,9 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from diptych.commands.arguments import Output, Positional, progress
+from diptych.commands.arguments import Output, Positional
+from diptych.commands.outputs import check_output
+from diptych.commands.terminal import progress
 from diptych.request import RequestError
 
 
@@ -110,7 +112,7 @@ def index(command: Index, console: Console) -> int:
     from diptych.data.captioned.index import Index as Opened
     from diptych.data.captioned.index import build
 
-    with progress("indexing", console) as advance:
+    with progress("indexing") as advance:
         path = build(command.folder, command.output, advance)
     opened = Opened(path)
     console.print(f"{path}: {len(opened)} pictures, {len(opened.problems)} problems")
@@ -123,6 +125,7 @@ def inspect(command: Inspect, console: Console) -> int:
     from diptych.data.captioned.index import Index as Opened
     from diptych.data.captioned.report import inspect as run
 
+    check_output(command.output)
     for path in run(Opened(command.folder), command.output, command.resolutions, command.multiple, console):
         console.print(str(path), highlight=False)
     return 0
@@ -138,7 +141,7 @@ def cache(command: Cache, console: Console) -> int:
     if command.model is not None and command.space is None:
         # a native system has no text encoder; then pictures alone are cached
         system = open_system(command.model)
-        space, encoder = system.space, getattr(system, "text", None)
+        space, encoder = system.space, system.text
         if encoder is not None and encoder.identity() is None:
             # it learns with the denoiser, so what it says today is worth nothing tomorrow
             encoder = None
@@ -146,7 +149,7 @@ def cache(command: Cache, console: Console) -> int:
         space = load_space(command.space)
     else:
         raise RequestError("name either --model, or --space with the autoencoder alone")
-    with progress("caching", console) as advance:
+    with progress("caching") as advance:
         precompute(
             Opened(command.folder),
             space,
@@ -168,7 +171,7 @@ def cache(command: Cache, console: Console) -> int:
 def emoji(command: Emoji, console: Console) -> int:
     from diptych.worlds.emoji.collection import write_collection
 
-    with progress("drawing", console) as advance:
+    with progress("drawing") as advance:
         count = write_collection(command.folder, command.size, command.tones, command.only, advance)
     console.print(f"{command.folder}: {count} pictures; index them with: diptych data index {command.folder}")
     return 0
@@ -179,7 +182,7 @@ def drawn(command: Drawn, console: Console) -> int:
     from diptych.evaluation.drawn import FILE, write_drawn
     from diptych.worlds.emoji import EmojiWorld
 
-    with progress("drawing", console) as advance:
+    with progress("drawing") as advance:
         answers = write_drawn(
             diptych.load(command.model), EmojiWorld(), command.folder, command.count, command.seed, advance
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from diptych.commands.arguments import Output
+from diptych.commands.outputs import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class Demo:
 
 
 def run(command: Demo, console: Console) -> int:
+    from diptych.inference.demo import left_over
+
+    check_output(command.output, left_over(command.output))
     import diptych
     from diptych.inference.demo import run as show
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from diptych.commands.arguments import Output, Positional, progress
+from diptych.commands.arguments import Json, Output, Positional
+from diptych.commands.outputs import check_output
+from diptych.commands.terminal import aside, progress
+from diptych.files.typed import to_json
 from diptych.request import RequestError
 
 if TYPE_CHECKING:
     from diptych.evaluation import EvaluationConfig, best_of
     from diptych.inference import Pipeline
     from diptych.worlds.emoji import EmojiWorld
+
+BEST_OF = ("candidates.jsonl", "best_of.json", "best_of.md", "best_of.png")
+"""What an earlier evaluation with --best-of left, which goes on from its candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +45,15 @@ class Evaluate:
     verifier: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """For that: 'self' (unless given), 'clip', 'clip:MODEL' or 'vlm:MODEL'; several may be compared."""
 
+    json: Json = False
+    """Print one JSON object: what results.json holds, and the files that were written."""
+
 
 def run(command: Evaluate, console: Console) -> int:
+    if command.verifier and command.best_of == 1:
+        raise RequestError("--verifier says how the best of several is chosen: give --best-of too")
+    # before hours of work, whose results would have no place
+    check_output(command.output, BEST_OF if command.best_of != 1 else ())
     import diptych
     from diptych.evaluation import EvaluationConfig, evaluate
     from diptych.evaluation.report import print_table, write
@@ -49,17 +65,25 @@ def run(command: Evaluate, console: Console) -> int:
     world = EmojiWorld(world_of(pipeline.system.card))
     if command.best_of != 1:
         return _best_of(command, pipeline, world, config, console)
-    with console.status("evaluating") as status:
-        result = evaluate(
-            pipeline,
-            world,
-            config,
-            lambda part, done, total: status.update(f"{part} ({done + 1} of {total})"),
-        )
+    with progress("evaluating") as advance:
+        result = evaluate(pipeline, world, config, lambda part, done, total: advance(done, total))
+    # written before anything is printed: who reads what is printed may be gone by then
+    paths = write(result, command.output, command.model, config)
+    if command.json:
+        _print_json({"model": command.model, "results": result.summary()}, paths)
+        return 0
     print_table(result, console)
-    for path in write(result, command.output, command.model, config):
-        console.print(str(path), highlight=False)
+    _print_paths(paths, console)
     return 0
+
+
+def _print_paths(paths: Sequence[Path], console: Console) -> None:
+    for path in paths:
+        console.print(escape(str(path)), highlight=False, soft_wrap=True)
+
+
+def _print_json(values: dict[str, Any], paths: Sequence[Path]) -> None:
+    print(to_json({**values, "files": [str(path) for path in paths]}), end="")
 
 
 def _best_of(
@@ -79,7 +103,7 @@ def _best_of(
     opener = partial(open_ours, device=pipeline.system.device)
     names = command.verifier or ("self",)
     verifiers = {name: load_verifier(name, pipeline.system, opener) for name in names}
-    with progress("drawing and judging", console) as advance:
+    with progress("drawing and judging") as advance:
         rows = best_of.candidates(
             pipeline,
             world,
@@ -90,17 +114,20 @@ def _best_of(
             advance,
         )
     result = best_of.curve(rows)
-    _print_curve(result, console)
     notes = [
         f"{name}: learnt from labels of the checker's own rule, which is the metric too"
         for name, verifier in verifiers.items()
         # verifiers that are no model of ours have no card, and learnt nothing from the checker
         if best_of.shares_labels(getattr(getattr(verifier, "system", None), "card", {}))
     ]
+    paths = best_of.write(result, command.output, notes)
     for note in notes:
-        console.print(note, highlight=False)
-    for path in best_of.write(result, command.output, notes):
-        console.print(str(path), highlight=False)
+        aside.print(escape(note), highlight=False, soft_wrap=True)
+    if command.json:
+        _print_json({"model": command.model, "results": dataclasses.asdict(result)}, paths)
+        return 0
+    _print_curve(result, console)
+    _print_paths(paths, console)
     return 0
 
 

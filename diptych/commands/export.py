@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from diptych.commands.arguments import Output, Positional
+from diptych.commands.outputs import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ def run(command: Export, console: Console) -> int:
     from diptych.systems.registry import open_system, read_run
     from diptych.training.export import export
 
+    check_output(command.output)
     family, config = read_run(command.run)
     export(
         family,

@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from diptych.commands.arguments import Images, Overrides, PlanOverrides, Positional
+from diptych.commands.arguments import Images, Json, Overrides, PlanOverrides, Positional, understood
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowPlan:
-    """Print what a request is understood as, without carrying it out."""
+    """Print what a request is understood as, as JSON, without carrying it out."""
 
     request: Positional[str]
     image: Images = ()
     model: str = "default"
+    json: Json = False
+    """As without it: a plan is always printed as one JSON object."""
     plan: PlanOverrides = field(default_factory=Overrides)
 
 
@@ -23,7 +25,7 @@ def run(command: ShowPlan, console: Console) -> int:
     import diptych
 
     pipeline = diptych.load(command.model)
-    plan = pipeline.plan(command.request, len(command.image), **command.plan.given())
+    plan, _ = understood(pipeline, command.request, command.image, command.plan)
     # nothing but the plan, unwrapped: other programs read it
     print(plan.to_json())
     return 0

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from diptych.commands.arguments import Output, Positional, progress
+from diptych.commands.arguments import Output, Positional
 from diptych.commands.outputs import check_output
-from diptych.request import RequestError
+from diptych.commands.terminal import progress
+from diptych.request import TASKS, RequestError
 
 CALIBRATION, IMPORTANCE = "calibration.json", "importance.png"
 
@@ -50,13 +51,17 @@ def run(command: Prune, console: Console) -> int:
     if command.prompts < 1:
         raise RequestError(f"prompts must be at least 1, got {command.prompts}")
     prompts = read_prompts(command.calibrate, command.prompts)
+    # without media a task draws from its prompt alone: pictures before clips, as the table has them
+    worded = [task for task, facts in TASKS.items() if task in system.capabilities and facts.draws_from_words]
+    if not worded:
+        raise RequestError(f"{command.source} draws nothing from words alone, so prompts cannot calibrate it")
     plans = [
         # a seed for each prompt: with one for all, the importance would be that of a single noise
-        pipeline.plan(prompt, task="text-to-image", count=1, seed=number)
+        pipeline.plan(prompt, task=worded[0], count=1, seed=number)
         for number, prompt in enumerate(prompts)
     ]
     command.output.mkdir(parents=True, exist_ok=True)
-    with progress("calibrating", console) as advance:
+    with progress("calibrating") as advance:
         importance = calibrate(
             system,
             system.model,

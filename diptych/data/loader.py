@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 B = TypeVar("B")
+MAX_WORKERS = 256
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from diptych.data.foreign import regular
 from diptych.files.whole import whole
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+"""Formats that are read. Pillow knows some forty, among them ones that start other programs (EPS)."""
 MAX_PIXELS = 32_000_000
 """Largest picture that is decoded; a small file can claim a huge one."""
+MAX_SIDE = 32_768
+"""Longest side, px: a strip of 30,000,000 x 1 has few pixels, and what it is resized to has many."""
+MAX_BYTES = 2**28
+"""Largest file: 16 bits of four channels of the largest picture, uncompressed."""
 FPS = 8.0
 """Frames a second of a clip that says nothing of them."""
 
@@ -24,62 +31,132 @@ class PictureError(ValueError):
 
 
 def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
-    """A picture file as uint8 RGB (height, width, 3).
+    """A picture file as uint8 RGB (height, width, 3), turned as its EXIF data says.
 
-    Transparent pictures are put on white, 16-bit and CMYK ones are converted, of an animation the first frame
-    is used. Raises PictureError for a missing or broken file, one that is no picture, and one that would
-    decode to over MAX_PIXELS.
+    Transparent pictures are put on white; CMYK, 16-bit, 32-bit and float ones are converted; of an animation
+    the first frame is used. Raises PictureError for what is missing, broken, no regular file, of another
+    format than FORMATS, and larger than MAX_BYTES, MAX_SIDE or MAX_PIXELS; all of this before any pixel is
+    decoded.
     """
     label = name or (str(source) if not isinstance(source, bytes) else "picture")
+    if not isinstance(source, bytes):
+        try:
+            regular(Path(source), MAX_BYTES)
+        except ValueError as error:
+            raise PictureError(str(error)) from error
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures; ours is the stricter limit, and an error
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            # of large pictures, where ours is the stricter limit and an error, and of odd metadata
+            warnings.simplefilter("ignore")
+            return _decoded(io.BytesIO(source) if isinstance(source, bytes) else source, label)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{label}: too large to decode ({error})") from error
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise PictureError(f"{label}: not a readable picture (none of {known}, or damaged)") from error
+    # decoders raise whatever their damaged data leads to: OSError, SyntaxError, struct.error, TypeError,
+    # MemoryError, KeyError ...
+    except Exception as error:
+        raise PictureError(f"{label}: not a readable picture ({error or type(error).__name__})") from error
+
+
+def _decoded(source: io.BytesIO | str | Path, label: str) -> np.ndarray:
+    with Image.open(source, formats=FORMATS) as opened:
+        image: Image.Image = opened
         # the header alone has been read so far
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
             raise PictureError(
-                f"{label}: decodes to {width}x{height} px, more than the {MAX_PIXELS // 10**6} "
-                "megapixels allowed"
+                f"{label}: decodes to {width}x{height} px, and at most {MAX_PIXELS // 10**6} megapixels and "
+                f"{MAX_SIDE} px a side are allowed"
             )
-        if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-            values = np.asarray(image, dtype=np.float64)
-            # Pillow clips 16-bit gray to white when converting; the range is scaled instead
-            top = 65535.0 if values.max(initial=0) > 255 else 255.0
-            image = Image.fromarray((values / top * 255.0).clip(0, 255).astype(np.uint8))
+        # loaded before it is asked for its turn: of a TIFF, Pillow itself turns the pixels, and forgets it
+        image.load()
+        turn = _turn(image)
+        if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+            image = Image.fromarray(_eight_bit(image, label))
         # a palette's transparency is no band: both have to be looked for
-        if "A" in image.getbands() or "transparency" in image.info:
+        if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
             rgba = image.convert("RGBA")
             image = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             image.alpha_composite(rgba)
-        return np.asarray(image.convert("RGB"))
-    except PictureError:
-        raise
-    except FileNotFoundError as error:
-        raise PictureError(f"{label}: no such file") from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"{label}: too large to decode ({error})") from error
-    # what Pillow's decoders raise on damaged files, SyntaxError among them
-    except (OSError, ValueError, SyntaxError) as error:
-        raise PictureError(f"{label}: not a readable picture ({error})") from error
+        image = image.convert("RGB")
+        return np.asarray(image if turn is None else image.transpose(turn))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    # a whole picture may carry damaged metadata; then it stands as it is stored
+    except Exception:
+        return None
+
+
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> how the stored pixels are turned to be shown."""
+
+
+def _eight_bit(image: Image.Image, label: str) -> np.ndarray:
+    """Gray of more than 8 bits as uint8: scaled, where Pillow would clip it to white."""
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not np.isfinite(values).all():
+            raise PictureError(f"{label}: holds values that are no finite numbers")
+        # 0 to 1, a little over for the ringing of a resize; what is far over holds 8 or 16 bits as floats
+        tops = [top for top in (1.0, 255.0, 65535.0) if values.max(initial=0) < 2 * top]
+        if not tops:
+            raise PictureError(f"{label}: a float picture holds 0 to 1, and here {values.max():g}")
+        top = tops[0]
+    elif image.mode == "I":
+        if tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:
+            # Pillow shows unsigned 32 bits as signed ones
+            values = values.view(np.uint32)
+        # wide cells often hold narrow values: Pillow's own pictures of whole numbers are such
+        tops = [top for top in (255.0, 65535.0, 2.0**31 - 1) if values.max(initial=0) <= top]
+        top = tops[0] if tops else 2.0**32 - 1
+    else:
+        top = 65535.0
+    shares = (values.astype(np.float32) / np.float32(top)).clip(0, 1)
+    if tags.get(_PHOTOMETRIC) == 0:
+        # in such a TIFF the smallest value is white
+        shares = 1 - shares
+    return (shares * 255).astype(np.uint8)
+
+
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
 
 
 def save_picture(frames: np.ndarray, path: Path, fps: float | None = None) -> None:
     """Write a picture, uint8 (height, width, 3), or a clip (frames, height, width, 3), whole or not at all;
-    the ending of the name says how. Raises ValueError for an ending that is no picture format, or none that
-    holds a clip."""
-    kind = Image.registered_extensions().get(path.suffix.lower())
+    the ending of the name says how. Raises ValueError as `format_of`."""
     pictures = [Image.fromarray(pixels) for pixels in (frames if frames.ndim == 4 else frames[None])]
-    known = Image.SAVE if len(pictures) == 1 else Image.SAVE_ALL
-    if kind not in known:
-        what, endings = ("picture", ".png, .jpg, .webp") if len(pictures) == 1 else ("clip", ".webp, .gif")
-        raise ValueError(f"{path}: a {what} is written as {endings} ..., not as {path.suffix or 'this'!r}")
+    kind = format_of(path, len(pictures))
     clip: dict[str, Any] = {}
     if len(pictures) > 1:
         clip = {"save_all": True, "append_images": pictures[1:], "duration": 1000 / (fps or FPS), "loop": 0}
     with whole(path) as aside:
         pictures[0].save(aside, format=kind, **clip)
+
+
+def format_of(path: Path, frames: int = 1) -> str:
+    """Pillow's name of the format that a picture's or clip's name asks for. Raises ValueError for an ending
+    that is no picture format, or none that holds a clip."""
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    if kind not in (Image.SAVE if frames == 1 else Image.SAVE_ALL):
+        what, endings = ("picture", ".png, .jpg, .webp") if frames == 1 else ("clip", ".webp, .gif")
+        raise ValueError(f"{path}: a {what} is written as {endings} ..., not as {path.suffix or 'this'!r}")
+    return kind
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
+from diptych.data.foreign import MAX_LINE, MAX_TEXT, Line, lines
 from diptych.files.typed import parse
 
 CAPTION_KEYS = ("prompt", "caption", "text")
@@ -20,24 +22,29 @@ def read_prompts(path: Path, limit: int) -> list[str]:
         from diptych.data.captioned.index import Index
 
         prompts = [row.captions[0] for row in Index(path).rows if row.captions]
-    elif not path.is_file():
-        raise ValueError(f"{path} is neither a file with prompts nor a folder of pictures")
     else:
-        try:
-            rows = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text in UTF-8 ({error})") from error
-        prompts = [_prompt(path, number, row) for number, row in enumerate(rows, 1) if row.strip()]
+        # no more than are asked for: the file may hold millions
+        prompts = list(islice((_prompt(path, line) for line in lines(path)), limit))
     if not prompts:
         raise ValueError(f"{path} holds no prompts")
     return prompts[:limit]
 
 
-def _prompt(path: Path, number: int, row: str) -> str:
-    if path.suffix != ".jsonl":
-        return row.strip()
-    values = parse(row, f"{path}:{number}")
-    for key in CAPTION_KEYS:
-        if isinstance(values, dict) and isinstance(values.get(key), str) and values[key].strip():
-            return str(values[key]).strip()
-    raise ValueError(f"{path}:{number}: none of {', '.join(CAPTION_KEYS)} holds a text")
+def _prompt(path: Path, line: Line) -> str:
+    where = f"{path}:{line.number}"
+    if line.text is None:
+        raise ValueError(f"{where}: a line of {line.size:,} bytes; at most {MAX_LINE:,} are read")
+    if path.suffix == ".jsonl":
+        values = parse(line.text, where)
+        texts = [values.get(key) for key in CAPTION_KEYS] if isinstance(values, dict) else []
+        text = next((text.strip() for text in texts if isinstance(text, str) and text.strip()), "")
+        if not text:
+            raise ValueError(f"{where}: none of {', '.join(CAPTION_KEYS)} holds a text")
+    else:
+        try:
+            text = line.text.decode().strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where}: no text in UTF-8 (byte {error.start})") from error
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{where}: a prompt of {len(text):,} characters; at most {MAX_TEXT:,} are read")
+    return text

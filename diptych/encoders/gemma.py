@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.files.folder import check_depth, open_weights, read_config, refuse_code
+
 MAX_TOKENS = 300
 """Text tokens that SANA reads: the first one, and the 299 after the instruction."""
 
@@ -53,21 +55,30 @@ class GemmaEncoder:
     def load(
         cls, folder: Path, tokenizer: Path, instruction: str, dtype: torch.dtype | None = None
     ) -> GemmaEncoder:
-        """From a transformers folder, safetensors only, no remote code. Raises ValueError where it is not
-        whole."""
+        """From a transformers folder, safetensors only, no code of its own. Raises ValueError where it is not
+        whole, or of another size than its config says."""
+        for part in dict.fromkeys((folder, tokenizer)):
+            refuse_code(part)
+        check_depth(read_config(folder), open_weights(folder), str(folder / "config.json"))
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            model = AutoModel.from_pretrained(
+            model, found = AutoModel.from_pretrained(
                 folder,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 dtype=dtype or "auto",
+                output_loading_info=True,
             )
             words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
-        except (OSError, KeyError) as error:
+        # transformers and tokenizers have an error class for each thing that a file may lack, some of them
+        # plain Exception
+        except Exception as error:
             raise ValueError(f"{folder}: the text encoder cannot be read ({error})") from error
+        if found["missing_keys"]:
+            # filled with random numbers otherwise, and only a warning said so
+            raise ValueError(f"{folder}: the text encoder's weights lack {sorted(found['missing_keys'])[0]}")
         return cls(model, words, instruction)
 
     def save(self, folder: Path, tokenizer: Path) -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diptych.contracts import VERIFY
+from diptych.data.pictures import save_picture
 from diptych.files import journal
+from diptych.files.typed import read_json, to_json
+from diptych.files.whole import write_whole
 from diptych.inference import Pipeline, draw
 from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_wanted
 from diptych.worlds.emoji.claims import spoiled
 
-FILE = "drawn.jsonl"
+FILE, REQUEST = "drawn.jsonl", "request.json"
 BATCH = 32
 """Prompts drawn and labelled together; after each batch the file is whole."""
 
@@ -39,8 +41,8 @@ def write_drawn(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    folder.mkdir(parents=True, exist_ok=True)
     checker, path = Checker(world), folder / FILE
+    _begin(folder, {"model": pipeline.system.card.get("sha256", {}), "seed": seed, "batch": BATCH})
     rows = journal.resume(path, BATCH)
     for start in range(len(rows), count, BATCH):
         numbers = range(start, min(count, start + BATCH))
@@ -56,7 +58,7 @@ def write_drawn(
         for number, request, frames in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
             name, pixels = f"{number:06d}.png", frames[0]
             # pictures before their rows: a row stands only for a picture that is there
-            Image.fromarray(pixels).save(folder / name)
+            save_picture(pixels, folder / name)
             found = checker.detect(pixels)
             turns: list[tuple[str, str]] = []
             for claim in (request, spoiled(world, request, rng)):
@@ -72,3 +74,16 @@ def write_drawn(
             progress(len(rows), count)
     answers = [turn["value"] for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
     return {word: answers.count(word) for word in ("yes", "no")}
+
+
+def _begin(folder: Path, request: dict[str, Any]) -> None:
+    """Note in the folder what is drawn there. Raises ValueError where it holds something else, which would be
+    cut off or mixed with what is drawn now."""
+    note = folder / REQUEST
+    if note.is_file():
+        if read_json(note) != request:
+            raise ValueError(f"{folder} holds drawings of another model or seed; choose another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something else than such drawings; choose an empty or a new folder")
+    else:
+        write_whole(note, to_json(request))

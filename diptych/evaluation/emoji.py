@@ -178,7 +178,10 @@ def _edits(
             pipeline.plan(edit.instruction, 1, task="edit", seed=config.seed + n)
             for n, edit in enumerate(edits)
         ]
-        drawn = draw(pipeline.system, plans, [[Media.picture(source)] for source in sources])
+        sized = [
+            pipeline.sized(plan, [Media.picture(source)]) for plan, source in zip(plans, sources, strict=True)
+        ]
+        drawn = draw(pipeline.system, [plan for plan, _ in sized], [media for _, media in sized])
         pictures = [frames[0] for frames in drawn]
         right = [checker.edited(checker.detect(p), edit) for p, edit in zip(pictures, edits, strict=True)]
         result.edits[type] = Score(sum(right), len(right))

@@ -4,7 +4,7 @@ keeps there. Nothing is ever unpickled."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,11 @@ def locate(name: str | Path | None) -> Path:
     if name is None or str(name) == DEFAULT:
         return Path(str(resources.files("diptych") / "assets" / "emoji"))
     folder = Path(name)
-    if folder.exists():
+    try:
+        there = folder.exists()
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{str(name)[:80]!r} is no name of a model ({error})") from error
+    if there:
         if not folder.is_dir():
             hint = (
                 " (a pickle: it could run code and is refused; convert it to safetensors)"
@@ -45,7 +49,8 @@ def locate(name: str | Path | None) -> Path:
             )
             raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
         return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    # a mistyped path is not sent to the hub: what is fetched from there may be anybody's
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not _is_path(folder):
         from huggingface_hub import snapshot_download
 
         try:
@@ -58,6 +63,38 @@ def locate(name: str | Path | None) -> Path:
                 f"{name} is no folder here and could not be fetched from the hub ({error})"
             ) from error
     raise ModelFolderError(f"{name} is neither a folder, nor 'default', nor a hub id such as owner/name")
+
+
+def _is_path(name: Path) -> bool:
+    """Whether 'owner/name' can only be meant as a path here."""
+    return name.parent.exists() or name.parts[0] == "~" or name.suffix in (*_PICKLES, ".safetensors", ".json")
+
+
+def refuse_code(folder: Path) -> None:
+    """Raises ModelFolderError for a folder whose configs name Python code that a loader would run or ask to
+    run."""
+    for path in sorted(folder.glob("*.json")):
+        # weights' indices and vocabularies are large, and name no code
+        if not path.name.endswith("config.json"):
+            continue
+        if "auto_map" in _object(path):
+            raise ModelFolderError(
+                f"{path} names code of its own (auto_map): refused, as no code of a model is ever run"
+            )
+
+
+def check_depth(config: Mapping[str, Any], names: Collection[str], where: str) -> None:
+    """Raises ModelFolderError where a config asks for more layers than there are tensors: told from the
+    header of the weights, before any layer is made."""
+    stored = len(names)
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_depth(value, names, f"{where}.{key}")
+        elif "layers" in key or key in ("depth", "count", "num_experts"):
+            counts = value if isinstance(value, list) else [value]
+            asked = sum(count for count in counts if isinstance(count, int))
+            if asked > stored:
+                raise ModelFolderError(f"{where}: {key} is {value}, but the weights hold {stored} tensors")
 
 
 def family_name(folder: Path) -> str | None:
@@ -133,6 +170,18 @@ class Weights(Mapping[str, Tensor]):
         with _opened(self._places[name]) as file:
             return tuple(file.get_slice(name).get_shape())
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors, from the headers of the files."""
+        found: dict[str, tuple[int, ...]] = {}
+        for path in dict.fromkeys(self._places.values()):
+            with _opened(path) as file:
+                found |= {
+                    name: tuple(file.get_slice(name).get_shape())
+                    for name, place in self._places.items()
+                    if place == path
+                }
+        return found
+
 
 def open_weights(folder: Path, stem: str = "model") -> Weights:
     """Weights `stem`.safetensors of a folder, in one file or in shards that an index lists, to be read tensor
@@ -166,6 +215,10 @@ def _check(folder: Path) -> None:
     if not isinstance(sums, dict):
         raise ModelFolderError(f"{folder / 'card.json'}: sha256 must be an object of checksums by file name")
     for name, expected in sums.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelFolderError(
+                f"{folder / 'card.json'}: sha256 names {name!r}, which is outside the folder"
+            )
         if not (folder / name).is_file() or checksum(folder / name) != expected:
             raise ModelFolderError(f"{folder / name} is damaged: its checksum is not the one in card.json")
 

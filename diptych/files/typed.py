@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from pathlib import Path
@@ -23,6 +24,22 @@ def to_json(value: Any) -> str:
     """A dataclass, or plain values, as readable JSON."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+
+def check_finite(value: Any, where: str) -> None:
+    """Raises ValueError with the path of a number that strict JSON has no word for: what `to_json` made of it
+    could not be read again."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            check_finite(getattr(value, field.name), f"{where}.{field.name}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_finite(item, f"{where}.{key}")
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            check_finite(item, f"{where}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, got {value}")
 
 
 def parse(text: str | bytes, where: str, *, python: bool = False) -> Any:

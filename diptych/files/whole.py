@@ -37,6 +37,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, holding what `path` holds, to write more into; when the block ends well it
     takes the name `path`, and else it is gone and `path` is as it was."""
     aside, before = (path.with_name(f".{path.name}.{end}") for end in ("part", "before"))
+    # a kill came between the two renames below: what was there goes back to its name
+    if before.is_dir() and not path.exists():
+        before.rename(path)
     # what a kill left
     for stale in (aside, before):
         shutil.rmtree(stale, ignore_errors=True)

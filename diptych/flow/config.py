@@ -34,6 +34,9 @@ class SamplerConfig:
     guidance_scale: float = 4.0
     image_guidance_scale: float = 1.0
     """Guidance towards the source pictures of an edit; 1 saves the third pass."""
+    guides_below_one: bool = True
+    """Whether a scale below 1 mixes in the unconditional pass; off, the conditional pass stands
+    alone then, as at 1."""
     guidance_norm: str = "none"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Noise levels (sigma) between which guidance is on."""

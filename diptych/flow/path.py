@@ -10,9 +10,12 @@ from diptych.flow.config import FlowConfig
 from diptych.flow.shapes import per_row
 
 
-def noise_scale(config: FlowConfig, tokens: int) -> float:
+def noise_scale(config: FlowConfig, tokens: int, *, training: bool = False) -> float:
     """Standard deviation of the noise for a picture of `tokens` tokens."""
     scale = config.noise_scale
+    # the published code draws with this mode and trains with the constant
+    if training and config.noise_scale_mode == "dynamic_sqrt":
+        return min(scale, config.noise_scale_max)
     if config.noise_scale_mode != "fixed":
         # more pixels of the same thing average noise away: a larger picture takes more of it to be hidden as
         # well (SenseNova-U1, arXiv 2605.12500: sigma_R = sigma_0 sqrt(N / N_0))

@@ -19,7 +19,7 @@ from diptych.flow.shapes import per_row
 from diptych.flow.trigflow import TrigFlow
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""velocity(x, sigma): x (B, ...), sigma (B,) of x's dtype, on the CPU."""
+"""velocity(x, sigma): x (B, ...), sigma (B,) on the CPU, of x's dtype or in float64."""
 OnStep = Callable[[int, Tensor], object]
 
 
@@ -101,7 +101,7 @@ class DPM:
     ) -> Tensor:
         # from a first level of exactly 1 the step is infinite too: expm1(-inf) is -1, and the next ratio is
         # step / inf = 0, so both steps are of first order by themselves
-        clean = direction = x - per_row(now, x) * velocity(x, now.to(x.dtype))
+        clean = direction = x - per_row(now, x) * velocity(x, now)
         step = _half_log_ratio(then) - _half_log_ratio(now)
         if self._clean_before is not None:
             # the last step is infinite in lambda: it is of first order
@@ -190,4 +190,17 @@ def levels_of(sampler: SamplerConfig, num_steps: int) -> Tensor:
     """The noise levels that a sampler goes through in `num_steps` steps."""
     if sampler.schedule == "diffusers_euler":
         return diffusers_euler_sigmas(num_steps, sampler.shift)
+    if sampler.solver == "dpm":
+        return _dpm_sigmas(num_steps, sampler.shift, sampler.first_sigma)
     return sigmas(num_steps, sampler.shift, sampler.first_sigma)
+
+
+def _dpm_sigmas(num_steps: int, shift: float, first: float) -> Tensor:
+    """As `sigmas`, in float64 and operation by operation as diffusers' DPMSolverMultistepScheduler computes
+    them."""
+    # some levels are whole thousandths, and rounding decides on which side of them the time is cut off.
+    # Rounded, as 1 - 0.999 is not the 0.001 that the scheduler counts down to
+    last = round(1.0 - first, 12)
+    alphas = torch.arange(num_steps + 1, dtype=torch.float64) * ((last - 1.0) / num_steps) + 1.0
+    alphas[-1] = last
+    return shifted(1.0 - alphas, shift).flip(0)

@@ -34,6 +34,15 @@ LATER = (
     ("caption", "describe the picture", 4),
 )
 """(kind, request, index of the drawing that it is about)."""
+PAGE, SHEET, TITLE = "index.html", "contact-sheet.png", "<title>Diptych demo</title>"
+
+
+def left_over(folder: Path) -> tuple[str, ...]:
+    """Names of what an earlier demo wrote into a folder, which the next one replaces: told by its page."""
+    page = folder / PAGE
+    if not page.is_file() or TITLE not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
+        return ()
+    return (PAGE, SHEET, *(f"{number:02d}.png" for number in range(len(DRAWINGS) + len(LATER))))
 
 
 def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
@@ -71,8 +80,8 @@ def run(pipeline: Pipeline, folder: Path, console: Console) -> list[Result]:
         )
         for i, (_, q, r, _) in enumerate(shown)
     ]
-    contact_sheet(cells, folder / "contact-sheet.png", columns=3)
-    write_whole(folder / "index.html", _page(shown))
+    contact_sheet(cells, folder / SHEET, columns=3)
+    write_whole(folder / PAGE, _page(shown))
     console.print(f"{folder / 'contact-sheet.png'}\n{folder / 'index.html'}", highlight=False)
     return results
 
@@ -104,8 +113,7 @@ def _page(shown: list[tuple[str, str, Result, Path]]) -> str:
         "p{margin:.2rem 0;color:#06603a}pre{font-size:12px;white-space:pre-wrap}"
     )
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Diptych '
-        f"demo</title><style>{style}</style>"
+        f'<!doctype html><html lang="en"><meta charset="utf-8">{TITLE}<style>{style}</style>'
         "<h1>Diptych demo</h1><p>Drawn, answered and edited by one model, which chose each drawing "
         f"among {CANDIDATES} of its own.</p>"
         f"<main>{cards}</main></html>\n"

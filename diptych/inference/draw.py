@@ -14,7 +14,7 @@ from torch import Tensor
 from diptych.contracts import Given, Prompt, Stack, System
 from diptych.flow import per_row, solver_of
 from diptych.inference.guidance import Guidance
-from diptych.request import Media, Plan, RequestError
+from diptych.request import TASKS, Media, Plan, Product, RequestError, Role
 
 BATCH = 32
 """Pictures denoised together; more only costs memory on a CPU."""
@@ -58,7 +58,8 @@ def _parts(groups: Iterable[list[int]]) -> Iterator[list[int]]:
 def stack_of(plan: Plan, media: Sequence[Media]) -> Stack:
     """The frames that a settled plan stands for, with what its media show; every frame of a clip is one.
 
-    Raises ValueError for a plan without a size, RequestError where its roles are not those of the media.
+    Raises ValueError for a plan without a size, RequestError where its roles are not those of the media, or
+    a clip stands where a picture is needed.
     """
     if not (plan.width and plan.height):
         raise ValueError("draw() takes settled plans: size, steps and guidance filled in")
@@ -69,7 +70,10 @@ def stack_of(plan: Plan, media: Sequence[Media]) -> Stack:
         if place.medium is None:
             times.append(place.time)
             continue
-        for time, frame in enumerate(media[place.medium].frames, place.time):
+        medium = media[place.medium]
+        # `pixels` is of a picture alone: a clip has no frame that could be meant
+        still = TASKS[plan.task].makes is Product.PICTURE or place.role in (Role.FIRST, Role.LAST)
+        for time, frame in enumerate(medium.pixels[None] if still else medium.frames, place.time):
             # torch.tensor copies: an array that may not be written to would only be lent with a warning
             given.append(Given(place.role, torch.tensor(frame).permute(2, 0, 1), time))
     return Stack(plan.width, plan.height, tuple(times), tuple(given))

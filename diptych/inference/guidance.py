@@ -35,6 +35,9 @@ class Guidance:
         """`scales` and `image_scales` have one entry a row of the condition; `has_given`: its rows have
         given frames."""
         self.system = system
+        if not (system.embeds_guidance or system.sampler.guides_below_one):
+            # at 1 the conditional pass is all that counts
+            scales = [max(1.0, scale) for scale in scales]
         # on the CPU, in float64, as noise levels are: `per_row` brings them to a velocity's device and type
         self._scales = torch.tensor(scales, dtype=torch.float64)
         self._image_scales = torch.tensor(image_scales, dtype=torch.float64)
@@ -57,7 +60,7 @@ class Guidance:
             kinds if low <= level and (level <= high or high == 1.0) else (CONDITIONAL,)
             for kinds, level in zip(self._kinds, sigma.tolist(), strict=True)
         ]
-        levels = sigma.to(x.device, torch.float32)
+        levels = sigma.to(x.device)
         passes: dict[str, _Pass] = {}
         for batch in self._batches:
             passes |= batch.denoise(self.system, x, levels, kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diptych.contracts import System
-from diptych.data.pictures import open_picture, save_picture
+from diptych.data.pictures import open_picture, resize, save_picture
 from diptych.inference.draw import draw
 from diptych.planning import Limits, RulePlanner, settle
 from diptych.request import (
@@ -24,6 +25,9 @@ from diptych.request import (
     Task,
     parse_task,
 )
+
+SEEDS = 2**32
+"""A fresh seed is below this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +44,15 @@ class Result:
 
     def save(self, path: str | Path) -> list[Path]:
         """Write what was drawn: `path`, or path-0, path-1 ... for several."""
-        path = Path(path)
-        several = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.media))]
-        names = [path] if len(self.media) == 1 else several
-        for name, drawn in zip(names, self.media, strict=True):
+        paths = names(Path(path), len(self.media))
+        for name, drawn in zip(paths, self.media, strict=True):
             save_picture(drawn.frames, name, drawn.fps)
-        return names
+        return paths
+
+
+def names(path: Path, count: int) -> list[Path]:
+    """Where so many pictures are written: `path`, or path-0, path-1 ... for several."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(count)]
 
 
 class Pipeline:
@@ -67,6 +74,8 @@ class Pipeline:
             guidance_scale=sampler.guidance_scale,
             image_guidance_scale=sampler.image_guidance_scale,
             tasks=self.system.capabilities,
+            max_frames=self.system.max_frames,
+            max_media=self.system.max_media,
             control=self.system.control,
         )
 
@@ -83,8 +92,36 @@ class Pipeline:
         # the task goes to the planner: missing media and roles depend on it. All else overrules what was
         # understood
         task = overrides.pop("task", None)
-        plan = self.planner.plan(request, pictures, None if task is None else parse_task(task))
-        return settle(replace(plan, **overrides), self.limits)
+        # a fresh seed where none is named: a fixed one would give every picture the same noise, and so much
+        # the same background
+        plan = self.planner.plan(
+            request, pictures, None if task is None else parse_task(task), secrets.randbelow(SEEDS)
+        )
+        return settle(Plan.checked({**vars(plan), **overrides}), self.limits)
+
+    def sized(self, plan: Plan, media: Sequence[Media]) -> tuple[Plan, list[Media]]:
+        """An edit with the size of its source as the system reads it: tokens of both lie over one another,
+        and what is not asked for stays in its place. A size that the plan names is given to the source. All
+        other plans as they are.
+
+        Raises RequestError for a size at which the system reads no picture.
+        """
+        media = list(media)
+        if plan.task is not Task.EDIT:
+            return plan, media
+        place = plan.inputs.index(Role.SOURCE)
+        height, width = self.system.fit(media[place].pixels).shape[:2]
+        asked = (plan.width or width, plan.height or height)
+        if asked != (width, height):
+            # the other media are left alone: a system brings them to the size of what is drawn itself
+            media[place] = Media.picture(resize(media[place].pixels, *asked), media[place].name)
+            height, width = self.system.fit(media[place].pixels).shape[:2]
+        if asked != (width, height):
+            raise RequestError(
+                f"this model cannot change a picture at {asked[0]}x{asked[1]}, which it reads at "
+                f"{width}x{height}: ask for that size, or for none"
+            )
+        return replace(plan, width=width, height=height), media
 
     def run(
         self,
@@ -93,8 +130,8 @@ class Pipeline:
         on_step: Callable[[int], Any] | None = None,
         **overrides: Any,
     ) -> Result:
-        """Carry out a request about or with pictures (files or uint8 arrays); overrides are fields of the
-        plan."""
+        """Carry out a request about or with pictures (files or uint8 arrays; one of four axes is a clip);
+        overrides are fields of the plan."""
         media = [self.open(image) for image in images]
         return self.carry_out(self.plan(request, len(media), **overrides), media, on_step)
 
@@ -104,12 +141,7 @@ class Pipeline:
         """Carry out a settled plan."""
         if TASKS[plan.task].makes is Product.TEXT:
             return Result(plan, text="".join(self.stream(plan, media)))
-        # an edit has the size of its source as the system reads it, whatever the plan says: tokens of both
-        # lie over one another, and what is not asked for stays in its place
-        if plan.task is Task.EDIT:
-            source = media[plan.inputs.index(Role.SOURCE)]
-            height, width = self.system.fit(source.pixels).shape[:2]
-            plan = replace(plan, width=width, height=height)
+        plan, media = self.sized(plan, media)
         # a picture of several is that of its own seed, so that any one of them can be drawn again alone
         plans = [replace(plan, seed=plan.seed + i, count=1) for i in range(plan.count)]
         drawn = draw(self.system, plans, [media] * plan.count, on_step)
@@ -121,7 +153,8 @@ class Pipeline:
 
     @staticmethod
     def open(image: str | Path | np.ndarray) -> Media:
-        """A file or a uint8 array as media. Raises PictureError or RequestError for what is no picture."""
+        """A file or a uint8 array (height, width, 3), or of a clip (frames, height, width, 3), as media.
+        Raises PictureError or RequestError for what is none."""
         if isinstance(image, np.ndarray):
-            return Media.picture(image)
+            return Media(image, "clip") if image.ndim == 4 else Media.picture(image)
         return Media.picture(open_picture(image), str(image))

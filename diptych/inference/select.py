@@ -74,6 +74,18 @@ def best_of(
     return best
 
 
+def begun_with(folder: Path) -> int | None:
+    """Seed of the selection that lies in a folder; None where there is none. One that was begun with a fresh
+    seed goes on with it. Raises ValueError for a folder whose request is damaged."""
+    path = folder / _REQUEST
+    if not path.is_file():
+        return None
+    request = read_json(path)
+    if not isinstance(request, dict) or not isinstance(request.get("plan"), dict):
+        raise RequestError(f"{path} is no request of a selection; choose another folder")
+    return Plan.from_json(to_json(request["plan"])).seed
+
+
 def _picture(folder: Path, seed: int) -> Path:
     return folder / f"{seed}.png"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from diptych.contracts import VERIFY, System, Verifier
+from diptych.files.folder import refuse_code
 from diptych.request import Media, Message, RequestError, Task
 
 KINDS = "self, clip, clip:MODEL or vlm:MODEL"
@@ -166,6 +168,8 @@ def scores(verifier: Verifier, prompt: str, pictures: Sequence[np.ndarray]) -> l
 
 
 def _load(kind: Any, folder: str) -> Any:
+    if Path(folder).is_dir():
+        refuse_code(Path(folder))
     try:
         # pickled weights and code from the hub are never run
         return kind.from_pretrained(
@@ -173,10 +177,10 @@ def _load(kind: Any, folder: str) -> Any:
             trust_remote_code=False,
             **({} if "Processor" in kind.__name__ else {"use_safetensors": True}),
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RequestError(
-            f"the verifier {folder} could not be loaded ({str(error).splitlines()[0]})"
-        ) from error
+    # transformers has an error class for each thing that a folder may lack, and some of no class of its own
+    except Exception as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise RequestError(f"the verifier {folder} could not be loaded ({said[0]})") from error
 
 
 def _features(output: Any) -> torch.Tensor:

@@ -25,9 +25,9 @@ class Limits:
     guidance_scale: float
     image_guidance_scale: float
     tasks: frozenset[Task]
-    max_sources: int = 1
-    """Pictures that are looked at for one request."""
     max_frames: int = 1
+    max_media: int = 1
+    """Attached media that are looked at for one request."""
     control: str = ""
     """What a picture attached to a drawing holds ('edges'), for a system that draws along one."""
 
@@ -51,26 +51,32 @@ def settle(plan: Plan, limits: Limits) -> Plan:
             f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read"
         )
     used = sum(role is not Role.UNUSED for role in plan.inputs)
-    if used > limits.max_sources:
-        raise RequestError(
-            f"{used} pictures are attached, but this model looks at {limits.max_sources}; attach one"
-        )
+    if used > limits.max_media:
+        most = {0: "none", 1: "1; attach one"}.get(limits.max_media, f"{limits.max_media} at most")
+        raise RequestError(f"{used} pictures are attached, but this model looks at {most}")
     check_roles(plan.task, plan.inputs)
     if TASKS[plan.task].makes is Product.TEXT:
         return plan
     _check_numbers(plan, limits)
+    if plan.task is Task.EDIT and (plan.width is None) != (plan.height is None):
+        raise RequestError("an edit has the size of its picture: give both width and height, or neither")
+    if plan.task is Task.EDIT and plan.width is None and plan.height is None:
+        # the size of its source, which is not known here
+        return _filled(plan, limits)
     width, height = plan.width or limits.width, plan.height or limits.height
     rounded = limits.round_size(width, height)
     notes = list(plan.adjustments)
     # told and not refused: the request is plain words, and sizes are multiples only for the model's sake
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
+    return _filled(replace(plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes)), limits)
+
+
+def _filled(plan: Plan, limits: Limits) -> Plan:
+    """With the system's steps and scales where the plan has none."""
     image_guidance = plan.image_guidance_scale
     return replace(
         plan,
-        width=rounded[0],
-        height=rounded[1],
-        adjustments=tuple(notes),
         # None and not falsy: a guidance scale of 0 is a wish
         steps=limits.steps if plan.steps is None else plan.steps,
         guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,

@@ -77,8 +77,9 @@ class RulePlanner:
     def __init__(self, native: int) -> None:
         self.native = native
 
-    def plan(self, request: str, pictures: int = 0, task: Task | None = None) -> Plan:
-        """What a request with `pictures` attached pictures asks for; `task` overrules the rules.
+    def plan(self, request: str, pictures: int = 0, task: Task | None = None, seed: int = 0) -> Plan:
+        """What a request with `pictures` attached pictures asks for; `task` overrules the rules, `seed` is
+        taken where the request names none.
 
         Raises RequestError for a request that is empty, too long, or contradicts itself.
         """
@@ -102,7 +103,7 @@ class RulePlanner:
         # each setting is cut out of the prompt, or the model would be asked to draw it; the negative prompt
         # comes last, since it takes all that is left up to the end
         text, width, height = self._size(text)
-        text, seed = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
+        text, named = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
         text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
         text, guidance = self._setting(
             text, r",? ?(?:with |and )?guidance(?: scale)?(?: of| =)? (-?\d+(?:\.\d+)?)", "guidance"
@@ -116,7 +117,7 @@ class RulePlanner:
             width=width,
             height=height,
             count=count,
-            seed=int(seed) if seed is not None else 0,
+            seed=seed if named is None else int(named),
             steps=int(steps) if steps is not None else None,
             guidance_scale=float(guidance) if guidance is not None else None,
             negative_prompt=negative,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diptych.files.folder import check_depth, open_weights
 from diptych.files.typed import convert, read_json, to_json
 from diptych.files.whole import whole, write_whole
 from diptych.spaces.tiny import TinyAutoencoder
@@ -67,6 +69,8 @@ class LatentSpace:
     def __init__(self, autoencoder: Autoencoder, scale: float = 1.0, tile: int = TILE) -> None:
         self.autoencoder, self.scale = autoencoder, scale
         self.factor, self.channels = autoencoder.factor, autoencoder.channels
+        if not 0 < scale < math.inf:
+            raise ValueError(f"the scale of latents must be above 0, got {scale}")
         if tile < 2 * self.factor or tile % self.factor:
             raise ValueError(f"tile must be a multiple of {self.factor} px, at least two of them, got {tile}")
         self.tile = tile
@@ -195,9 +199,14 @@ def load_space(folder: Path) -> LatentSpace:
             f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder"
         )
     scale = convert(float, config.get("scaling_factor", 1.0), f"{path}: scaling_factor")
+    check_depth(config, open_weights(folder, "diffusion_pytorch_model"), str(path))
     import diffusers
 
-    model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    try:
+        model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    # its errors are of every class, by what the config contradicts
+    except Exception as error:
+        raise ValueError(f"{folder}: the autoencoder cannot be read ({error})") from error
     return LatentSpace(DiffusersAutoencoder(model.eval()), scale)
 
 

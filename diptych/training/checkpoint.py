@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"), None)
 _SUMS = "checksums.json"
 _STATE = "state.json"
 _PREFIX = "step-"
+_NAME = re.compile(_PREFIX + "[0-9]{8,}")
 _ASIDE = ".writing"
 _FILE_BYTES = 2**25
 """Size of a rank's files, or of one tensor where that is larger: a file is copied in memory to be written."""
@@ -124,13 +126,19 @@ def _files(tensors: Mapping[str, Tensor], shares: int) -> dict[str, int]:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob(f"{_PREFIX}*") if p.is_dir()) if folder.is_dir() else []
+    """Checkpoints, oldest first. A folder of any other name is none."""
+    named = [p for p in folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(p.name) and p.is_dir()]
+    return sorted(named, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def latest_step(folder: Path) -> int | None:
     """Step of the newest checkpoint, verified or not."""
     found = _all(folder)
-    return int(found[-1].name.removeprefix(_PREFIX)) if found else None
+    return _step(found[-1]) if found else None
 
 
 def clean(folder: Path) -> None:
@@ -148,6 +156,10 @@ def verify(checkpoint: Path, ranks: Ranks = ALONE) -> str | None:
             if checksum(checkpoint / name) != expected:
                 wrong = f"{checkpoint / name} is damaged (its checksum differs)"
                 break
+        # the reader takes every such file that it finds, and of two with one tensor either
+        for path in checkpoint.glob("*.safetensors"):
+            if path.name not in sums:
+                wrong = f"{path} was not written with its checkpoint"
     except (OSError, ValueError, AttributeError) as error:
         wrong = f"{checkpoint} is incomplete ({error})"
     return next(filter(None, ranks.gathered(wrong)), None)
@@ -181,11 +193,6 @@ class Checkpoint:
             name: tuple(entry.size)  # type: ignore[union-attr]
             for name, entry in metadata.items()
         }
-
-    @property
-    def averaged(self) -> str:
-        """Group of the averaged weights: of the weights themselves, where the run has no average."""
-        return "ema" if self.names("ema") else "model"
 
     def names(self, group: str) -> set[str]:
         """Names of the tensors of a group, 'group|name', without it."""

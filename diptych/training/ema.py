@@ -15,7 +15,8 @@ class EMA:
     """`shadow` follows the parameters: shadow += (1 - decay) (parameter - shadow), decay warmed up as (1 + n)
     / (10 + n).
 
-    With decay 0 there is no average: `shadow` holds the parameters themselves, and costs nothing.
+    A parameter that never learns (`requires_grad` off when the average begins) stands in `shadow` itself, and
+    with decay 0 all do: they cost nothing.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,20 +24,21 @@ class EMA:
             raise ValueError(f"the EMA decay must be in 0..1, below 1, got {decay}")
         self.decay = decay
         self.updates = 0
-        self.shadow: dict[str, Tensor] = {
-            name: p.detach().float().clone() if decay else p.detach() for name, p in model.named_parameters()
-        }
+        self.averaged = [name for name, p in model.named_parameters() if decay and p.requires_grad]
+        self.shadow: dict[str, Tensor] = {name: p.detach() for name, p in model.named_parameters()}
+        for name in self.averaged:
+            self.shadow[name] = self.shadow[name].float().clone()
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        if not self.decay:
+        if not self.averaged:
             return
         parameters = dict(model.named_parameters())
         torch._foreach_lerp_(
-            [local(shadow) for shadow in self.shadow.values()],
-            [local(parameters[name]).float() for name in self.shadow],
+            [local(self.shadow[name]) for name in self.averaged],
+            [local(parameters[name]).float() for name in self.averaged],
             weight,
         )
 
@@ -55,10 +57,9 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        if not self.decay:
-            return
-        for name, parameter in model.named_parameters():
-            mine, other = local(parameter), local(self.shadow[name])
+        parameters = dict(model.named_parameters())
+        for name in self.averaged:
+            mine, other = local(parameters[name]), local(self.shadow[name])
             kept = mine.clone()
             mine.copy_(other)
             other.copy_(kept)

@@ -28,7 +28,10 @@ def finished_job(
     found = _newest(run)
     job = family.job(config, run, open_system)
     job.task.to_empty(device="cpu")
-    found.read(found.averaged, dict(job.model.named_parameters()))
+    parameters = dict(job.model.named_parameters())
+    found.read("model", parameters)
+    # those that learn have an average; the others are the model's own
+    found.read("ema", {name: parameters[name] for name in found.names("ema")})
     parent = read_json(run / PARENT) if (run / PARENT).is_file() else None
     about = {
         "name": config.name,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diptych.contracts import Job, Losses
 from diptych.data.loader import StepData, StepDataset
 from diptych.files.lineage import as_parent
-from diptych.files.typed import to_json
+from diptych.files.typed import check_finite, to_json
 from diptych.files.whole import write_whole
 from diptych.optim.build import build_optimisers, learning_rate
 from diptych.training import checkpoint, parallel, state
@@ -47,6 +47,7 @@ class Trainer:
         config = job.config
         if not config.stages or not config.steps:
             raise ValueError("a run needs at least one stage with at least one step")
+        check_finite(config, "config")
         self.job, self.config, self.folder = job, config, folder
         self.model, self.task = job.model, job.task
         self.ranks = distributed.start()
@@ -72,8 +73,15 @@ class Trainer:
         try:
             if self.ranks.first:
                 self._open()
+            # a new run says what it is before its first checkpoint; one that goes on only once its checkpoint
+            # was found to fit: settings of another model must not take the place of those it was made with
+            new = checkpoint.latest_step(self.folder / "checkpoints") is None
+            if new:
+                self._describe()
             if not self.begun:
                 self.begin()
+            if not new:
+                self._describe()
             while self.step < self.config.steps:
                 self._train_stage()
             if self.saved != self.step:
@@ -89,9 +97,14 @@ class Trainer:
             distributed.stop(self.ranks)
 
     def _open(self) -> None:
-        """Hold the run's folder, and write into it what the run is."""
+        """Hold the run's folder, and clear it of what a kill left."""
         self.lock = _lock(self.folder)
         checkpoint.clean(self.folder / "checkpoints")
+
+    def _describe(self) -> None:
+        """Write into the run's folder what the run is."""
+        if not self.ranks.first:
+            return
         write_whole(self.folder / CONFIG, to_json({"family": self.job.family, **asdict(self.config)}))
         self.job.prepare(self.folder)
 
@@ -118,7 +131,8 @@ class Trainer:
         left = stage.steps - done
         began = time.monotonic()
         for data in self._dataset(stage).steps(self.step, self.step + left):
-            self._note_bad(data.bad)
+            for reason in data.bad:
+                self.log.bad_sample(self.step, reason)
             report = self._train_step(stage, data, learning_rate(stage.optim, done, stage.steps))
             done += 1
             self.step += 1
@@ -137,9 +151,11 @@ class Trainer:
     def _train_step(self, stage: StageConfig, data: StepData[Any], lr: float) -> StepReport:
         names, weights = self.job.loss_names, self.job.loss_weights(stage)
         counted = [self.job.totals(batch) for batch in data.batches]
-        totals = dict(
-            zip(names, self.ranks.total([sum(c[name] for c in counted) for name in names]), strict=True)
+        *sums, bad = self.ranks.total(
+            [*(sum(c[name] for c in counted) for name in names), float(len(data.bad))]
         )
+        self._count_bad(int(bad))
+        totals = dict(zip(names, sums, strict=True))
         shares = {name: weights[name] / max(totals[name], 1.0) for name in names}
         parts: list[Losses] = []
         for batch in data.batches:
@@ -159,9 +175,9 @@ class Trainer:
         else:
             self._skip(norm)
         self.model.zero_grad(set_to_none=True)
-        sums = [torch.stack([part.sums[name] for name in names]).detach() for part in parts]
+        losses_of = [torch.stack([part.sums[name] for name in names]).detach() for part in parts]
         # ranks hear a signal at different steps, and stop together
-        *means, asked = self.ranks.total([*torch.stack(sums).sum(0).tolist(), float(self.asked_to_stop)])
+        *means, asked = self.ranks.total([*torch.stack(losses_of).sum(0).tolist(), float(self.asked_to_stop)])
         self.stopping = asked > 0
         return StepReport(
             {n: m / max(totals[n], 1.0) for n, m in zip(names, means, strict=True)},
@@ -189,10 +205,10 @@ class Trainer:
                 f"the gradient was not finite {self.skipped} steps in a row (step {self.step})"
             )
 
-    def _note_bad(self, bad: tuple[str, ...]) -> None:
-        for reason in bad:
-            self.bad_samples += 1
-            self.log.bad_sample(self.step, reason)
+    def _count_bad(self, bad: int) -> None:
+        """Samples of all ranks that could not be used: they stop together, as one alone would leave the
+        others waiting for it."""
+        self.bad_samples += bad
         if self.bad_samples > self.config.max_bad_samples:
             raise TrainingStopped(
                 f"{self.bad_samples} samples could not be used (limit {self.config.max_bad_samples}); "
@@ -226,7 +242,7 @@ class Trainer:
     def _save(self) -> None:
         groups = {
             "model": {name: p.detach() for name, p in self.model.named_parameters()},
-            "ema": self.ema.shadow if self.ema.decay else {},
+            "ema": {name: self.ema.shadow[name] for name in self.ema.averaged},
             "optimiser": state.exported(self.optimisers, self._names()),
         }
         told = {
@@ -248,7 +264,7 @@ class Trainer:
         found.read("model", dict(self.model.named_parameters()), ranks)
         self.ema = EMA(self.model, self.config.ema)
         if self.ema.decay:
-            found.read("ema", self.ema.shadow, ranks)
+            found.read("ema", {name: self.ema.shadow[name] for name in self.ema.averaged}, ranks)
         told = found.state
         self.step, self.ema.updates, self.seconds = told["step"], told["ema_updates"], told["seconds"]
         self.skipped, self.bad_samples = told["skipped"], told["bad_samples"]

@@ -47,7 +47,7 @@ TINY = [
 
 def call(*arguments: object, capsys: pytest.CaptureFixture) -> tuple[int, str]:
     status = cli.main([str(argument) for argument in arguments])
-    return status, " ".join(capsys.readouterr().out.split())
+    return status, " ".join("".join(capsys.readouterr()).split())
 
 
 def diptych_command(*arguments: object) -> list[str]:
@@ -280,8 +280,8 @@ def test_models_without_a_card_are_told(tmp_path, capsys):
             "other.jsonl",
             "other.jsonl:2: none of prompt, caption, text holds a text",
         ),
-        (b"\xff\xfe\x00", "binary.txt", "binary.txt is no text in UTF-8"),
-        (None, "missing.txt", "neither a file with prompts nor a folder"),
+        (b"\xff\xfe\x00", "binary.txt", "binary.txt:1: no text in UTF-8"),
+        (None, "missing.txt", "missing.txt: no such file"),
     ],
 )
 def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content, name, message):
@@ -306,13 +306,13 @@ def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content
         (["grow", "default", "--width", "200", "-o", "x"], "width must be a multiple of 192"),
         (["grow", "default", "--width", "384", "--keep", "2", "-o", "x"], "say how a model gets deeper"),
         (["grow", "nowhere", "--depth", "8", "-o", "x"], "nowhere is neither a folder"),
-        (["do", "a cat", "--best-of", "0"], "1 to 4096 candidates, got 0"),
+        (["do", "a cat", "--best-of", "0"], "best_of must be at least 1, got 0"),
         (["do", "a cat", "--best-of", "1000000"], "got 1000000"),
         (["do", "a cat", "--best-of", "2", "--keep", "3"], "keep must be 1 to 2"),
         (["do", "a cat", "--best-of", "2", "--verifier", "magic"], "there is no verifier 'magic'"),
         (
             ["do", "how many cats are there?", "-i", "p.png", "--best-of", "2"],
-            "best of N chooses among drawings",
+            "the request is a question, so no picture is drawn",
         ),
         (["evaluate", "--best-of", "0"], "got 0"),
     ],

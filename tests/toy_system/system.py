@@ -62,8 +62,11 @@ class ToySystem:
     family = NAME
     capabilities = frozenset({Task.TEXT_TO_IMAGE})
     control = ""
+    max_frames = 1
+    max_media = 0
     joins_passes = True
     embeds_guidance = False
+    text = None
     sampler = SAMPLER
 
     def __init__(self, model: ToyModel, native: int = 32, card: dict[str, Any] | None = None) -> None:

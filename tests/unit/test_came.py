@@ -1,6 +1,5 @@
 """CAME against the public implementation, its 8-bit states, and its step over ranks."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import golden
+from golden_files import load, load_json
 from safetensors.torch import load_file
 from torch import nn
 
@@ -51,9 +50,8 @@ def loops(request, monkeypatch):
 @pytest.mark.parametrize("bits", [32, 8])
 @pytest.mark.parametrize("case", ["plain", "decay", "clip"])
 def test_ten_steps_equal_the_public_implementation(case, bits, loops):
-    folder = golden("came")
-    start, expected = load_file(folder / "inputs.safetensors"), load_file(folder / f"{case}.safetensors")
-    settings = json.loads((folder / "index.json").read_text())["settings"]["cases"][case]
+    start, expected = load("came/inputs"), load(f"came/{case}")
+    settings = load_json("came/index")["settings"]["cases"][case]
     # none is large enough to be kept in 8 bits, so that one must equal the other
     weights = {name: nn.Parameter(start[f"{name}.start"].clone()) for name in NAMES}
     optimiser = CAME(weights.values(), lr=1e-3, bits=bits, **settings)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from diptych.contracts import BadSample, Picture, Sample, Turn
 from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
-from diptych.data.conversations.packing import pack
-from diptych.data.conversations.readers import JsonlSource, TextSource
+from diptych.data.conversations.packing import collate, pack
+from diptych.data.conversations.readers import JsonlSource, TextSource, fit
 from diptych.data.conversations.tokens import (
     CLEAN,
     NO_LABEL,
@@ -52,6 +52,75 @@ def test_every_block_holds_the_ratios_exactly_and_every_source_counts_up():
         seen[source.name].append(number)
     assert {name: len(numbers) for name, numbers in seen.items()} == {"a": 1400, "b": 400, "c": 200}
     assert all(numbers == list(range(len(numbers))) for numbers in seen.values())
+
+
+def test_the_largest_remainders_get_what_rounding_left_over():
+    assert mixture(a=1 / 3, b=1 / 3 + 1e-4, c=1 / 3 - 1e-4).quota.tolist() == [333, 334, 333]
+    assert mixture(a=0.0006, b=0.9994).quota.tolist() == [1, 999]
+    assert mixture(a=0.9994, b=0.0006).quota.tolist() == [999, 1]
+    assert mixture(a=0.0004, b=0.9996).quota.tolist() == [0, 1000]
+
+
+def test_blocks_are_mixed_each_in_its_own_order():
+    mix = mixture(a=0.5, b=0.5)
+    names = ["".join(mix.locate(block * BLOCK + n)[0].name for n in range(BLOCK)) for block in range(2)]
+    assert names[0] != names[1]
+    # neither alternating nor one after the other
+    assert max(map(len, names[0].replace("b", " ").split())) < 30
+    assert names[0].count("ab") == pytest.approx(250, abs=60)
+    assert [mixture(1, a=0.5, b=0.5).locate(n)[0].name for n in range(50)] != list(names[0][:50])
+
+
+def test_each_source_is_shuffled_by_the_runs_seed():
+    assert [shuffled(n, 50, 3) for n in range(50)] != [shuffled(n, 50, 4) for n in range(50)]
+    assert [shuffled(n, 50, 3) for n in range(50)] != list(range(50))
+
+
+class Edits:
+    """Every sample draws a picture; with a source picture where asked."""
+
+    def __init__(self, source: bool) -> None:
+        self.name, self.source = "edits", source
+
+    def draw(self, number: int) -> Sample:
+        given = (a_picture(size=8),) if self.source else ()
+        return Sample(
+            (Turn("user", (*given, "cat")), Turn("assistant", (a_picture(True, 8),))),
+            "edit",
+            f"edit {number}",
+        )
+
+
+def dropped(
+    tokenizer, source: bool, count: int = 600, seed: int = 0, **shares: float
+) -> list[tuple[bool, bool]]:
+    """(text, pictures) dropped from each sample of a run."""
+    config = LoaderConfig(**{"drop_text": 0.2, "drop_all": 0.3, **shares})
+    data = DocumentDataset(Mixture({"e": Edits(source)}, {"e": 1.0}, seed), tokenizer, 8, config)
+    documents = [data.document(n) for n in range(count)]
+    # four marks are there always; a source picture brings two more and a token
+    return [((d.kind == TEXT).sum() - 2 * len(d.clean) <= 4, source and not d.clean) for d in documents]
+
+
+def test_shares_of_dropout_are_those_asked_for_and_exclude_each_other(tokenizer):
+    edits = dropped(tokenizer, True)
+    assert np.mean([text and pictures for text, pictures in edits]) == pytest.approx(0.3, abs=0.06)
+    assert np.mean([text and not pictures for text, pictures in edits]) == pytest.approx(0.2, abs=0.05)
+    assert not any(pictures and not text for text, pictures in edits)
+    # without a source picture there is nothing but text to drop
+    drawings = dropped(tokenizer, False)
+    assert np.mean([text for text, _ in drawings]) == pytest.approx(0.2, abs=0.05)
+
+
+def test_neighbours_are_dropped_independently(tokenizer):
+    """One draw for two samples would leave every share right, and drop them always together."""
+    texts = np.array([text for text, _ in dropped(tokenizer, False, 1200, drop_text=0.5)])
+    for distance in (1, 2, 3):
+        for phase in range(2):
+            pairs = texts[phase::2][: len(texts) // 2 - distance], texts[phase + distance :: 2]
+            same = np.mean([a == b for a, b in zip(*pairs, strict=False)])
+            assert same == pytest.approx(0.5, abs=0.09)
+    assert dropped(tokenizer, False, 40) != dropped(tokenizer, False, 40, seed=1)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 100))
@@ -112,6 +181,49 @@ def test_a_broken_sample_is_named_and_never_replaced(tokenizer):
     data = DocumentDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=4, workers=0))[0]
     assert data.bad == ("a:2: broken on purpose",)
     assert len(data.batches[0].noisy_task) == 3
+
+
+def test_noise_is_that_of_the_runs_seed_and_of_the_samples_number(tokenizer):
+    config = LoaderConfig(documents_per_step=6, row_tokens=40, workers=0, drop_text=0.0)
+
+    def step(seed: int, number: int, first: int = 0) -> dict[str, torch.Tensor]:
+        return noises(
+            [DocumentDataset(mixture(seed, a=1.0), tokenizer, 8, config, first_sample=first)[number]]
+        )
+
+    first, second = step(0, 0), step(0, 1)
+    values = [round(float(v[0]), 6) for v in (*first.values(), *second.values())]
+    assert len(set(values)) == 12
+    assert all(not torch.equal(first[key], found) for key, found in step(1, 0).items())
+    moved = step(0, 0, first=6)
+    assert moved.keys() == second.keys()
+    assert all(torch.equal(moved[key], second[key]) for key in moved)
+
+
+def test_pictures_of_one_document_have_noise_of_their_own(tokenizer):
+    parts = (a_picture(True, 8), a_picture(True, 8))
+    document = write(Sample((Turn("user", ("two",)), Turn("assistant", parts)), "generate"), tokenizer, 8)
+    batch = collate([[0]], [document], [7], 0)
+    assert not torch.equal(batch.noise[0][0], batch.noise[0][1])
+    assert batch.level[0] != batch.level[1]
+
+
+def test_documents_and_pictures_of_a_batch_are_numbered_through(tokenizer):
+    drawn = write(
+        Sample(
+            (Turn("user", (a_picture(size=8), "a cat")), Turn("assistant", (a_picture(True, 8),))), "edit"
+        ),
+        tokenizer,
+        8,
+    )
+    told = write(Sample((Turn("assistant", ("a cat",)),), "text"), tokenizer, 8)
+    batch = collate([[2, 0], [1]], [drawn, told, drawn], [1, 2, 3], 0)
+    assert batch.label_task == ("edit", "edit", "text")
+    numbers = [sorted(set(row.tolist()) - {-1}) for row in batch.document]
+    assert numbers == [[0, 1], [2]]
+    # four copies of pictures, each with a number of its own
+    assert sorted(set(batch.picture.flatten().tolist())) == [-1, 0, 1, 2, 3]
+    assert (batch.document[0][batch.picture[0] >= 2] == 1).all()
 
 
 @given(st.lists(st.integers(1, 120), max_size=40), st.integers(8, 100))
@@ -257,3 +369,23 @@ def test_plain_text_and_files_that_cannot_be(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no samples"):
         JsonlSource(tmp_path / "empty.jsonl", seed=0, multiple=8, max_side=32)
+
+
+def test_lines_are_drawn_in_another_order_each_once(tmp_path):
+    rows = [{"conversations": [{"from": "gpt", "value": str(n)}]} for n in range(40)]
+    source = lines(tmp_path, *rows)
+    drawn = [source.draw(n).turns[0].parts[0] for n in range(40)]
+    assert drawn != [str(n) for n in range(40)]
+    assert sorted(drawn, key=int) == [str(n) for n in range(40)]
+
+
+def test_only_pictures_of_the_assistant_are_drawn(tmp_path):
+    for who, drawn in (("system", False), ("human", False), ("gpt", True)):
+        row = {"conversations": [{"from": who, "value": "<image>"}], "image": "cat_1.png"}
+        assert lines(tmp_path, row).read(0).turns[0].parts[0].drawn is drawn
+
+
+def test_pictures_are_shrunk_to_the_longest_side_and_never_enlarged():
+    assert fit(np.zeros((8, 16, 3), dtype=np.uint8), 8, 64).shape == (8, 16, 3)
+    assert fit(np.zeros((50, 200, 3), dtype=np.uint8), 8, 64).shape == (16, 64, 3)
+    assert fit(np.zeros((3, 3, 3), dtype=np.uint8), 8, 64).shape == (8, 8, 3)

@@ -69,6 +69,7 @@ class ToyCondition:
 class ToySystem:
     family, card, native, max_side, control, token = "toy", {}, SIDE, 64, "edges", 2
     capabilities = frozenset(Task) - {Task.ANSWER}
+    max_frames = max_media = 1
     device = torch.device("cpu")
 
     def __init__(self, sampler: SamplerConfig, joins_passes=False, embeds_guidance=False):
@@ -311,6 +312,7 @@ def test_rows_of_the_shipped_model_do_not_change_one_another(monkeypatch):
         pipeline.plan("remove the cat", 1, seed=n, steps=steps, guidance_scale=g, image_guidance_scale=image)
         for n, (g, image, steps) in enumerate(scales)
     ]
+    edits = [pipeline.sized(one, shown)[0] for one, shown in zip(edits, sources, strict=True)]
     kept.clear()
     draw(system, edits, sources)
     for one, shown in zip(edits, sources, strict=True):
@@ -343,3 +345,66 @@ def test_rows_of_a_system_that_joins_its_passes_do_not_change_one_another(tmp_pa
         draw(system, [one])
     together, *alone = kept
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def a_clip(frames: int) -> Media:
+    return Media(np.zeros((frames, SIDE, SIDE, 3), np.uint8), "clip", 8.0)
+
+
+def test_a_clip_of_as_many_frames_as_the_system_draws_comes_from_words_and_no_longer_one():
+    system = ToySystem(SamplerConfig(num_steps=2))
+    system.max_frames = 3
+    pipeline = Pipeline(system)
+    (clip,) = pipeline.run("0.5", task="text-to-clip", frames=3, width=SIDE, height=SIDE).media
+    assert clip.frames.shape == (3, SIDE, SIDE, 3)
+    with pytest.raises(RequestError, match="frames must be 1 to 3, got 4"):
+        pipeline.run("0.5", task="text-to-clip", frames=4)
+
+
+def test_as_many_media_are_looked_at_as_the_system_says():
+    system = ToySystem(SamplerConfig(num_steps=2))
+    asked = {"task": "reference-to-image", "width": SIDE, "height": SIDE}
+    with pytest.raises(RequestError, match="2 pictures are attached, but this model looks at 1"):
+        Pipeline(system).plan("0.5", 2, **asked)
+    system.max_media = 2
+    assert Pipeline(system).plan("0.5", 2, **asked).inputs == (Role.REFERENCE,) * 2
+
+
+def test_a_clip_is_refused_where_a_picture_is_needed_and_looked_at_whole_elsewhere():
+    size = {"prompt": "0.5", "width": SIDE, "height": SIDE}
+    for task, role in (
+        (Task.CONTROL_TO_IMAGE, Role.CONTROL),
+        (Task.REFERENCE_TO_IMAGE, Role.REFERENCE),
+        (Task.IMAGE_TO_CLIP, Role.LAST),
+    ):
+        with pytest.raises(RequestError, match="clip is a clip of 3 frames, and a picture is needed"):
+            stack_of(Plan(task=task, inputs=(role,), **size), [a_clip(3)])
+    stack = stack_of(Plan(task=Task.EDIT_CLIP, inputs=(Role.SOURCE,), frames=3, **size), [a_clip(3)])
+    assert [given.time for given in stack.given] == [0, 1, 2]
+
+
+def test_an_array_of_four_axes_is_a_clip_and_one_that_shows_nothing_is_refused():
+    assert len(Pipeline.open(np.zeros((2, SIDE, SIDE, 3), np.uint8)).frames) == 2
+    for shape in ((0, SIDE, SIDE, 3), (0, 0, 3)):
+        with pytest.raises(RequestError, match="must show something"):
+            Pipeline.open(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("seed", 1.5, "seed"),
+        ("width", "96", "width"),
+        ("inputs", ("sauce",), "inputs"),
+        ("prompt", None, "prompt"),
+    ],
+)
+def test_an_override_of_the_wrong_type_is_named(field, value, said):
+    with pytest.raises(RequestError, match=rf"the plan: .*\$\.{said}"):
+        Pipeline(ToySystem(SamplerConfig())).plan("0.5", **{field: value})
+
+
+def test_overrides_may_be_words_of_roles_and_numbers_of_numpy():
+    pipeline = Pipeline(ToySystem(SamplerConfig()))
+    plan = pipeline.plan("0.5", 1, task="edit", inputs=("source",), seed=np.int64(7), guidance_scale=2)
+    assert (plan.inputs, plan.seed, type(plan.seed), plan.guidance_scale) == ((Role.SOURCE,), 7, int, 2.0)

@@ -17,6 +17,7 @@ from diptych.data.conversations.loader import LoaderConfig
 from diptych.models.linear_dit import LinearDiT
 from diptych.models.mot import MoT
 from diptych.optim.build import OptimConfig, build_optimisers
+from diptych.systems.registry import recipes
 from diptych.systems.sana import family as sana
 from diptych.systems.sana.recipes import small
 from diptych.systems.u1 import family as u1
@@ -150,6 +151,14 @@ def test_ranks_share_weights_and_states_and_gather_a_few_blocks():
         assert getattr(four, name) == getattr(one, name) // 4
     assert four.activations == one.activations
     assert one.gathered == 0 < four.gathered < one.weights
+
+
+# but for the largest, which takes as long as all others: it is the default recipe with other numbers
+@pytest.mark.parametrize("name", sorted(set(recipes()) - {"emoji-full"}))
+def test_every_recipe_is_estimated_as_it_stands(name):
+    family, recipe = recipes()[name]
+    config = recipe()
+    assert estimate(config, family.probe(config)).total > 0
 
 
 def test_info_tells_the_memory_of_a_run(capsys):

@@ -213,7 +213,10 @@ def test_fresh_model_predicts_gray():
     assert model.pixel_head(torch.randn(4, TINY.width), 2, 2).abs().max() == 0
 
 
-@pytest.mark.parametrize("bad", [{"head": "x"}, {"head_dim": 12}, {"kv_heads": 3}, {"vision_width": 6}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"head": "x"}, {"head_dim": 12}, {"kv_heads": 3}, {"kv_heads": 0}, {"width": -4}, {"vision_width": 6}],
+)
 def test_config_refuses_sizes_that_do_not_fit(bad: dict):
     values = {
         "vocab_size": 10,

@@ -5,13 +5,11 @@ Limits are those that the golden data derives: 1e-5 of the largest value for a s
 runs.
 """
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import golden
-from safetensors.torch import load_file
+from golden_files import load, load_json
 
 from diptych.flow import (
     FlowConfig,
@@ -50,25 +48,17 @@ def pictures(patches: torch.Tensor, grids: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module", params=["u1_dense", "u1_moe"])
 def case(request: pytest.FixtureRequest) -> SimpleNamespace:
-    folder = golden(request.param)
-    weights = load_file(folder / "model.safetensors")
-    published = json.loads((folder / "config.json").read_text())
+    weights, published = load(f"{request.param}/model"), load_json(f"{request.param}/config")
     config = config_from_published(published, [(name, tuple(w.shape)) for name, w in weights.items()])
     model = MoT(config)
     model.load_state_dict(from_published(weights, config))
-    index = json.loads((folder / "index.json").read_text())
-
-    def load(name: str) -> dict[str, torch.Tensor]:
-        if not (folder / f"{name}.safetensors").is_file():
-            pytest.skip(f"{request.param} has no {name} data")
-        return load_file(folder / f"{name}.safetensors")
-
+    index = load_json(f"{request.param}/index")
     return SimpleNamespace(
         model=model,
         weights=weights,
         published=published,
         index=index,
-        load=load,
+        load=lambda name: load(f"{request.param}/{name}"),
         marks=index["settings"]["special_tokens"],
     )
 
@@ -247,6 +237,7 @@ def test_complete_drawing_runs(case):
         close(draw(case, settings, data[settings["initial"]], caches), data[f"{name}_final"], RUN)
 
 
+@pytest.mark.parametrize("case", ["u1_dense"], indirect=True)
 @torch.no_grad()
 def test_complete_editing_runs(case):
     data = case.load("editing")

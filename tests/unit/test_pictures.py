@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.data.pictures import PictureError, open_picture
+from diptych.data.pictures import PictureError, edges, open_picture
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -61,3 +61,18 @@ def test_missing_broken_and_other_files(tmp_path):
     whole = saved(Image.effect_noise((64, 64), 50))
     with pytest.raises(PictureError, match="not a readable picture"):
         open_picture(whole[: len(whole) // 2])
+
+
+def test_edges_are_the_published_operator_in_both_directions():
+    """Sobel's weights 1, 2, 1, before they are scaled to the strongest, which is the corner's inner side."""
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[4:, 4:] = 200
+    found = edges(pixels)[..., 0].astype(int)
+    assert found[4, 4] == found.max() == 255
+    straight, inner, outer = 4.0, 3 * 2**0.5, 2**0.5
+    assert found[6, 3:5].tolist() == found[3:5, 6].tolist() == [round(255 * straight / inner)] * 2
+    assert found[3, 3] == round(255 * outer / inner)
+    assert found[:3].max() == 0
+    assert found[6, 6] == 0
+    assert (edges(pixels) == edges(pixels)[..., :1]).all()
+    assert (edges(pixels.transpose(1, 0, 2))[..., 0] == found.T).all()

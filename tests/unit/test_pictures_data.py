@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,9 +86,9 @@ def test_everything_that_is_wrong_is_named_and_the_rest_is_used(tmp_path):
     assert wrong["alone.txt"] == "a caption without a picture"
     assert "not UTF-8 text (byte 1)" in wrong["latin.png"]
     assert "13000x13000" in wrong["bomb.png"]
-    assert "'gone.png' is not there" in wrong["list.jsonl:1"]
+    assert "'gone.png' is not in" in wrong["list.jsonl:1"]
     assert "not JSON" in wrong["list.jsonl:2"]
-    assert "outside the folder" in wrong["list.jsonl:3"]
+    assert "lies outside" in wrong["list.jsonl:3"]
     assert "no picture" in wrong["list.jsonl:4"]
 
 
@@ -138,6 +139,21 @@ def test_shards_of_sana_and_blip3o_are_read_by_offset(tmp_path):
     assert problems(index) == {"00000.tar/lonely": "a caption without a picture"}
     number = [row.id for row in index.rows].index("00000.tar/00002")
     assert np.array_equal(index.picture(number), np.asarray(picture(42, 30, seed=2)))
+
+
+def test_rows_are_in_order_of_their_ids_and_a_listing_wins_over_a_text_file(tmp_path):
+    write(tmp_path, "a.png", picture(seed=1), "of the text file")
+    write(tmp_path, "z.png", picture(seed=2), "z")
+    (tmp_path / "l.jsonl").write_text('{"file_name": "a.png", "text": "of the listing"}')
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        add(tar, "k.png", as_png(picture(seed=3)))
+        add(tar, "k.txt", b"k")
+    rows = Index(build(tmp_path)).rows
+    assert [(row.id, row.captions[0]) for row in rows] == [
+        ("a.png", "of the listing"),
+        ("m.tar/k", "k"),
+        ("z.png", "z"),
+    ]
 
 
 def test_a_stopped_index_goes_on(tmp_path, monkeypatch):
@@ -231,9 +247,66 @@ def test_epochs_differ_and_are_reproducible():
     assert first != [plans[0].at(step)[2].tolist() for step in range(8, 16)]
 
 
+def test_batches_are_another_runs_with_another_seed_and_sizes_are_mixed():
+    found = np.array([(64, 64)] * 40 + [(128, 32)] * 40)
+    plans = [BucketPlan(found, (64,), 16, 8, seed) for seed in (0, 1)]
+    epochs = [[plan.at(step) for step in range(10)] for plan in plans]
+    # as sets: not only the batches' order differs
+    sets = [{frozenset(numbers.tolist()) for _, _, numbers in epoch} for epoch in epochs]
+    assert not sets[0] & sets[1]
+    sizes = [bucket for _, bucket, _ in epochs[0]]
+    assert sum(a != b for a, b in pairwise(sizes)) > 1
+
+
+def test_a_resolution_is_filled_by_area_and_not_by_one_side():
+    plan = BucketPlan(np.array([(130, 40), (300, 60)]), (64, 128), 16, 1, 0)
+    assert [b.width * b.height > 8192 for b in plan.bucket_of] == [False, True]
+
+
 def test_pictures_go_to_the_resolution_that_they_fill():
     plan = BucketPlan(np.array([(64, 64), (100, 100), (200, 200), (20, 20)]), (64, 128), 16, 1, 0)
     assert plan.bucket_of == [Bucket(64, 64), Bucket(64, 64), Bucket(128, 128), Bucket(64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((128, 32), Bucket(128, 32)),
+        ((32, 128), Bucket(32, 128)),
+        ((96, 40), Bucket(96, 48)),
+        ((40, 96), Bucket(48, 96)),
+    ],
+)
+def test_a_wide_picture_goes_to_a_wide_bucket(size, expected):
+    """By width over height on both sides: turned round on one, landscapes would be cut to portraits."""
+    plan = BucketPlan(np.array([size]), (64,), 16, 1, 0)
+    assert plan.bucket_of == [expected]
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+@settings(max_examples=60)
+def test_no_bucket_is_nearer_than_the_chosen_one(width, height):
+    chosen = BucketPlan(np.array([(width, height)]), (256,), 16, 1, 0).bucket_of[0]
+    distance = {b: abs(np.log(b.width / b.height) - np.log(width / height)) for b in buckets(256, 16)}
+    assert distance[chosen] == pytest.approx(min(distance.values()))
+
+
+def test_buckets_are_symmetric_and_end_at_one_to_four():
+    found = buckets(1024, 32)
+    assert {Bucket(b.height, b.width) for b in found} == set(found)
+    assert Bucket(2048, 512) in found
+    assert Bucket(512, 2048) in found
+    assert Bucket(1024, 1024) in found
+
+
+def test_neighbours_are_dropped_independently(collection):
+    # ranks of their own, so that each place in a step can be told: one picture a rank and step
+    places = [dataset(collection, ranks=8, rank=r, drop_text=0.5, validation=0.0) for r in range(8)]
+    drops = np.array([[bool(p[step].batches[0].drop_text[0]) for p in places] for step in range(120)])
+    for a in range(8):
+        for b in range(a):
+            assert np.mean(drops[:, a] == drops[:, b]) == pytest.approx(0.5, abs=0.2)
+    assert np.mean(drops[1:] == drops[:-1]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_bucket_without_a_batch_joins_its_neighbour():
@@ -268,6 +341,11 @@ def test_captions_are_drawn_by_the_stated_law(law, expected):
     assert np.mean(drawn) == pytest.approx(expected[1], abs=0.04)
 
 
+def test_a_caption_at_the_threshold_is_used():
+    law = CaptionLaw(law="uniform", threshold=28.0)
+    np.testing.assert_allclose(probabilities(law, (28.0, 30.0, 27.0), 3), [0.5, 0.5, 0])
+
+
 def test_a_caption_without_score_counts_as_the_lowest():
     law = CaptionLaw(law="softmax", temperature=1.0)
     np.testing.assert_allclose(
@@ -285,7 +363,7 @@ def collection(tmp_path_factory):
     return Index(build(folder))
 
 
-def dataset(index, ranks=1, rank=0, **changes):
+def dataset(index, ranks=1, rank=0, seed=3, first_step=0, **changes):
     config = PictureLoaderConfig(
         **{"pictures_per_step": 8, "resolutions": (64,), "workers": 0, "drop_text": 0.3, **changes}
     )
@@ -294,9 +372,10 @@ def dataset(index, ranks=1, rank=0, **changes):
         config,
         multiple=16,
         shape=lambda w, h: (1, 4, h // 8, w // 8),
-        seed=3,
+        seed=seed,
         rank=rank,
         ranks=ranks,
+        first_step=first_step,
     )
 
 
@@ -344,12 +423,48 @@ def test_captions_are_dropped_as_often_as_asked_and_both_are_used(collection):
     assert {c.split()[0] for b in batches for c in captions(b)} == {"caption", "other"}
 
 
+def test_every_sample_has_noise_of_its_own_and_every_run(collection):
+    data = dataset(collection)
+    levels = torch.cat([b.level for step in range(40) for b in data[step].batches])
+    assert len(levels.unique()) == len(levels)
+    assert not torch.equal(dataset(collection, seed=4)[0].batches[0].level, data[0].batches[0].level)
+    drops = [
+        torch.cat([dataset(collection, seed=seed)[step].batches[0].drop_text for step in range(12)])
+        for seed in (3, 4)
+    ]
+    assert not torch.equal(*drops)
+
+
+def test_an_epoch_may_choose_another_caption_than_the_one_before(collection):
+    data = dataset(collection)
+    used: dict[str, set[str]] = {}
+    for step in range(data.plan.steps_per_epoch * 6):
+        for caption in captions(data[step].batches[0]):
+            used.setdefault(caption.split()[1], set()).add(caption)
+    assert np.mean([len(found) == 2 for found in used.values()]) > 0.8
+
+
+def test_a_stage_begins_its_pictures_anew_with_noise_of_its_own(collection):
+    first, later = dataset(collection)[0].batches[0], dataset(collection, first_step=5)[5].batches[0]
+    assert sorted(int(p.sum()) for p in first.pixels) == sorted(int(p.sum()) for p in later.pixels)
+    assert not torch.equal(first.level, later.level)
+
+
 def test_validation_pictures_are_never_trained_on(collection):
     data = dataset(collection, validation=0.3)
     held = {row.captions[0] for row in collection.rows if is_validation(row.sha256, 0.3)}
     assert 5 < len(held) < 35
     seen = {c for step in range(60) for b in data[step].batches for c in captions(b)}
     assert not held & seen
+
+
+def test_which_pictures_are_held_is_a_fixed_law_of_their_checksums():
+    # another law would train a run that goes on on the pictures that it was validated on
+    assert is_validation("0" * 24, 0.001)
+    assert not is_validation("f" * 24, 0.999)
+    assert not is_validation("0" * 24, 0.0)
+    assert is_validation("7fffffff" + "0" * 16, 0.5)
+    assert not is_validation("80000000" + "0" * 16, 0.5)
 
 
 def test_a_picture_that_breaks_after_indexing_is_named_and_left_out(tmp_path):
@@ -375,6 +490,18 @@ def test_targets_do_not_depend_on_the_batch_that_they_were_encoded_in():
     target = encoded(Strided(), pixels)
     assert target.is_contiguous()
     assert torch.equal(target[1:2], encoded(Strided(), pixels[1:2]))
+
+
+def test_targets_are_in_the_spaces_own_precision_within_a_step_of_less():
+    class Linear:
+        def encode(self, pixels):
+            return torch.nn.functional.linear(pixels.float(), torch.full((2, 3), 1 / 3))
+
+    pixels = torch.randint(0, 255, (1, 1, 3, 2, 3), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = encoded(Linear(), pixels)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, encoded(Linear(), pixels))
 
 
 def test_ranks_that_do_not_split_a_step_are_an_error(collection):

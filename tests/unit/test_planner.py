@@ -163,3 +163,8 @@ def test_impossible_requests_get_one_clear_sentence(text: str, pictures: int, me
     with pytest.raises(RequestError, match=message) as error:
         plan(text, pictures)
     assert "\n" not in str(error.value)
+
+
+def test_what_draws_from_words_alone_takes_no_media():
+    found = [task for task, facts in TASKS.items() if facts.draws_from_words]
+    assert found == [Task.TEXT_TO_IMAGE, Task.TEXT_TO_CLIP]

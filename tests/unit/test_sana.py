@@ -25,7 +25,6 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    pytest.importorskip("diffusers")
     folder = tmp_path_factory.mktemp("published")
     return folder, published_pipeline(folder)
 
@@ -71,7 +70,6 @@ def guided(system, condition, x, sigma, scale=4.5):
 
 @pytest.mark.parametrize("scheduler", ["dpm", "euler"])
 def test_a_published_folder_draws_what_diffusers_draws(scheduler, tmp_path):
-    pytest.importorskip("diffusers")
     pipe = published_pipeline(tmp_path, scheduler=scheduler)
     picture, noise = ours(diptych.load(tmp_path, "cpu").system, 6)
     # pictures are stored in whole numbers of 1/255: half of one, and 1e-3 on top
@@ -97,7 +95,6 @@ def test_velocities_along_a_guided_run_are_those_of_diffusers(published):
 
 
 def test_a_published_sprint_folder_draws_what_diffusers_draws(tmp_path):
-    pytest.importorskip("diffusers")
     pipe = published_pipeline(tmp_path, sprint=True)
     system = diptych.load(tmp_path, "cpu").system
     picture, noise = ours(system, 1)
@@ -214,7 +211,7 @@ def test_do_draws_with_a_published_folder(published, tmp_path, capsys):
         == 0
     )
     assert out.is_file()
-    assert "size 16x18 -> 16x18" not in capsys.readouterr().out
+    assert "size 16x18 -> 16x18" not in capsys.readouterr().err
     assert main(["info", str(published[0])]) == 0
     assert "family sana" in capsys.readouterr().out
 
@@ -327,14 +324,14 @@ def test_a_pickle_that_could_run_code_is_refused(published, tmp_path, capsys):
         str(published[0]),
     ]
     assert main(arguments) == 2
-    assert "could run code: refused" in capsys.readouterr().out.replace("\n", " ")
+    assert "could run code: refused" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_its_other_parts_says_what_is_needed(tmp_path, capsys):
     torch.save({"x": torch.zeros(1)}, tmp_path / "some.pth")
     assert main(["convert", str(tmp_path / "some.pth"), str(tmp_path / "out"), "--to", "diptych"]) == 2
-    assert "name with --base" in capsys.readouterr().out.replace("\n", " ")
+    assert "name with --base" in capsys.readouterr().err.replace("\n", " ")
 
 
 @torch.no_grad()
@@ -492,3 +489,9 @@ def test_a_model_folder_from_before_frames_had_times_still_loads(published, tmp_
     (tmp_path / "model" / "card.json").unlink()
     again = SanaSystem.load(tmp_path / "model")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.model.state_dict().items())
+
+
+def test_a_prompt_without_its_stack_is_refused(published):
+    system = diptych.load(published[0], "cpu").system
+    with pytest.raises(ValueError, match="one entry a row, got 1 and 2"):
+        system.read([Prompt("a")], [Stack(SIDE, SIDE)] * 2)

@@ -1,12 +1,11 @@
 """Growing and pruning: what is kept to the bit, what is refused, what is measured."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY, golden
-from safetensors.torch import load_file
+from conftest import TINY
+from golden_files import load
 from toy_system.model import ToyConfig, ToyModel
 
 from diptych.files import typed
@@ -136,10 +135,8 @@ def test_growing_twice_from_one_seed_gives_one_model():
 
 @torch.no_grad()
 def test_growth_follows_the_public_implementation():
-    folder = golden("growth")
-    source = {name: tensor.float() for name, tensor in load_file(folder / "source.safetensors").items()}
-    new, case = load_file(folder / "new_blocks.safetensors"), load_file(folder / "case.safetensors")
-    rules = json.loads((folder / "index.json").read_text())["new_block_parameters"]
+    source = {name: tensor.float() for name, tensor in load("growth/source").items()}
+    new, case = load("growth/new_blocks"), load("growth/case")
 
     def model_of(weights):
         model = LinearDiT(config_from_native(weights, cross_heads=4))
@@ -160,10 +157,9 @@ def test_growth_follows_the_public_implementation():
     kept = {name: tensor for name, tensor in source.items() if not name.startswith("blocks.3.")}
     theirs = model_of({**kept, **new})
     torch.testing.assert_close(velocity(theirs), case["grown_velocity"], rtol=0, atol=1e-5)
-    # ours are drawn by the same rules
-    assert rules
+    # ours are drawn by the same rules; two of their five new blocks are kept
     for index in range(3, 8):
-        for name, tensor in theirs.blocks[index].state_dict().items():
+        for name, tensor in theirs.blocks[3 + index % 2].state_dict().items():
             ours = grown.blocks[index].state_dict()[name]
             assert ours.shape == tensor.shape
             assert ours.std().item() == pytest.approx(tensor.std().item(), rel=0.35, abs=1e-9), name

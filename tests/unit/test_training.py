@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_data import Numbers
 from toy_job import ToyJob, ToyStage, toy_config
 
@@ -356,6 +357,24 @@ def test_all_damaged_is_an_error_and_none_is_none(tmp_path):
         checkpoint.latest(tmp_path, lambda text: None)
 
 
+def test_a_file_that_somebody_put_into_a_checkpoint_is_never_read(tmp_path):
+    save(tmp_path, 1)
+    save_file({"model|w": torch.zeros(4)}, save(tmp_path, 2) / "a copy.safetensors")
+    said: list[str] = []
+    assert checkpoint.latest(tmp_path, said.append).state["step"] == 1
+    assert "a copy.safetensors was not written with its checkpoint" in said[0]
+
+
+def test_folders_of_other_names_are_no_checkpoints(tmp_path):
+    (tmp_path / "step-old").mkdir()
+    assert checkpoint.latest_step(tmp_path) is None
+    save(tmp_path, 1)
+    (tmp_path / "step-00000002.bak").mkdir()
+    assert checkpoint.latest_step(tmp_path) == 1
+    save(tmp_path, 3, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002.bak", "step-00000003", "step-old"]
+
+
 def test_old_checkpoints_go_and_the_last_stays(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step, keep=2)
@@ -398,8 +417,11 @@ def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
         tmp_path,
         config(model=by_size(3, 320, 4), stages=(dataclasses.replace(config().stages[0], steps=99),)),
     )
+    before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(checkpoint.CheckpointError, match="another architecture"):
         other.train()
+    # the run goes on with its own settings all the same
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_validation_loss_compares_weights_on_the_same_noise_and_keeps_them(tokenizer, tmp_path):
@@ -468,6 +490,19 @@ def test_a_run_begins_with_the_optimiser_state_that_it_is_given(tmp_path):
     third = toy(tmp_path / "third", parent={}, start=start, brought=given, optimiser="came")
     assert second.optimisers[0].state
     assert not third.optimisers[0].state
+
+
+def test_a_config_that_could_not_be_read_again_is_refused(tmp_path):
+    stage = ToyStage(name="one", steps=1, optim=OptimConfig(clip=float("inf")))
+    with pytest.raises(ValueError, match=r"config\.stages\[0\]\.optim\.clip must be a finite number"):
+        toy(tmp_path / "run", stages=(stage,))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["save_every", "sample_every", "log_every", "max_skipped"])
+def test_what_happens_every_so_many_steps_needs_one_at_least(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        toy_config(**{name: 0})
 
 
 def test_a_finished_run_is_not_saved_anew(tmp_path):

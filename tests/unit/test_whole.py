@@ -44,6 +44,15 @@ def test_a_finished_folder_holds_what_was_there_and_what_was_written(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
 
 
+def test_a_kill_between_the_renames_loses_nothing(tmp_path):
+    (tmp_path / ".model.before").mkdir()
+    (tmp_path / ".model.before" / "kept").write_text("mine")
+    with pytest.raises(Stopped):
+        stop_while_writing(tmp_path / "model", "half")
+    assert (tmp_path / "model" / "kept").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_model_is_written_only_where_nothing_else_lies(tmp_path):
     own = ("calibration.json",)
     check_output(tmp_path / "new")

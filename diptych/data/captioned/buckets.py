@@ -12,10 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from diptych.data.pictures import resize
+from diptych.data.pictures import MAX_PIXELS, resize
 
 # SANA's tables end at the same ratios
 WIDEST = 4.0
+STRIP = 16
+"""Times its short side: what a picture may be long before it is resized to a bucket."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,8 +29,12 @@ class Bucket:
 def buckets(resolution: int, multiple: int) -> list[Bucket]:
     """Sizes of about resolution^2 px, sides multiples of `multiple`, from 1:4 to 4:1 (SANA has 40 of them at
     1024)."""
-    if resolution < multiple or resolution % multiple:
+    if multiple < 1 or resolution < multiple or resolution % multiple:
         raise ValueError(f"the resolution must be a multiple of {multiple} px, got {resolution}")
+    if resolution**2 > MAX_PIXELS:
+        raise ValueError(
+            f"the resolution must be at most {int(MAX_PIXELS**0.5)} px, as pictures are, got {resolution}"
+        )
     sizes = set()
     # each size with its mirror: rounding the width alone would give portraits other sizes than landscapes
     for height in range(multiple, int(resolution * WIDEST**0.5) + 1, multiple):
@@ -41,6 +47,12 @@ def buckets(resolution: int, multiple: int) -> list[Bucket]:
 def fit(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
     """A picture resized so that it covers the bucket, then cut at the centre."""
     height, width = pixels.shape[:2]
+    if max(width, height) > STRIP * min(width, height):
+        # cut first: resized whole, a strip of 30,000 x 1 px would become larger than any memory
+        length = STRIP * min(width, height)
+        left, top = max(0, (width - length) // 2), max(0, (height - length) // 2)
+        pixels = pixels[top : top + length, left : left + length]
+        height, width = pixels.shape[:2]
     scale = max(bucket.width / width, bucket.height / height)
     covering = max(bucket.width, round(width * scale)), max(bucket.height, round(height * scale))
     pixels = resize(pixels, *covering)
@@ -60,11 +72,14 @@ class BucketPlan:
         A bucket with less than a batch is joined with the nearest ratio of its resolution, so that its
         pictures are seen. Raises ValueError where not even one batch comes together.
         """
+        if batch < 1 or not resolutions:
+            raise ValueError(f"a batch of at least 1 and a resolution are needed, got {batch}, {resolutions}")
         self.batch, self.seed = batch, seed
-        self.bucket_of = self._assign(sizes, sorted(resolutions), multiple)
-        self.members: dict[Bucket, np.ndarray] = {}
-        for bucket in sorted(set(self.bucket_of)):
-            self.members[bucket] = np.flatnonzero([b == bucket for b in self.bucket_of])
+        self.bucket_of, self.resolution_of = self._assign(sizes, sorted(resolutions), multiple)
+        found: dict[Bucket, list[int]] = {}
+        for number, bucket in enumerate(self.bucket_of):
+            found.setdefault(bucket, []).append(number)
+        self.members = {bucket: np.array(found[bucket]) for bucket in sorted(found)}
         self.joined = self._join_small()
         self.steps_per_epoch = sum(len(m) // batch for m in self.members.values())
         self.dropped = len(sizes) - self.steps_per_epoch * batch
@@ -74,19 +89,24 @@ class BucketPlan:
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     @staticmethod
-    def _assign(sizes: np.ndarray, resolutions: list[int], multiple: int) -> list[Bucket]:
+    def _assign(
+        sizes: np.ndarray, resolutions: list[int], multiple: int
+    ) -> tuple[list[Bucket], dict[Bucket, int]]:
+        """Bucket of each picture, and the resolution that each bucket belongs to."""
         tables = {resolution: buckets(resolution, multiple) for resolution in resolutions}
         # logarithms: 1:2 and 2:1 are then as far from the square as one another
         ratios = {
             resolution: np.log([b.width / b.height for b in table]) for resolution, table in tables.items()
         }
-        chosen = []
+        chosen: list[Bucket] = []
+        resolution_of: dict[Bucket, int] = {}
         for width, height in sizes.tolist():
             # by area, as buckets of a resolution have one area and many sides
             fitting = [r for r in resolutions if width * height >= r * r] or resolutions[:1]
             nearest = int(np.abs(ratios[fitting[-1]] - np.log(width / height)).argmin())
             chosen.append(tables[fitting[-1]][nearest])
-        return chosen
+            resolution_of[chosen[-1]] = fitting[-1]
+        return chosen, resolution_of
 
     def _join_small(self) -> dict[Bucket, Bucket]:
         """Merge buckets that cannot fill a batch into their neighbour; returns what went where."""
@@ -94,11 +114,7 @@ class BucketPlan:
         # the smallest first: what they bring may fill their neighbours before their own turn comes
         for bucket in sorted(self.members, key=lambda b: len(self.members[b])):
             others = [
-                b
-                for b in self.members
-                # an area within a factor of two stands for 'of the same resolution': resolutions of a run are
-                # thought to lie further apart, as 512 and 1024 do
-                if b != bucket and 0.5 < (b.width * b.height) / (bucket.width * bucket.height) < 2
+                b for b in self.members if b != bucket and self.resolution_of[b] == self.resolution_of[bucket]
             ]
             if len(self.members[bucket]) >= self.batch or not others:
                 continue

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diptych.data.captioned.buckets import Bucket
 from diptych.files.typed import read, to_json
-from diptych.files.whole import whole, write_whole
+from diptych.files.whole import checksum, whole, write_whole
 
 MANIFEST = "cache.json"
 SHARD = 256
@@ -43,18 +43,19 @@ def write_shards(
     parts: int = 1,
 ) -> None:
     """Shards of `kind` ('latents': targets; 'text'; or the name of a control) for keys, in order; shards that
-    are there already are kept.
+    are there already are kept, unless they are not what a manifest says of them.
 
     Process `part` of `parts` writes every `parts`-th shard, so several work side by side. A shard's name
     holds the checksum of its keys: other keys make other shards.
     """
+    sums = _known_sums(folder)
     for number, start in enumerate(range(0, len(keys), SHARD)):
         if number % parts != part:
             continue
         wanted = keys[start : start + SHARD]
         path = _shard_path(folder, kind, wanted)
-        # whole or absent, never half: its presence is enough
-        if not path.is_file():
+        # whole or absent, never half: its presence is enough until a manifest closes the cache
+        if not path.is_file() or (path.name in sums and checksum(path) != sums[path.name]):
             with whole(path) as aside:
                 save_file({key: make(key).contiguous() for key in wanted}, aside)
         if on_entry is not None:
@@ -76,6 +77,7 @@ class Manifest:
     """Identities of the encoders that made it."""
     sizes: dict[str, int]
     """Bytes of each shard."""
+    sha256: dict[str, str]
     places: dict[str, str]
     """Kind and key -> shard."""
 
@@ -90,16 +92,31 @@ def write_manifest(folder: Path, space: str, text: str | None, keys: Mapping[str
             if not path.is_file():
                 raise ValueError(f"{path} is not written yet")
             places |= {f"{kind}/{key}": path.name for key in part}
-    sizes = {name: (folder / name).stat().st_size for name in sorted(set(places.values()))}
-    manifest = Manifest(space=space, text=LEARNED if text is None else text, sizes=sizes, places=places)
+    names = sorted(set(places.values()))
+    manifest = Manifest(
+        space=space,
+        text=LEARNED if text is None else text,
+        sizes={name: (folder / name).stat().st_size for name in names},
+        sha256={name: checksum(folder / name) for name in names},
+        places=places,
+    )
     write_whole(folder / MANIFEST, to_json(manifest))
+
+
+def _known_sums(folder: Path) -> dict[str, str]:
+    """Checksums by shard of a cache that was closed before; {} where none can be read."""
+    try:
+        return read(Manifest, folder / MANIFEST).sha256
+    except ValueError:
+        return {}
 
 
 class TargetCache:
     """A closed cache, opened for training.
 
     Raises ValueError for one that is not closed, was made by other encoders, lacks the control that is asked
-    for, or has a shard that is missing or cut short.
+    for, or has a shard that is missing or cut short; later for a shard whose bytes are not those that were
+    written.
     """
 
     def __init__(self, folder: Path, space: str, text: str | None, control: str = "") -> None:
@@ -115,14 +132,20 @@ class TargetCache:
                 raise ValueError(
                     f"{folder} was made by another {name} encoder ({made}, here {expected}): make a new cache"
                 )
+        if not manifest.sizes.keys() == manifest.sha256.keys() >= set(manifest.places.values()):
+            raise ValueError(f"{path} does not tell size and checksum of every shard: make the cache again")
         for name, size in manifest.sizes.items():
+            if Path(name).name != name:
+                raise ValueError(f"{path} names the shard {name!r}, which is no plain file name")
             shard = folder / name
-            # sizes and not checksums: every run starts with this, and caches can be larger than memory
+            # sizes here and checksums at a shard's first use: every run starts with this, and caches can be
+            # larger than memory
             if not shard.is_file() or shard.stat().st_size != size:
                 state = "is missing" if not shard.is_file() else f"has {shard.stat().st_size} of {size} bytes"
                 raise ValueError(f"{shard} {state}: make the cache again, what is whole is kept")
         self.folder = folder
-        self.places = manifest.places
+        self.places, self.sums = manifest.places, manifest.sha256
+        self._checked: set[str] = set()
         self.has_text = any(place.startswith("text/") for place in self.places)
         self.control_name = control
         if control and not any(place.startswith(f"{control}/") for place in self.places):
@@ -133,6 +156,14 @@ class TargetCache:
         self._open = lru_cache(maxsize=64)(self._open_shard)
 
     def _open_shard(self, name: str) -> Any:
+        # once in each process: what is opened again and again was whole the first time
+        if name not in self._checked:
+            if checksum(self.folder / name) != self.sums[name]:
+                raise ValueError(
+                    f"{self.folder / name} is damaged, its checksum is not the one in {MANIFEST}: make the "
+                    "cache again, what is whole is kept"
+                )
+            self._checked.add(name)
         return safe_open(self.folder / name, "pt")
 
     def _get(self, kind: str, key: str, what: str) -> Tensor:
@@ -144,7 +175,7 @@ class TargetCache:
             )
         try:
             return self._open(name).get_tensor(key)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.folder / name} cannot be read ({error})") from error
 
     def target(self, id: str, bucket: Bucket) -> Tensor:

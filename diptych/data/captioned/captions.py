@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,8 +26,10 @@ class CaptionLaw:
     def __post_init__(self) -> None:
         if self.law not in LAWS:
             raise ValueError(f"the caption law must be one of {', '.join(LAWS)}, got {self.law!r}")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"the caption temperature must be above 0, got {self.temperature}")
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise ValueError("the caption threshold must be a number, got nan")
 
 
 def probabilities(law: CaptionLaw, scores: Sequence[float], count: int) -> np.ndarray:

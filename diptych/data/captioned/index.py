@@ -8,11 +8,13 @@ cannot be used has a row as well, with the reason. Layouts are read by `layouts.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ import pyarrow.parquet as pq
 
 from diptych.contracts import BadSample
 from diptych.data.captioned.layouts import Found, Unit, units
-from diptych.data.pictures import PictureError, open_picture
+from diptych.data.foreign import MAX_TEXT, read_bytes, regular, shortened
+from diptych.data.pictures import MAX_BYTES, MAX_SIDE, PictureError, open_picture
 from diptych.files.whole import whole
 
 INDEX = "diptych-index.parquet"
 """Name of the index inside the folder that it is about."""
-VERSION = b"1"
+VERSION = b"2"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], 
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     out = out or folder / INDEX
+    _check_output(folder, out)
     aside = out.with_name(out.name + ".parts")
     work = units(folder)
     if not work:
@@ -100,8 +104,31 @@ def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], 
                 progress(done, total)
     rows = [row for part in parts for row in _rows(pq.read_table(part))]
     _write(_without_duplicates(rows), out)
-    shutil.rmtree(aside)
+    # parts alone: the folder may have been somebody's before
+    for part in aside.iterdir():
+        if re.fullmatch(r"[0-9a-f]{24}\.parquet", part.name):
+            part.unlink()
+    if not any(aside.iterdir()):
+        aside.rmdir()
     return out
+
+
+def _check_output(folder: Path, out: Path) -> None:
+    """Raises ValueError where an index cannot lie, or something else would be lost."""
+    if out.parent.resolve() != folder.resolve():
+        raise ValueError(f"{out}: an index lies in the folder that it is about: {folder / out.name}")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; an index is a file, such as {folder / INDEX}")
+    # a damaged file of our own name is replaced
+    if out.exists() and out.name != INDEX and not _is_index(out):
+        raise ValueError(f"{out} is there already and is no index: give another name")
+
+
+def _is_index(path: Path) -> bool:
+    try:
+        return b"diptych_index" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _examine(folder: Path, found: Found) -> Row:
@@ -119,16 +146,21 @@ def _examine(folder: Path, found: Found) -> Row:
             sha256="",
             problem=found.problem or "the file is gone",
         )
-    data = read_bytes(path, found.offset, found.size)
     width = height = 0
+    data = b""
     try:
+        if found.size > MAX_BYTES:
+            raise PictureError(f"the picture has {found.size:,} bytes ({MAX_BYTES:,} at most)")
+        data = read_bytes(path, found.offset, found.size)
         # decoded whole, not only its header: a file that is cut short is found now and not in the middle of a
         # run
         height, width = open_picture(data, found.id).shape[:2]
         problem = "" if found.captions else "no caption"
     except PictureError as error:
         problem = str(error).removeprefix(f"{found.id}: ")
-    if not data:
+    except OSError as error:
+        problem = f"the file cannot be read ({error.strerror})"
+    if not found.size:
         problem = "the file is empty"
     # of the bytes as they lie: a picture saved anew counts as another one
     sha = hashlib.sha256(data).hexdigest()[:24]
@@ -155,18 +187,14 @@ def _without_duplicates(rows: Iterable[Row]) -> list[Row]:
     return kept
 
 
-def read_bytes(path: Path, offset: int, size: int) -> bytes:
-    # opened for each picture: rows, threads and workers share no file position
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
-
-
 def _key(folder: Path, unit: Unit) -> str:
     digest = hashlib.sha256(VERSION)
     for name in unit.files:
         stat = (folder / name).stat()
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    # and by what was found: two parts of one listing's problems depend on the same file
+    for found in unit.found:
+        digest.update(f"{found}\0".encode())
     return digest.hexdigest()[:24]
 
 
@@ -183,6 +211,23 @@ def _rows(table: pa.Table) -> list[Row]:
     ]
 
 
+def _fault(row: Row) -> str:
+    """What no usable row of ours has, or ''."""
+    if not (1 <= row.width <= MAX_SIDE and 1 <= row.height <= MAX_SIDE):
+        return f"has a size of {row.width}x{row.height} px"
+    if row.offset < 0 or not 0 < row.size <= MAX_BYTES:
+        return f"lies at byte {row.offset} with {row.size} bytes"
+    if not row.captions or None in row.captions or max(map(len, row.captions)) > MAX_TEXT:
+        return "has no caption, or one that is too long"
+    if (
+        None in row.scores
+        or len(row.scores) not in (0, len(row.captions))
+        or math.inf in map(abs, row.scores)
+    ):
+        return "has other scores than captions"
+    return "" if re.fullmatch("[0-9a-f]{24}", row.sha256) else "has no checksum"
+
+
 class Index:
     """An index opened for training: its usable rows, and its problems apart.
 
@@ -195,14 +240,23 @@ class Index:
         if not path.is_file():
             raise ValueError(f"{path}: there is no index; make one with: diptych data index {path.parent}")
         try:
+            about = pq.read_metadata(path)
+            # a row holds a checksum at least; what claims more rows than bytes would fill the memory
+            if about.num_rows > regular(path):
+                raise ValueError(f"{about.num_rows:,} rows in {regular(path):,} bytes")
             table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(
                 f"{path} is no whole index ({error}); make it again with: diptych data index {path.parent}"
             ) from error
         if (table.schema.metadata or {}).get(b"diptych_index") != VERSION:
             raise ValueError(
                 f"{path} is no index of this version; make it again with: diptych data index {path.parent}"
+            )
+        if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
+            raise ValueError(
+                f"{path} has other columns than an index; make it again with: "
+                f"diptych data index {path.parent}"
             )
         self.path, self.folder = path, path.parent
         rows = _rows(table)
@@ -211,10 +265,23 @@ class Index:
         self._check()
 
     def _check(self) -> None:
-        changed = []
+        """What an index of ours always is: others may have made or changed the file."""
+        root, changed = self.folder.resolve(), []
+        for row in self.rows:
+            if fault := _fault(row):
+                raise ValueError(f"{self.path}: {shortened(row.id)} {fault}")
+        resolved = cache(Path.resolve)
         for name, modified in {row.file: row.modified for row in self.rows}.items():
             file = self.folder / name
-            if not file.is_file() or file.stat().st_mtime_ns != modified:
+            try:
+                # its folder once for all files in it; a link by itself
+                real = file.resolve() if file.is_symlink() else resolved(file.parent) / file.name
+                there = file.is_file() and file.stat().st_mtime_ns == modified
+            except (OSError, RuntimeError, ValueError):
+                raise ValueError(f"{self.path}: {shortened(name)} is no name of a file") from None
+            if not real.is_relative_to(root) or file.name == "..":
+                raise ValueError(f"{self.path}: {shortened(name)} lies outside {self.folder}")
+            if not there:
                 changed.append(name)
         if changed:
             raise ValueError(

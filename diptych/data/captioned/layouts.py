@@ -9,16 +9,31 @@ from __future__ import annotations
 import csv
 import math
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.files.typed import parse, read
+from diptych.data.foreign import (
+    MAX_LINE,
+    MAX_TEXT,
+    files_below,
+    inside,
+    lines,
+    printable,
+    read_bytes,
+    regular,
+    shortened,
+)
+from diptych.files.typed import parse, read_json
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTION_KEYS = ("captions", "caption", "text", "prompt")
 PICTURE_KEYS = ("file_name", "image", "path")
+MAX_SIDECAR = 2**26
+"""Bytes of a file beside a shard, which is read whole."""
+MAX_SCORE = 1e30
+"""What is beyond has no meaning, and overflows the index's float32."""
 CHUNK = 512
 """Pictures of one unit of work."""
 
@@ -54,12 +69,8 @@ class Unit:
 
 def units(folder: Path) -> list[Unit]:
     """All that a folder holds, in a fixed order."""
-    # sorted, so that a run that goes on cuts the same units of work
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    )
+    names, problems = _names(folder)
+    known = set(names)
     shards = [name for name in names if name.endswith(".tar")]
     work = [
         # about one a picture: the weight is only for the progress bar, and counting members would mean
@@ -69,7 +80,6 @@ def units(folder: Path) -> list[Unit]:
     ]
     listings = [name for name in names if name.endswith((".jsonl", "metadata.csv"))]
     listed: dict[str, Found] = {}
-    problems: list[Found] = []
     for name in listings:
         for found in _listing(folder, name):
             if found.problem:
@@ -82,58 +92,117 @@ def units(folder: Path) -> list[Unit]:
     for name in names:
         if name.endswith(".txt") and name.removesuffix(".txt") not in stems:
             problems.append(Found(name, name, problem="a caption without a picture"))
-    plain = [listed.get(name) or _sidecar(folder, name) for name in pictures]
+    plain = [listed.get(name) or _sidecar(folder, name, known) for name in pictures]
     everything = plain + problems
     for start in range(0, len(everything), CHUNK):
         part = tuple(everything[start : start + CHUNK])
         texts = {str(Path(f.file).with_suffix(".txt")) for f in part}
-        files = {f.file for f in part if (folder / f.file).is_file()} | {
-            t for t in texts if (folder / t).is_file()
-        }
         # all listings, as any of them may name any picture: change one, and these units are examined anew
-        work.append(Unit(tuple(sorted(files | set(listings))), len(part), part))
+        work.append(
+            Unit(tuple(sorted(({f.file for f in part} | texts | set(listings)) & known)), len(part), part)
+        )
     return work
 
 
-def _sidecar(folder: Path, name: str) -> Found:
+def _names(folder: Path) -> tuple[list[str], list[Found]]:
+    """Files of a folder that are of use, relative to it, and those that cannot be used whatever they hold."""
+    root = folder.resolve()
+    names, problems = [], []
+    # sorted, so that a run that goes on cuts the same units of work
+    for name, entry in sorted(files_below(folder), key=lambda found: found[0]):
+        if not name.lower().endswith((*PICTURES, ".txt", ".jsonl", ".csv", ".json", ".tar")):
+            continue
+        problem = ""
+        if printable(name) != name:
+            problem = "its name is not UTF-8: rename it"
+        elif entry.is_symlink():
+            try:
+                inside(root, name)
+            except ValueError:
+                problem = "a link that leads nowhere, or out of the folder"
+        elif not entry.is_file(follow_symlinks=False):
+            problem = "a pipe, a device or a socket"
+        if problem:
+            problems.append(Found(printable(name), printable(name), problem=problem))
+        else:
+            names.append(name)
+    return names, problems
+
+
+def _sidecar(folder: Path, name: str, known: Collection[str]) -> Found:
     """A picture whose captions are the lines of the text file of its name."""
     size = (folder / name).stat().st_size
-    text = (folder / name).with_suffix(".txt")
-    if not text.is_file():
+    text = str(Path(name).with_suffix(".txt"))
+    if text not in known:
         return Found(name, name, size=size)
     try:
-        # utf-8-sig: Windows editors begin files with a mark that would become part of the first caption
-        lines = tuple(
-            line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-        )
+        regular(folder / text, MAX_LINE)
+        captions = [(line.text or b"").decode().strip() for line in lines(folder / text)]
     except UnicodeDecodeError as error:
-        return Found(name, name, problem=f"{text.name} is not UTF-8 text (byte {error.start})")
-    return Found(name, name, size=size, captions=lines)
+        return Found(name, name, problem=f"its text file is not UTF-8 text (byte {error.start})")
+    except (OSError, ValueError) as error:
+        return Found(name, name, problem=f"its text file cannot be read ({error})")
+    return _sound(Found(name, name, size=size, captions=tuple(filter(None, captions))))
+
+
+def _sound(found: Found) -> Found:
+    """What was found, or its captions named as a problem."""
+    longest = max((len(caption) for caption in found.captions), default=0)
+    if longest > MAX_TEXT and not found.problem:
+        found = Found(
+            found.id, found.file, problem=f"a caption of {longest:,} characters ({MAX_TEXT:,} at most)"
+        )
+    return found
 
 
 def _listing(folder: Path, name: str) -> Iterator[Found]:
     """Lines of a JSONL file or of an image folder's metadata.csv: a file name beside captions."""
-    base = Path(name).parent
+    rows = _csv_rows(folder / name) if name.endswith(".csv") else _jsonl_rows(folder / name)
+    root, base = folder.resolve(), str(Path(name).parent)
     try:
-        text = (folder / name).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield Found(name, name, problem=f"not UTF-8 text (byte {error.start})")
-        return
-    rows: list[tuple[int, Any]] = []
-    if name.endswith(".csv"):
-        rows = list(enumerate(csv.DictReader(text.splitlines()), 2))
-    else:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append((number, parse(line, name)))
-                except ValueError as error:
-                    yield Found(f"{name}:{number}", name, problem=str(error).removeprefix(f"{name}: "))
-    for number, row in rows:
-        yield _listed(folder, base, f"{name}:{number}", name, row)
+        for number, row, problem in rows:
+            where = f"{name}:{number}"
+            yield Found(where, name, problem=problem) if problem else _listed(root, base, where, name, row)
+    except (OSError, ValueError) as error:
+        yield Found(name, name, problem=f"cannot be read further ({error})")
 
 
-def _listed(folder: Path, base: Path, where: str, listing: str, row: Any) -> Found:
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(line, values, problem) of each line."""
+    for line in lines(path):
+        if line.text is None:
+            yield line.number, None, f"a line of {line.size:,} bytes ({MAX_LINE:,} at most)"
+            continue
+        try:
+            yield line.number, parse(line.text, "line"), ""
+        except ValueError as error:
+            yield line.number, None, str(error).removeprefix("line: ")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(last line, values by column, problem) of each row."""
+
+    def decoded() -> Iterator[str]:
+        for line in lines(path):
+            if line.text is None:
+                raise ValueError(f"line {line.number} has {line.size:,} bytes, more than {MAX_LINE:,}")
+            # passed on and not refused here: which row a line belongs to is known when quotes were read
+            yield line.text.decode(errors="surrogateescape")
+
+    rows = csv.DictReader(decoded())
+    while True:
+        try:
+            row = next(rows)
+            damaged = any(printable(value) != value for value in row.values() if isinstance(value, str))
+            yield rows.reader.line_num, row, "not UTF-8 text" if damaged else ""
+        except StopIteration:
+            return
+        # a field of over 131 kB, most often a quote that is never closed; the reader goes on behind it
+        except csv.Error as error:
+            yield rows.reader.line_num, None, f"not CSV ({error})"
+
+
+def _listed(root: Path, base: str, where: str, listing: str, row: Any) -> Found:
     picture = (
         next((row[key] for key in PICTURE_KEYS if isinstance(row.get(key), str)), None)
         if isinstance(row, dict)
@@ -141,31 +210,37 @@ def _listed(folder: Path, base: Path, where: str, listing: str, row: Any) -> Fou
     )
     if picture is None:
         return Found(where, listing, problem=f"no picture: one of {', '.join(PICTURE_KEYS)} is needed")
-    # resolved first: links and '..' must not lead out of the folder
-    path = (folder / base / picture).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        return Found(where, listing, problem=f"picture {picture!r} lies outside the folder")
-    if not path.is_file():
-        return Found(where, listing, problem=f"picture {picture!r} is not there")
-    relative = path.relative_to(folder.resolve()).as_posix()
-    captions, scores = _captions(row)
-    return Found(relative, relative, size=path.stat().st_size, captions=captions, scores=scores)
+    try:
+        path = inside(root, picture, base)
+        captions, scores = _captions(row)
+    except ValueError as error:
+        return Found(where, listing, problem=f"picture {error}")
+    relative = path.relative_to(root).as_posix()
+    size = path.stat().st_size
+    found = _sound(Found(relative, relative, size=size, captions=captions, scores=scores))
+    return Found(where, listing, problem=found.problem) if found.problem else found
 
 
 def _captions(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Captions of a metadata object, and their scores where it has `scores`."""
+    """Captions of a metadata object, and their scores where it has `scores`. Raises ValueError for captions
+    that are no texts."""
     value = next((row[key] for key in CAPTION_KEYS if row.get(key)), ())
-    captions = tuple(str(v).strip() for v in ([value] if isinstance(value, str) else value) if str(v).strip())
-    scores = row.get("scores", ())
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"with captions {shortened(str(value)[:200])}, which are no texts")
+    captions = tuple(v.strip() for v in values if v.strip())
+    scores = row.get("scores")
     # scores that do not match one to one are worth nothing: which belongs to which?
-    return captions, tuple(_number(v) for v in scores) if len(scores) == len(captions) else ()
+    matching = isinstance(scores, list) and len(scores) == len(captions)
+    return captions, tuple(map(_number, scores)) if isinstance(scores, list) and matching else ()
 
 
 def _number(value: Any) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return math.nan
+    return number if abs(number) <= MAX_SCORE else math.nan
 
 
 def _sidecars(shard: str, names: list[str]) -> list[str]:
@@ -174,22 +249,53 @@ def _sidecars(shard: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(stem + "_") and name.endswith(".json")]
 
 
+class _Header(tarfile.TarInfo):
+    """A member whose headers are of sane sizes: tarfile reads long names and attributes whole."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in _EXTRA and self.size > MAX_TEXT):
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+
+
+_EXTRA = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+
+
 def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found]:
     """Members of a tar shard by key: a picture with .json (SANA) or .txt (BLIP3-o) of the same key."""
     members: dict[str, dict[str, tarfile.TarInfo]] = {}
+    problems: list[Found] = []
     try:
-        with tarfile.open(folder / name) as tar:
+        packed = _PACKED.get(read_bytes(folder / name, 0, 2))
+        if packed is not None:
+            # pictures are read by their offsets, which a packed file does not have
+            yield Found(name, name, problem=f"packed with {packed}: unpack it")
+            return
+        with tarfile.open(folder / name, "r:", tarinfo=_Header) as tar:
             for member in tar:
-                if member.isfile():
+                problem = _member_problem(member)
+                if problem:
+                    label = printable(f"{name}/{member.name}")
+                    problems.append(Found(label, name, problem=problem))
+                elif member.isfile():
                     # the last dot: keys may hold dots of their own
                     stem, dot, ending = member.name.rpartition(".")
                     members.setdefault(stem if dot else member.name, {})[dot + ending.lower()] = member
             # read while the file is open; pictures are only located
             texts = {key: _member_texts(tar, parts) for key, parts in members.items()}
-    except (tarfile.TarError, EOFError, OSError) as error:
+    # tarfile meets damaged headers with errors of many kinds
+    except Exception as error:
         yield Found(name, name, problem=f"not a whole tar file ({error})")
         return
-    captions, scores = _read_sidecars(folder, sidecars)
+    captions, scores, wrong = _read_sidecars(folder, sidecars)
+    yield from problems + wrong
     for key, parts in members.items():
         picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
         if picture is None:
@@ -201,15 +307,28 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
         named = {**named, **captions.get(short, {})}
         found = {k: v for k, v in named.items() if v.strip()}
         marks = tuple(_number(scores.get(short, {}).get(k)) for k in found) if short in scores else ()
-        yield Found(
-            f"{name}/{key}",
-            name,
-            picture.offset_data,
-            picture.size,
-            tuple(v.strip() for v in found.values()),
-            marks,
-            problem,
+        yield _sound(
+            Found(
+                f"{name}/{key}",
+                name,
+                picture.offset_data,
+                picture.size,
+                tuple(v.strip() for v in found.values()),
+                marks,
+                problem,
+            )
         )
+
+
+def _member_problem(member: tarfile.TarInfo) -> str:
+    if printable(member.name) != member.name:
+        return "its name is not UTF-8"
+    # an id names cache entries and may become a file's name one day
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return "its name leads out of the shard"
+    if member.issym() or member.islnk():
+        return "a link, and links are not followed"
+    return "stored with holes, which are not read" if member.issparse() else ""
 
 
 def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tuple[dict[str, str], str]:
@@ -218,9 +337,11 @@ def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tu
     for ending in (".json", ".txt"):
         if ending not in parts:
             continue
+        if parts[ending].size > MAX_LINE:
+            return {}, f"its {ending} has {parts[ending].size:,} bytes ({MAX_LINE:,} at most)"
         handle = tar.extractfile(parts[ending])
         try:
-            text = handle.read().decode() if handle is not None else ""
+            text = handle.read().decode("utf-8-sig") if handle is not None else ""
             values = parse(text, "caption") if ending == ".json" else {"text": text}
         except (UnicodeDecodeError, ValueError) as error:
             return {}, f"its {ending} cannot be read ({error})"
@@ -230,24 +351,42 @@ def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tu
             named |= {
                 # a list under one name becomes several names, so that scores and captions stay matched by
                 # name
-                f"{k}.{i}": str(v)
+                f"{k}.{i}": v
                 for k, found in wanted.items()
                 if isinstance(found, list)
                 for i, v in enumerate(found)
+                if isinstance(v, str)
             }
     return named, ""
 
 
 def _read_sidecars(
     folder: Path, names: tuple[str, ...]
-) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, Any]], list[Found]]:
+    """Captions and scores by key, then by name; and sidecars that are not as they should be."""
     captions: dict[str, dict[str, str]] = {}
     scores: dict[str, dict[str, Any]] = {}
+    problems: list[Found] = []
     for name in names:
-        if name.endswith("_clip_score.json"):
-            for key, marks in read(dict[str, dict[str, Any]], folder / name).items():
-                scores.setdefault(key, {}).update(marks)
-        else:
-            for key, words in read(dict[str, dict[str, str]], folder / name).items():
-                captions.setdefault(key, {}).update(words)
-    return captions, scores
+        try:
+            regular(folder / name, MAX_SIDECAR)
+            values = read_json(folder / name)
+        except ValueError as error:
+            problems.append(Found(name, name, problem=str(error).removeprefix(f"{folder / name}: ")))
+            continue
+        entries = values if isinstance(values, dict) else {"": values}
+        wrong = 0
+        for key, entry in entries.items():
+            if not isinstance(entry, dict):
+                wrong += 1
+            elif name.endswith("_clip_score.json"):
+                scores.setdefault(key, {}).update(entry)
+            else:
+                texts = {k: v for k, v in entry.items() if isinstance(v, str)}
+                wrong += len(entry) > len(texts)
+                captions.setdefault(key, {}).update(texts)
+        if wrong:
+            problems.append(
+                Found(name, name, problem=f"{wrong} of its entries are no texts or scores by name")
+            )
+    return captions, scores, problems

@@ -16,7 +16,7 @@ from diptych.data.captioned.buckets import Bucket, BucketPlan, fit
 from diptych.data.captioned.captions import CaptionLaw, choose
 from diptych.data.captioned.index import Index
 from diptych.data.frames import FrameBatch, collate
-from diptych.data.loader import StepData, StepDataset
+from diptych.data.loader import MAX_WORKERS, StepData, StepDataset
 from diptych.request import Role
 
 
@@ -35,11 +35,13 @@ class PictureLoaderConfig:
     """Share of the pictures, chosen by their checksums, that is never trained on."""
 
     def __post_init__(self) -> None:
-        if self.pictures_per_step < 1 or self.accumulate < 1 or self.workers < 0 or not self.resolutions:
+        if not 1 <= self.accumulate <= self.pictures_per_step or not self.resolutions:
             raise ValueError(
-                "pictures_per_step and accumulate must be at least 1, workers at least 0, resolutions "
-                "not empty"
+                "accumulate must be at least 1 and at most pictures_per_step, resolutions not empty, got "
+                f"{self.accumulate}, {self.pictures_per_step}, {self.resolutions}"
             )
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers must be 0 to {MAX_WORKERS}, got {self.workers}")
         if not 0 <= self.drop_text <= 1 or not 0 <= self.validation < 1:
             raise ValueError(
                 f"drop_text and validation must be shares, got {self.drop_text}, {self.validation}"
@@ -165,7 +167,13 @@ class PictureDataset(StepDataset[FrameBatch]):
                 # computed after cropping, so that edges lie on the pixels that are drawn
                 control = _Frame(as_tensor(self.control(picture)), None)
         else:
-            frame, text = _Frame(_NO_PIXELS, self.cache.target(row.id, bucket)), self.cache.text(caption)
+            target = self.cache.target(row.id, bucket)
+            if target.shape != self.shape(bucket.width, bucket.height)[1:]:
+                raise ValueError(
+                    f"the cached target of {row.id} has the shape {tuple(target.shape)}, not "
+                    f"{self.shape(bucket.width, bucket.height)[1:]}: make the cache again"
+                )
+            frame, text = _Frame(_NO_PIXELS, target), self.cache.text(caption)
             if self.control is not None:
                 control = _Frame(_NO_PIXELS, self.cache.control(row.id, bucket))
         generator = torch.Generator().manual_seed(

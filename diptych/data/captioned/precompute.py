@@ -38,11 +38,15 @@ def precompute(
 
     Goes on where a run was stopped. With `parts` above 1, this process does its share; the cache is closed by
     the process that finds all shards written. Raises BadSample for a picture that changed since it was
-    indexed.
+    indexed, ValueError for a part that is none of `parts`.
     """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation must be a share, got {validation}")
+    if not 0 <= part < parts:
+        raise ValueError(f"part must be one of 0 to {parts - 1}, as parts is {parts}; got {part}")
     sizes = index.sizes()
-    kept = [n for n, row in enumerate(index.rows) if is_validation(row.sha256, validation)]
-    learning = [n for n in range(len(index)) if n not in set(kept)]
+    held = [is_validation(row.sha256, validation) for row in index.rows]
+    kept, learning = ([n for n, is_held in enumerate(held) if is_held is side] for side in (True, False))
     wanted: dict[str, tuple[int, Bucket]] = {}
     # the plans of training and of validation, so that the cache holds exactly the sizes that a run asks for
     for numbers, together in ((learning, batch), (kept, 1)):

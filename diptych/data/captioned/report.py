@@ -6,12 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from diptych.data.captioned.buckets import Bucket, BucketPlan, fit
 from diptych.data.captioned.index import Index
+from diptych.data.pictures import save_picture
+from diptych.files.whole import whole
 
 SHOWN = 48
 CELL = 128
@@ -28,12 +30,12 @@ def inspect(
         raise ValueError(f"{index.path} holds no usable picture; its problems: {_problem_counts(index)}")
     plan = BucketPlan(index.sizes(), resolutions, multiple, 1, 0)
     words = [len(caption.split()) for row in index.rows for caption in row.captions]
-    table = Table("what", "count", title=str(index.folder))
+    table = Table("what", "count", title=escape(str(index.folder)))
     table.add_row("pictures", f"{len(index):,}")
     table.add_row("captions", f"{len(words):,} (words: median {int(np.median(words))}, longest {max(words)})")
     table.add_row("with scores", f"{sum(bool(row.scores) for row in index.rows):,}")
     for reason, count in _problem_counts(index).items():
-        table.add_row(f"left out: {reason}", f"{count:,}")
+        table.add_row(escape(f"left out: {reason}"), f"{count:,}")
     counts = Counter(plan.bucket_of)
     for bucket, count in counts.most_common(8):
         table.add_row(f"bucket {bucket.width}x{bucket.height}", f"{count:,}")
@@ -71,10 +73,12 @@ def _draw(index: Index, counts: Counter[Bucket], words: list[int], path: Path) -
     axes[0, 1].tick_params(axis="x", rotation=90, labelsize=6)
     axes[1, 0].hist(words, bins=min(40, max(words)))
     axes[1, 0].set(title="caption length", xlabel="words", ylabel="captions")
-    problems = _problem_counts(index) or {"none": 0}
-    axes[1, 1].barh(list(problems), list(problems.values()))
+    problems = dict(list(_problem_counts(index).items())[:12]) or {"none": 0}
+    # a dollar sign would begin a formula, and a stranger's is no formula
+    axes[1, 1].barh([reason[:60].replace("$", r"\$") for reason in problems], list(problems.values()))
     axes[1, 1].set(title="left out", xlabel="pictures")
-    figure.savefig(path, dpi=110)
+    with whole(path) as aside:
+        figure.savefig(aside, dpi=110, format="png")
     return path
 
 
@@ -88,5 +92,5 @@ def _sheet(index: Index, path: Path) -> Path:
     for place, cell in enumerate(cells):
         top, left = place // columns * CELL, place % columns * CELL
         canvas[top : top + CELL, left : left + CELL] = cell
-    Image.fromarray(canvas).save(path)
+    save_picture(canvas, path)
     return path

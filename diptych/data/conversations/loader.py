@@ -9,8 +9,12 @@ import numpy as np
 from diptych.contracts import BadSample
 from diptych.data.conversations.packing import Batch, collate, pack
 from diptych.data.conversations.tokens import Document, TextTokenizer, write
-from diptych.data.loader import StepData, StepDataset
+from diptych.data.loader import MAX_WORKERS, StepData, StepDataset
 from diptych.data.mixture import Mixture
+
+MAX_DOCUMENTS = 2**20
+LONGEST = 8
+"""Rows' budgets that one document may be long. It has a row of its own, and masks grow with its square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +31,14 @@ class LoaderConfig:
     """Further share trained without text and source pictures; only those with a source picture."""
 
     def __post_init__(self) -> None:
-        if self.documents_per_step < 1 or self.accumulate < 1 or self.row_tokens < 8 or self.workers < 0:
+        if not 1 <= self.accumulate <= self.documents_per_step <= MAX_DOCUMENTS or self.row_tokens < 8:
             raise ValueError(
-                "documents_per_step and accumulate must be at least 1, row_tokens at least 8, workers at "
-                "least 0"
+                f"documents_per_step must be 1 to {MAX_DOCUMENTS:,}, accumulate at least 1 and at most that, "
+                f"row_tokens at least 8, got {self.documents_per_step}, {self.accumulate}, {self.row_tokens}"
             )
-        if self.drop_text < 0 or self.drop_all < 0 or self.drop_text + self.drop_all > 1:
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers must be 0 to {MAX_WORKERS}, got {self.workers}")
+        if not (self.drop_text >= 0 and self.drop_all >= 0 and self.drop_text + self.drop_all <= 1):
             raise ValueError(
                 f"drop_text and drop_all must be shares that sum to at most 1, got {self.drop_text}, "
                 f"{self.drop_all}"
@@ -97,6 +103,12 @@ class DocumentDataset(StepDataset[Batch]):
             drop_pictures = has_source and draw < self.config.drop_all
             drop_text = draw < self.config.drop_text + (self.config.drop_all if has_source else 0.0)
         try:
-            return write(sample, self.tokenizer, self.token, drop_text, drop_pictures)
+            document = write(sample, self.tokenizer, self.token, drop_text, drop_pictures)
         except ValueError as error:
             raise BadSample(str(error)) from error
+        if len(document) > LONGEST * self.config.row_tokens:
+            raise BadSample(
+                f"{sample.origin or source.name}: {len(document):,} tokens; with rows of "
+                f"{self.config.row_tokens} at most {LONGEST * self.config.row_tokens:,} are taken"
+            )
+        return document

@@ -8,7 +8,6 @@ in a gpt turn is drawn.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,28 +15,25 @@ from pathlib import Path
 import numpy as np
 
 from diptych.contracts import BadSample, Picture, Sample, Turn
+from diptych.data.foreign import (
+    MAX_LINE,
+    MAX_TEXT,
+    inside,
+    lines,
+    read_bytes,
+    regular,
+    shortened,
+    without_bom,
+)
 from diptych.data.mixture import shuffled
 from diptych.data.pictures import PictureError, open_picture, resize
 from diptych.files.typed import parse
+from diptych.request import MANY
 
 MARK = "<image>"
+MAX_TEXT_FILE = 2**28
+"""Bytes of a text file, all of which is kept in memory."""
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
-def line_offsets(path: Path) -> list[tuple[int, int]]:
-    """(line number from 1, byte offset) of every line that is not blank. Raises ValueError for a missing or
-    empty file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    offsets, at = [], 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                offsets.append((number, at))
-            at += len(line)
-    if not offsets:
-        raise ValueError(f"{path} has no samples: every line is blank")
-    return offsets
 
 
 class JsonlSource:
@@ -50,26 +46,31 @@ class JsonlSource:
         self.path, self.name, self.seed = path, path.stem, seed
         self.multiple, self.max_side = multiple, max_side
         self.media = (media or path.parent).resolve()
-        self.offsets = line_offsets(path)
+        self.lines = [(line.number, line.offset, line.size) for line in lines(path)]
+        if not self.lines:
+            raise ValueError(f"{path} has no samples: every line is blank")
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.lines)
 
     def draw(self, number: int) -> Sample:
         return self.read(shuffled(number, len(self), self.seed))
 
     def read(self, index: int) -> Sample:
         """The index-th sample. Raises BadSample with file, line and reason."""
-        number, offset = self.offsets[index]
+        number, offset, size = self.lines[index]
         where = f"{self.path}:{number}"
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            raw = file.readline()
+        if size > MAX_LINE:
+            raise BadSample(f"{where}: a line of {size:,} bytes; at most {MAX_LINE:,} are read")
         try:
-            line = parse(raw, where)
+            raw = without_bom(read_bytes(self.path, offset, size), offset)
+            return self._sample(parse(raw, where), where)
+        except OSError as error:
+            raise BadSample(f"{where}: cannot be read any more ({error.strerror})") from error
+        except BadSample:
+            raise
         except ValueError as error:
             raise BadSample(str(error)) from error
-        return self._sample(line, where)
 
     def _sample(self, line: object, where: str) -> Sample:
         conversations = line.get("conversations") if isinstance(line, dict) else None
@@ -77,19 +78,22 @@ class JsonlSource:
             raise BadSample(f"{where}: no 'conversations' list")
         assert isinstance(line, dict)
         names = line.get("image", [])
-        names = [names] if isinstance(names, str) else list(names)
-        marks = sum(
-            str(turn.get("value", "")).count(MARK) for turn in conversations if isinstance(turn, dict)
-        )
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadSample(
+                f"{where}: 'image' must be a name or a list of names, got {shortened(str(names))}"
+            )
+        told = [_turn(turn, where) for turn in conversations]
+        length = sum(len(value) for _, value in told)
+        if length > MAX_TEXT:
+            raise BadSample(f"{where}: {length:,} characters; a sample has at most {MAX_TEXT:,}")
+        marks = sum(value.count(MARK) for _, value in told)
         if marks != len(names):
             raise BadSample(f"{where}: {marks} {MARK} marks, but {len(names)} pictures")
+        if marks > MANY:
+            raise BadSample(f"{where}: {marks} pictures; a sample has at most {MANY}")
         pictures = iter(names)
-        turns = []
-        for turn in conversations:
-            role = _ROLES.get(turn.get("from", "")) if isinstance(turn, dict) else None
-            if role is None or not isinstance(turn.get("value"), str):
-                raise BadSample(f"{where}: a turn needs 'from' (human, gpt or system) and a text 'value'")
-            turns.append(Turn(role, self._parts(turn["value"], pictures, role, where)))
+        turns = [Turn(role, self._parts(value, pictures, role, where)) for role, value in told]
         drawn = any(isinstance(p, Picture) and p.drawn for t in turns for p in t.parts)
         read = any(isinstance(p, Picture) and not p.drawn for t in turns for p in t.parts)
         task = ("edit" if read else "generate") if drawn else ("understand" if read else "text")
@@ -106,23 +110,25 @@ class JsonlSource:
         return tuple(parts)
 
     def _picture(self, name: str, where: str) -> np.ndarray:
-        # a file from elsewhere must not read what lies outside its media
-        path = (self.media / name).resolve()
-        if not path.is_relative_to(self.media):
-            raise BadSample(f"{where}: image {name!r} lies outside {self.media}")
-        if not path.is_file():
-            near = difflib.get_close_matches(
-                name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], n=1
-            )
-            raise BadSample(
-                f"{where}: image {name!r} is not in {self.media}"
-                + (f" (nearest: {near[0]!r})" if near else "")
-            )
+        try:
+            # a file from elsewhere must not read what lies outside its media
+            path = inside(self.media, name)
+        except ValueError as error:
+            raise BadSample(f"{where}: image {error}") from error
         try:
             pixels = open_picture(path)
         except PictureError as error:
             raise BadSample(f"{where}: {error}") from error
         return fit(pixels, self.multiple, self.max_side)
+
+
+def _turn(turn: object, where: str) -> tuple[str, str]:
+    """Role and text of a turn."""
+    who, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+    role = _ROLES.get(who) if isinstance(who, str) else None
+    if role is None or not isinstance(value, str):
+        raise BadSample(f"{where}: a turn needs 'from' (human, gpt or system) and a text 'value'")
+    return role, value
 
 
 def fit(pixels: np.ndarray, multiple: int, max_side: int) -> np.ndarray:
@@ -139,10 +145,9 @@ class TextSource:
 
     def __init__(self, path: Path, *, seed: int) -> None:
         self.path, self.name, self.seed = path, path.stem, seed
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
+        regular(path, MAX_TEXT_FILE)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text ({error})") from error
         self.paragraphs = [p.strip() for p in re.split(r"\n\s*\n", text) if p.strip()]
@@ -154,7 +159,9 @@ class TextSource:
 
     def draw(self, number: int) -> Sample:
         index = shuffled(number, len(self), self.seed)
+        where = f"{self.path}, paragraph {index + 1}"
+        paragraph = self.paragraphs[index]
+        if len(paragraph) > MAX_TEXT:
+            raise BadSample(f"{where}: {len(paragraph):,} characters; a paragraph has at most {MAX_TEXT:,}")
         # the assistant's, as only its words are predicted
-        return Sample(
-            (Turn("assistant", (self.paragraphs[index],)),), "text", f"{self.path}, paragraph {index + 1}"
-        )
+        return Sample((Turn("assistant", (paragraph,)),), "text", where)

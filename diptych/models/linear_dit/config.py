@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from diptych.request import Role
@@ -65,6 +66,10 @@ class LinearDiTConfig:
         for name in ("depth", "channels", "caption_channels", "patch", "position_base"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.mlp_ratio <= 100:
+            raise ValueError(f"mlp_ratio must be above 0 and at most 100, got {self.mlp_ratio}")
+        if self.position_scale is not None and not 0 < self.position_scale < math.inf:
+            raise ValueError(f"position_scale must be above 0, got {self.position_scale}")
         # half of the channels for columns, half for rows, and each half is sines and cosines
         if self.position_scale is not None and self.width % 4:
             raise ValueError(f"a position table needs a width that is a multiple of 4, got {self.width}")

@@ -4,6 +4,7 @@ included."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.files.fields import HONOURED, NEEDED, Fields, check_fields, only, table
+from diptych.files.typed import convert
 from diptych.models.linear_dit.config import LinearDiTConfig
+from diptych.models.linear_dit.layers import position_table
 
 # left: ours. Norms and tables are bare parameters of ours; every other entry is a module, whose weight and
 # bias move together
@@ -78,6 +82,28 @@ DIFFUSERS_BLOCK = {
 }
 """Our matrices of several parts (qkv, key_value) are several weights there, stacked in this order."""
 
+FIELDS: Fields = {
+    **table(
+        NEEDED,
+        """num_attention_heads num_layers num_cross_attention_heads cross_attention_head_dim
+        cross_attention_dim in_channels caption_channels""",
+    ),
+    **table(
+        HONOURED,
+        """out_channels mlp_ratio sample_size patch_size interpolation_scale guidance_embeds
+        timestep_scale""",
+    ),
+    "_class_name": only("SanaTransformer2DModel"),
+    "attention_head_dim": only(32),
+    "attention_bias": only(False),
+    "dropout": only(0.0, 0),
+    "norm_elementwise_affine": only(False),
+    "norm_eps": only(1e-6),
+    "guidance_embeds_scale": only(0.1),
+    "qk_norm": only(None, "rms_norm_across_heads"),
+}
+"""Of the config.json of a SanaTransformer2DModel."""
+
 # the position buffer is computed anew, the log variance only weighs Sprint's training loss, and the null
 # caption belongs to the system: none of them is part of the network
 _IGNORED_NATIVE = ("pos_embed", "logvar_linear.weight", "logvar_linear.bias", "y_embedder.y_embedding")
@@ -118,9 +144,14 @@ def native_null_caption(weights: Mapping[str, Tensor]) -> Tensor | None:
     return weights.get("y_embedder.y_embedding")
 
 
-def to_native(weights: Mapping[str, Tensor], null_caption: Tensor | None = None) -> dict[str, Tensor]:
-    """A native state dict from ours."""
+def to_native(
+    weights: Mapping[str, Tensor], null_caption: Tensor | None = None, config: LinearDiTConfig | None = None
+) -> dict[str, Tensor]:
+    """A native state dict from ours; with the config, also the table of positions of a model that has one."""
     named = _write(weights, NATIVE, "blocks", NATIVE_BLOCK)
+    if config is not None and config.position_scale is not None:
+        side = config.position_base // config.patch
+        named["pos_embed"] = position_table(side, side, config.width, side, config.position_scale)[None]
     return named if null_caption is None else {**named, "y_embedder.y_embedding": null_caption}
 
 
@@ -147,7 +178,8 @@ def config_from_native(
     """The config that native weights fit, native conventions set (whole times, both epsilons).
 
     Head numbers of the cross-attention cannot be read off weights: published widths have theirs, others must
-    be told.
+    be told. Raises ValueError where they are not, and where weights do not say whether the model adds
+    positions (`position_scale` among the overrides tells).
     """
     width = weights["x_embedder.proj.weight"].shape[0]
     heads = cross_heads or {1152: 16, 2240: 20}.get(width)
@@ -171,23 +203,58 @@ def config_from_native(
         "attention_eps": 1e-8,
         "cross_norm_eps": 1e-6,
     }
+    if "position_scale" not in overrides:
+        values |= _positions(weights.get("pos_embed"), width, values["patch"])
     return LinearDiTConfig(**{**values, **overrides})
 
 
+ONE_TABLE_SIDE = 64
+"""Tokens a side from which published models add positions: those of 2048 px."""
+
+
+def _positions(table: Tensor | None, width: int, patch: int) -> dict[str, Any]:
+    """What a native checkpoint's buffer of positions says of the model.
+
+    The native code fills it where the model adds positions and leaves zeros otherwise, but computes what it
+    adds anew. So a table tells scale and base; zeros tell that there is none, unless the model is of a size
+    that has one.
+    """
+    if table is None:
+        return {}
+    side = round(table.shape[-2] ** 0.5)
+    if not bool(table.any()):
+        if side >= ONE_TABLE_SIDE:
+            raise ValueError(
+                f"the checkpoint's table of positions (pos_embed) is empty and {side} tokens wide: models of "
+                "that size add positions, and it does not tell with which scale. Name with --base a model "
+                "of the same size"
+            )
+        return {}
+    # where the column is 1, the fastest pair is sine and cosine of 1 / scale
+    sine, cosine = table.float().reshape(-1, width)[1 % side, [0, width // 4]].tolist()
+    angle = math.atan2(sine, cosine)
+    # published scales are 1 and 2; a table in half precision gives them but for its rounding
+    scale = round(1 / angle, 1) if angle > 0 else 0.0
+    expected = position_table(side, side, width, side, scale) if scale and width % 4 == 0 else None
+    if expected is None or table.numel() != expected.numel() or side < 2:
+        raise ValueError("the checkpoint's table of positions (pos_embed) is not the sine-cosine one of SANA")
+    if float((table.float().view_as(expected) - expected).abs().max()) > 0.01:
+        raise ValueError("the checkpoint's table of positions (pos_embed) is not the sine-cosine one of SANA")
+    return {"position_scale": scale, "position_base": side * patch}
+
+
 def config_from_diffusers(values: dict[str, Any]) -> LinearDiTConfig:
-    """Our config from a SanaTransformer2DModel's config.json. Raises ValueError for a variant that does not
-    exist in SANA."""
-    heads, head = values["num_attention_heads"], values["attention_head_dim"]
-    width = heads * head
+    """Our config from a SanaTransformer2DModel's config.json. Raises ValueError for a setting that would
+    change results here, and for a variant that does not exist in SANA."""
+    where = "transformer config"
+    check_fields(values, FIELDS, where)
+    for name in ("num_attention_heads", "num_cross_attention_heads", "cross_attention_head_dim"):
+        convert(int, values[name], f"{where}: {name}")
+    width = values["num_attention_heads"] * 32
     expected = {
-        "attention_head_dim": (head, 32),
         "cross_attention_dim": (values["cross_attention_dim"], width),
         "cross width": (values["num_cross_attention_heads"] * values["cross_attention_head_dim"], width),
         "out_channels": (values.get("out_channels") or values["in_channels"], values["in_channels"]),
-        "attention_bias": (values.get("attention_bias", False), False),
-        "norm_elementwise_affine": (values.get("norm_elementwise_affine", False), False),
-        "norm_eps": (values.get("norm_eps", 1e-6), 1e-6),
-        "qk_norm": (values.get("qk_norm") or "rms_norm_across_heads", "rms_norm_across_heads"),
     }
     # a variant that would load by shape and compute something else must fail here, not draw noise
     for name, (found, wanted) in expected.items():
@@ -195,23 +262,24 @@ def config_from_diffusers(values: dict[str, Any]) -> LinearDiTConfig:
             raise ValueError(f"transformer config: {name} is {found!r}, SANA has {wanted!r}")
     guided = bool(values.get("guidance_embeds", False))
     # a teacher of Sprint embeds 0.001 * time, its student gets times of 0..1 from the pipeline
-    time_scale = 1.0 if guided else 1000.0 * float(values.get("timestep_scale", 1.0))
-    return LinearDiTConfig(
-        depth=values["num_layers"],
-        width=width,
-        cross_heads=values["num_cross_attention_heads"],
-        channels=values["in_channels"],
-        caption_channels=values["caption_channels"],
-        mlp_ratio=values.get("mlp_ratio", 2.5),
-        patch=values.get("patch_size", 1),
-        qk_norm=values.get("qk_norm") is not None,
-        guidance_embedding=guided,
-        position_scale=values.get("interpolation_scale"),
-        position_base=values.get("sample_size", 32),
-        time_scale=time_scale,
-        attention_eps=1e-15,
-        cross_norm_eps=1e-5,
-    )
+    scale = convert(float, values.get("timestep_scale", 1.0), f"{where}: timestep_scale")
+    ours = {
+        "depth": values["num_layers"],
+        "width": width,
+        "cross_heads": values["num_cross_attention_heads"],
+        "channels": values["in_channels"],
+        "caption_channels": values["caption_channels"],
+        "mlp_ratio": values.get("mlp_ratio", 2.5),
+        "patch": values.get("patch_size", 1),
+        "qk_norm": values.get("qk_norm") is not None,
+        "guidance_embedding": guided,
+        "position_scale": values.get("interpolation_scale"),
+        "position_base": values.get("sample_size", 32),
+        "time_scale": 1.0 if guided else 1000.0 * scale,
+        "attention_eps": 1e-15,
+        "cross_norm_eps": 1e-5,
+    }
+    return convert(LinearDiTConfig, ours, where)
 
 
 def config_to_diffusers(config: LinearDiTConfig) -> dict[str, Any]:

@@ -141,13 +141,11 @@ class LinearAttention(nn.Module):
         assert grid.nearness is not None
         # a frame is as near to itself as can be, so a zero on the diagonal says that it is not there
         present = (grid.nearness.diagonal(dim1=1, dim2=2) > 0).to(state)
-        # on the CPU, where the roles are known: the loops below wait for no device
-        roles = torch.tensor(grid.roles)
         added = torch.zeros_like(query)
-        for role in roles.unique().tolist():
-            members = roles == role
-            asking = [f for f in range(grid.frames) if not members[f] or int(members.sum()) > 1]
-            held = members.nonzero().flatten().tolist()
+        # plain numbers, no tensors: nothing waits for a device, and a model without storage runs it too
+        for role in sorted(set(grid.roles)):
+            held = [f for f in range(grid.frames) if grid.roles[f] == role]
+            asking = [f for f in range(grid.frames) if f not in held or len(held) > 1]
             # states of several frames add up, divisors with them: reading the sum is one attention over all
             # their tokens
             states = state[:, held] * present[:, held, None, None, None]

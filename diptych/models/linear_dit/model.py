@@ -207,7 +207,7 @@ class LinearDiT(nn.Module):
         present: Tensor | None = None,
     ) -> Tensor:
         """Velocity (B, F, channels, height, width) at noise levels sigma, (B,), or (B, F) with a level for
-        each frame.
+        each frame; in float64 where it is a sampler's, so that whole times are exactly those of its schedule.
 
         `roles` names each frame's role; a single frame is the target. `times`, (F,) or (B, F), is each
         frame's place in time, counted in frames of what is drawn: 0 unless given. `present` (B, F), False for
@@ -265,7 +265,10 @@ class LinearDiT(nn.Module):
         config = self.config
         # float32 up to the sinusoid: bfloat16 rounds times near 1000 to steps of 4
         time = sigma.float() * config.time_scale
-        if config.whole_time:
+        if config.whole_time and sigma.dtype == torch.float64:
+            # a sampler's level: cut off in the precision in which the public scheduler cuts
+            time = torch.floor(sigma * config.time_scale).float()
+        elif config.whole_time:
             # sigma = time / 1000 in float32 may come back a hair below a whole number
             time = torch.floor(time + 1e-3)
         embedded = self.time_out(F.silu(self.time_in(sinusoid(time).to(dtype))))

@@ -9,6 +9,21 @@ CHANNELS = 32
 """Width that `by_size` gives a model for each of its layers."""
 
 
+_COUNTS = (
+    "vocab_size",
+    "width",
+    "depth",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn_width",
+    "patch",
+    "vision_width",
+    "head_width",
+)
+"""Fields of `MoTConfig` that must be above 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experts:
     """A mixture-of-experts feed-forward: softmax over all experts in float32, the best k kept."""
@@ -58,6 +73,9 @@ class MoTConfig:
     """Sinusoid features of a scalar (time, noise scale) before its MLP."""
 
     def __post_init__(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.head not in ("linear", "conv"):
             raise ValueError(f"head must be 'linear' or 'conv', got {self.head!r}")
         # quarters for h and w, halved once more for the pairs that turn together

@@ -12,6 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from diptych.files.fields import HARMLESS, HONOURED, NEEDED, Fields, check_fields, only, table
+from diptych.files.folder import check_depth
+from diptych.flow import FlowConfig, NoiseLaw, Objective
 from diptych.models.mot.config import Experts, MoTConfig
 
 _TOP = {
@@ -27,8 +30,10 @@ _TOP = {
     "fm_modules.timestep_embedder.mlp.2": "time_embedder.second",
     "fm_modules.noise_scale_embedder.mlp.0": "noise_scale_embedder.first",
     "fm_modules.noise_scale_embedder.mlp.2": "noise_scale_embedder.second",
-    "fm_modules.fm_head.0": "pixel_head.first",
-    "fm_modules.fm_head.2": "pixel_head.second",
+}
+_HEADS = {
+    "linear": {"fm_modules.fm_head.0": "pixel_head.first", "fm_modules.fm_head.2": "pixel_head.second"},
+    "conv": {"fm_modules.fm_head.conv1": "pixel_head.first", "fm_modules.fm_head.conv2": "pixel_head.second"},
 }
 _LAYER = {
     "input_layernorm": "attention_norm",
@@ -47,19 +52,101 @@ _LAYER = {
     "mlp.gate": "ffn.router",
 }
 _EXPERT = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-_TOP_BACK = {ours: theirs for theirs, ours in _TOP.items()}
+_TOP_BACK = {
+    head: {ours: theirs for theirs, ours in (_TOP | names).items()} for head, names in _HEADS.items()
+}
 _LAYER_BACK = {ours: theirs for theirs, ours in _LAYER.items()}
 _EXPERT_BACK = {ours: theirs for theirs, ours in _EXPERT.items()}
 
 
-def our_name(published: str) -> str:
-    """'language_model.model.layers.3.mlp_mot_gen.up_proj.weight' -> 'blocks.3.gen.ffn.up.weight'.
+# what a dumped config of a language model says of writing text with it, of its class and of its making
+_OF_ITS_CLASS = table(
+    HARMLESS,
+    """architectures auto_map model_type torch_dtype dtype transformers_version return_dict
+    output_hidden_states output_attentions torchscript use_bfloat16 tf_legacy_loss pruned_heads
+    chunk_size_feed_forward is_decoder is_encoder_decoder cross_attention_hidden_size
+    add_cross_attention tie_encoder_decoder max_length min_length do_sample early_stopping num_beams
+    num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty
+    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
+    output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task id2label
+    label2id tokenizer_class prefix bos_token_id pad_token_id eos_token_id sep_token_id
+    decoder_start_token_id task_specific_params problem_type initializer_range use_cache
+    attn_implementation""",
+)
+FIELDS: Fields = {
+    **_OF_ITS_CLASS,
+    # drawing is always by the standard times there
+    **table(
+        HARMLESS,
+        """patch_size min_pixels max_pixels time_shift_type base_shift max_shift base_image_seq_len
+        max_image_seq_len fm_head_dim fm_head_mlp_ratio extra_num_layers_post use_backbone_lora use_llm_lora
+        use_deepep pure_llm""",
+    ),
+    **table(
+        NEEDED,
+        """llm_config vision_config use_pixel_head noise_scale noise_scale_mode noise_scale_max_value
+        noise_scale_base_image_seq_len""",
+    ),
+    **table(HONOURED, "P_mean P_std t_eps timestep_shift"),
+    "template": only("neo1_0"),
+    "downsample_ratio": only(0.5),
+    "use_adaLN": only(False),
+    # with more, the head is another one, which the public code cannot run either
+    "fm_head_layers": only(2, 1),
+    "concat_time_token_num": only(0),
+    "add_noise_scale_embedding": only(True, absent=False),
+    "time_schedule": only("standard"),
+    "tie_word_embeddings": only(False),
+}
+LLM_FIELDS: Fields = {
+    **_OF_ITS_CLASS,
+    **table(
+        HARMLESS,
+        """max_position_embeddings max_position_embeddings_hw max_window_layers router_aux_loss_coef
+        output_router_logits use_deepep layer_types""",
+    ),
+    **table(
+        NEEDED,
+        """vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+        intermediate_size rms_norm_eps rope_theta rope_theta_hw""",
+    ),
+    **table(
+        HONOURED,
+        """num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob gen_num_experts
+        gen_num_experts_per_tok gen_moe_intermediate_size""",
+    ),
+    "hidden_act": only("silu"),
+    "attention_bias": only(False),
+    "attention_dropout": only(0.0, 0),
+    "rope_scaling": only(None),
+    "sliding_window": only(None),
+    "use_sliding_window": only(False),
+    "tie_word_embeddings": only(False),
+    "mlp_only_layers": only([], None),
+    "decoder_sparse_step": only(1),
+}
+VISION_FIELDS: Fields = {
+    **_OF_ITS_CLASS,
+    **table(
+        HARMLESS, "llm_hidden_size max_position_embeddings_vision min_pixels max_pixels attention_dropout"
+    ),
+    **table(NEEDED, "patch_size hidden_size rope_theta_vision"),
+    "num_channels": only(3),
+    "downsample_ratio": only(0.5),
+}
+
+
+def our_name(published: str, head: str) -> str:
+    """'language_model.model.layers.3.mlp_mot_gen.up_proj.weight' -> 'blocks.3.gen.ffn.up.weight'; `head` as
+    in the config.
 
     Raises ValueError for a name that the family does not have.
     """
     module, _, leaf = published.rpartition(".")
-    if module in _TOP:
-        return f"{_TOP[module]}.{leaf}"
+    top = _TOP | _HEADS[head]
+    if module in top:
+        return f"{top[module]}.{leaf}"
     layer = re.fullmatch(r"language_model\.model\.layers\.(\d+)\.(.+)", module)
     if layer:
         # the suffix marks the generation stream, wherever in the name it stands
@@ -70,14 +157,14 @@ def our_name(published: str) -> str:
             return f"blocks.{layer[1]}.{stream}.ffn.experts.{expert[1]}.{_EXPERT[expert[2]]}.{leaf}"
         if part in _LAYER:
             return f"blocks.{layer[1]}.{stream}.{_LAYER[part]}.{leaf}"
-    raise ValueError(f"{published!r} is not a weight of the mixture of transformers")
+    raise ValueError(f"{published!r} is not a weight of the mixture of transformers with a {head} head")
 
 
-def published_name(ours: str) -> str:
+def published_name(ours: str, head: str) -> str:
     """Inverse of `our_name`."""
     module, _, leaf = ours.rpartition(".")
-    if module in _TOP_BACK:
-        return f"{_TOP_BACK[module]}.{leaf}"
+    if module in _TOP_BACK[head]:
+        return f"{_TOP_BACK[head][module]}.{leaf}"
     layer = re.fullmatch(r"blocks\.(\d+)\.(und|gen)\.(.+)", module)
     if layer:
         index, suffix, part = layer[1], "_mot_gen" if layer[2] == "gen" else "", layer[3]
@@ -97,7 +184,7 @@ def from_published(state: Mapping[str, Tensor], config: MoTConfig) -> dict[str, 
     """Published state dict -> ours."""
     converted = {}
     for name, tensor in state.items():
-        ours = our_name(name)
+        ours = our_name(name, config.head)
         if ours.endswith("patches.weight"):
             # (C, 3, row, column) in the order in which `patchify` lays a patch out
             tensor = tensor.flatten(1)
@@ -117,7 +204,7 @@ def to_published(state: Mapping[str, Tensor], config: MoTConfig) -> dict[str, Te
             tensor = tensor.unflatten(1, (3, config.patch, config.patch))
         elif name.endswith("interface.merge.weight"):
             tensor = tensor.unflatten(1, (2, 2, config.vision_width)).permute(0, 3, 1, 2)
-        converted[published_name(name)] = tensor.contiguous()
+        converted[published_name(name, config.head)] = tensor.contiguous()
     return converted
 
 
@@ -125,11 +212,27 @@ def config_from_published(
     published: Mapping[str, Any], weights: Iterable[tuple[str, tuple[int, ...]]] = ()
 ) -> MoTConfig:
     """Published config.json -> ours. The head's inner width is no field there: it is read from the weight
-    shapes."""
+    shapes, or the published one without weights.
+
+    Raises ValueError for a setting that would change results here, and for weights of another head or depth.
+    """
+    check_fields(published, FIELDS, "config.json")
     llm, vision = published["llm_config"], published["vision_config"]
+    check_fields(llm, LLM_FIELDS, "config.json.llm_config")
+    check_fields(vision, VISION_FIELDS, "config.json.vision_config")
     shapes = dict(weights)
-    head = shapes.get("fm_modules.fm_head.0.weight")
-    moe = llm.get("num_experts")
+    head = "conv" if published["use_pixel_head"] else "linear"
+    if shapes:
+        check_depth(llm, shapes, "config.json.llm_config")
+        _check_layers(shapes, llm)
+    first = next(iter(_HEADS[head])) + ".weight"
+    if shapes and first not in shapes:
+        raise ValueError(
+            f"config.json: use_pixel_head is {published['use_pixel_head']}, but the weights have no {first}"
+        )
+    head_width = shapes[first][0] if shapes else {"linear": 4096, "conv": 1024}[head]
+    # as the public code decides; with one expert a layer is an ordinary one
+    moe = (llm.get("num_experts") or 0) > 1 or "moe" in str(llm.get("model_type"))
 
     def experts(prefix: str) -> Experts | None:
         if not moe:
@@ -146,6 +249,7 @@ def config_from_published(
             normalise=llm.get("norm_topk_prob", True),
         )
 
+    und, gen = experts(""), experts("gen_")
     return MoTConfig(
         vocab_size=llm["vocab_size"],
         width=llm["hidden_size"],
@@ -154,15 +258,47 @@ def config_from_published(
         kv_heads=llm["num_key_value_heads"],
         head_dim=llm["head_dim"],
         ffn_width=llm["intermediate_size"],
-        und_experts=experts(""),
-        gen_experts=experts("gen_"),
+        und_experts=und,
+        gen_experts=gen,
         norm_eps=llm["rms_norm_eps"],
         rope_theta=llm["rope_theta"],
         rope_theta_hw=llm["rope_theta_hw"],
         rope_theta_vision=vision["rope_theta_vision"],
         patch=vision["patch_size"],
         vision_width=vision["hidden_size"],
-        head="conv" if published.get("use_pixel_head") else "linear",
-        head_width=head[0] if head else 4096,
+        head=head,
+        head_width=head_width,
         noise_scale_max=published["noise_scale_max_value"],
+    )
+
+
+def _check_layers(shapes: Mapping[str, tuple[int, ...]], llm: Mapping[str, Any]) -> None:
+    stored = {
+        found[1] for name in shapes if (found := re.match(r"language_model\.model\.layers\.(\d+)\.", name))
+    }
+    if len(stored) != llm["num_hidden_layers"]:
+        raise ValueError(
+            f"config.json.llm_config: num_hidden_layers is {llm['num_hidden_layers']}, but the weights hold "
+            f"{len(stored)} layers"
+        )
+
+
+def flow_from_published(published: Mapping[str, Any]) -> FlowConfig:
+    """Noise, its law and the objective of a published config.json. Raises ValueError as
+    `config_from_published`."""
+    check_fields(published, FIELDS, "config.json")
+    # 'dynamic' is another word for 'resolution', and every mode that is none of these means the constant
+    modes = {"resolution": "resolution", "dynamic": "resolution", "dynamic_sqrt": "dynamic_sqrt"}
+    return FlowConfig(
+        noise_scale=published["noise_scale"],
+        noise_scale_mode=modes.get(published["noise_scale_mode"], "fixed"),
+        noise_scale_base_tokens=published["noise_scale_base_image_seq_len"],
+        noise_scale_max=published["noise_scale_max_value"],
+        # theirs is the law of t = 1 - sigma
+        law=NoiseLaw(
+            mean=-published.get("P_mean", -0.8),
+            std=published.get("P_std", 0.8),
+            shift=published.get("timestep_shift", 1.0),
+        ),
+        objective=Objective(sigma_min=published.get("t_eps", 0.05)),
     )

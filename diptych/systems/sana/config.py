@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diptych.data.captioned.loader import PictureLoaderConfig
 from diptych.data.pictures import CONTROLS
@@ -68,3 +68,7 @@ class SanaTrainConfig(RunConfig):
             raise ValueError(f"control must be '' or one of {', '.join(CONTROLS)}, got {self.control!r}")
         if any(stage.trainable == "lora" for stage in self.stages) and not self.lora_rank:
             raise ValueError("a stage trains 'lora', but lora_rank is 0")
+
+    def framed(self, model: LinearDiTConfig) -> LinearDiTConfig:
+        """A model's config with what the run's control needs of it: frame parts, which start at zero."""
+        return replace(model, multi_frame=bool(self.control) or model.multi_frame)

@@ -4,6 +4,7 @@ checkpoint file."""
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,8 @@ from diptych.flow import SamplerConfig
 from diptych.models.linear_dit import convert as published
 from diptych.spaces.latents import DiffusersAutoencoder
 from diptych.systems.sana import NAME
-from diptych.systems.sana.lora import merge_adapters, read_lora, write_lora
-from diptych.systems.sana.parts import SPRINT_SAMPLER, denoiser, open_parts
+from diptych.systems.sana.lora import merge_adapters, read_lora, settings_of, write_lora
+from diptych.systems.sana.parts import SPRINT_SAMPLER, Parts, denoiser, open_parts
 from diptych.systems.sana.system import SanaSystem
 
 LORA = "lora-"
@@ -61,7 +62,7 @@ def convert(
         raise ValueError(f"the form must be one of {', '.join(writers)}, got {form!r}")
     system = SanaSystem.load(source) if source.is_dir() else from_checkpoint(source, base, cross_heads)
     if lora is not None:
-        merge_adapters(system.model, read_lora(read_checkpoint(lora)))
+        merge_adapters(system.model, read_lora(read_checkpoint(lora), settings_of(lora)))
         system.card = {**system.card, "parents": [*system.card.get("parents", []), lora.name]}
     # written aside: a rename within one parent either happens or does not
     aside = out.with_name(out.name + ".part")
@@ -79,7 +80,10 @@ def convert(
 
 def _write_lora(source: Path, out: Path, style: str) -> None:
     """A LoRA file in another key style. Raises ValueError for a file that is no LoRA of SANA's."""
-    tensors = write_lora(read_lora(read_checkpoint(source)), style)
+    weights = read_checkpoint(source)
+    # the time layers of a model that embeds its guidance scale are named otherwise, and ours are not
+    guided = any(re.search(r"time_embed[._](timestep|guidance)_embedder", key) for key in weights)
+    tensors = write_lora(read_lora(weights, settings_of(source)), style, guided)
     with whole(out) as aside:
         save_file(tensors, aside)
 
@@ -92,9 +96,9 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
             "autoencoder go with it"
         )
     weights = read_checkpoint(path)
-    config = published.config_from_native(weights, cross_heads)
-    model = denoiser(config, published.from_native(weights))
     parts = open_parts(base)
+    config = published.config_from_native(weights, cross_heads, **_told_positions(weights, parts))
+    model = denoiser(config, published.from_native(weights))
     # trained with the stored caption under the real one's mask, so drawn with it too, whatever `base` does
     null = published.native_null_caption(weights)
     # the sampler goes with the denoiser: a distilled one is of no use with the base's twenty steps
@@ -102,7 +106,6 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
     card = {
         "name": path.stem,
         "family": NAME,
-        "licence": "see the checkpoint",
         "parents": [path.name],
         "weights": "native checkpoint",
     }
@@ -116,6 +119,15 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
         null,
         card=card,
     )
+
+
+def _told_positions(weights: dict[str, Tensor], parts: Parts) -> dict[str, Any]:
+    """Where an empty table leaves open whether the model adds positions, a base of the same size tells."""
+    stored, patch = weights.get("pos_embed"), parts.model.patch
+    same = stored is not None and stored.shape[-2] == (parts.model.position_base // patch) ** 2
+    if stored is None or not same or bool(stored.any()) or parts.model.position_scale is None:
+        return {}
+    return {"position_scale": parts.model.position_scale, "position_base": parts.model.position_base}
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -148,7 +160,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _write_native(system: SanaSystem, out: Path) -> None:
-    torch.save({"state_dict": published.to_native(dict(system.model.state_dict()), system.null_caption)}, out)
+    weights = published.to_native(dict(system.model.state_dict()), system.null_caption, system.model.config)
+    torch.save({"state_dict": weights}, out)
 
 
 def _write_diffusers(system: SanaSystem, out: Path) -> None:

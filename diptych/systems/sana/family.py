@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diptych.contracts import Family, Form, Job, OpenSystem, Probe, Recipe, System
+from diptych.contracts import BlockModel, Family, Form, Job, OpenSystem, Probe, Recipe, System
 from diptych.files.folder import family_name
 from diptych.files.typed import read_json
 from diptych.systems.sana import INDEX, NAME
@@ -63,10 +64,10 @@ def _probe(config: Any) -> Probe:
     return probe(config)
 
 
-def _presets() -> Mapping[str, Any]:
-    from diptych.models.linear_dit import PRESETS
+def _presets() -> Mapping[str, Callable[[], BlockModel]]:
+    from diptych.models.linear_dit import PRESETS, LinearDiT
 
-    return PRESETS
+    return {name: partial(LinearDiT, config) for name, config in PRESETS.items()}
 
 
 def _convert(source: Path, out: Path, form: str, open_system: OpenSystem, **options: Any) -> list[str]:

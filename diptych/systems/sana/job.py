@@ -77,10 +77,8 @@ class SanaJob:
         new = checkpoint.latest_step(folder / "checkpoints") is None
         self.parent = self.start.card if self.start is not None and new else None
         if self.start is not None:
-            # the model's sizes are the start's, whatever the recipe says; a control only adds frame parts,
-            # which start at zero
-            multi_frame = bool(config.control) or self.start.model.multi_frame
-            config = replace(config, model=replace(self.start.model, multi_frame=multi_frame))
+            # the model's sizes are the start's, whatever the recipe says
+            config = replace(config, model=config.framed(self.start.model))
         self.config = config
         self.space = _space(config) if self.start is None else self.start.space
         self.encoder = _encoder(config, self.start, self.index, folder / "tokenizer.json")
@@ -339,5 +337,5 @@ def export(job: SanaJob, about: dict[str, Any], out: Path) -> SanaSystem:
     system.save(out)
     if adapters:
         with whole(out.with_name(out.name + "-lora.safetensors")) as aside:
-            save_file(write_lora(adapters, "diffusers"), aside)
+            save_file(write_lora(adapters, "diffusers", system.embeds_guidance), aside)
     return system

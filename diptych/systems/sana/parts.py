@@ -3,6 +3,7 @@ encoder's weights when they are asked for."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from diptych.data.conversations.tokens import TextTokenizer
 from diptych.encoders.gemma import GemmaEncoder, published_instruction
 from diptych.encoders.learned import LearnedEncoder
 from diptych.files import folder as model_folder
+from diptych.files.fields import HARMLESS, HONOURED, Fields, check_fields, only, table
 from diptych.files.folder import ModelFolderError
 from diptych.files.typed import convert, read_json
 from diptych.flow import SamplerConfig
@@ -28,7 +30,9 @@ from diptych.systems.sana import INDEX, NAME
 
 PIPELINES = ("SanaPipeline", "SanaSprintPipeline")
 # as published: 20 steps of DPM-Solver++, from a level of 0.999 before the shift, short of pure noise
-SAMPLER = SamplerConfig(num_steps=20, solver="dpm", shift=3.0, first_sigma=0.999, guidance_scale=4.5)
+SAMPLER = SamplerConfig(
+    num_steps=20, solver="dpm", shift=3.0, first_sigma=0.999, guidance_scale=4.5, guides_below_one=False
+)
 SPRINT_SAMPLER = SamplerConfig(num_steps=2, solver="trigflow", guidance_scale=4.5)
 
 Encoder = GemmaEncoder | LearnedEncoder
@@ -112,6 +116,7 @@ def _ours(folder: Path) -> Parts:
                 # published pipelines lower-case; a folder of ours says for itself
                 encoder.lowercase = about.lowercase
                 return encoder
+            model_folder.check_depth(fields, learned, where)
             model = CaptionEncoder(convert(CaptionEncoderConfig, fields, where))
             # small, and its errors go through every step: float32 whatever the folder's precision
             model.load_state_dict({name: tensor.float() for name, tensor in learned.items()})
@@ -168,7 +173,6 @@ def _published(folder: Path) -> Parts:
             card={
                 "name": folder.name,
                 "family": NAME,
-                "licence": "see the folder",
                 "parents": [],
                 "weights": "published",
             },
@@ -180,29 +184,78 @@ def _published(folder: Path) -> Parts:
         )
 
 
+DPM_FIELDS: Fields = {
+    # what the betas give is replaced where sigmas are those of a flow
+    **table(
+        HARMLESS,
+        """beta_start beta_end beta_schedule trained_betas dynamic_thresholding_ratio sample_max_value
+        lower_order_final euler_at_final lambda_min_clipped timestep_spacing steps_offset
+        rescale_betas_zero_snr time_shift_type""",
+    ),
+    "flow_shift": HONOURED,
+    "num_train_timesteps": only(1000),
+    "solver_order": only(2),
+    "prediction_type": only("flow_prediction", absent="epsilon"),
+    "algorithm_type": only("dpmsolver++"),
+    "solver_type": only("midpoint"),
+    "final_sigmas_type": only("zero"),
+    "variance_type": only(None),
+    "use_flow_sigmas": only(True, absent=False),
+    **table(
+        only(False),
+        """thresholding use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_lu_lambdas
+        use_dynamic_shifting""",
+    ),
+}
+EULER_FIELDS: Fields = {
+    **table(HARMLESS, "base_shift max_shift base_image_seq_len max_image_seq_len time_shift_type"),
+    "shift": HONOURED,
+    "num_train_timesteps": only(1000),
+    "shift_terminal": only(None),
+    **table(
+        only(False),
+        """use_dynamic_shifting invert_sigmas use_karras_sigmas use_exponential_sigmas use_beta_sigmas
+        stochastic_sampling""",
+    ),
+}
+SCM_FIELDS: Fields = {
+    "num_train_timesteps": only(1000),
+    "prediction_type": only("trigflow"),
+    "sigma_data": only(0.5),
+}
+SCHEDULERS: Mapping[str, Fields] = {
+    "DPMSolverMultistepScheduler": DPM_FIELDS,
+    "FlowMatchEulerDiscreteScheduler": EULER_FIELDS,
+    "SCMScheduler": SCM_FIELDS,
+}
+
+
 def sampler_of(scheduler: dict[str, Any]) -> tuple[SamplerConfig, bool]:
-    """Our sampler for a published scheduler config, and whether the model is given whole times there."""
-    kind = scheduler.get("_class_name")
+    """Our sampler for a published scheduler config, and whether the model is given whole times there. Raises
+    ValueError for a scheduler or a setting that would draw something else."""
+    kind = str(scheduler.get("_class_name"))
+    if kind not in SCHEDULERS:
+        # any other one would draw something, only worse: nothing is guessed
+        raise ValueError(f"scheduler {kind!r} is none of {', '.join(SCHEDULERS)}")
+    check_fields(scheduler, SCHEDULERS[kind], f"scheduler {kind}")
     if kind == "SCMScheduler":
         return SPRINT_SAMPLER, False
+    name = "shift" if kind == "FlowMatchEulerDiscreteScheduler" else "flow_shift"
+    shift = convert(float, scheduler.get(name, 1.0), f"scheduler {kind}: {name}")
     if kind == "FlowMatchEulerDiscreteScheduler":
-        shift = float(scheduler.get("shift", 1.0))
         # 28 is the native default for Euler, which needs more steps than DPM-Solver++
         return replace(SAMPLER, solver="euler", schedule="diffusers_euler", shift=shift, num_steps=28), False
-    if (
-        kind == "DPMSolverMultistepScheduler"
-        and scheduler.get("use_flow_sigmas")
-        and scheduler.get("prediction_type") == "flow_prediction"
-    ):
-        # that scheduler's times are whole numbers
-        return replace(SAMPLER, shift=float(scheduler["flow_shift"])), True
-    # any other one would draw something, only worse: nothing is guessed
-    raise ValueError(f"scheduler {kind!r} with these settings is none of SANA's")
+    # that scheduler's times are whole numbers
+    return replace(SAMPLER, shift=shift), True
 
 
 def stored_values(config: LinearDiTConfig, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """(name, value) of every parameter of a denoiser, one at a time; what `multi_frame` adds is zero where
     the weights are of a model without. Raises ValueError where they contradict the config."""
+    # before a layer is made, of which a config can ask for any number
+    stored = len({found[1] for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))})
+    if stored != config.depth:
+        raise ValueError(f"the config has {config.depth} blocks, the weights {stored}")
     with without_storage():
         # names and shapes alone: values are large, and come one at a time
         expected = LinearDiT(config).state_dict()

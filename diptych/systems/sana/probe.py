@@ -35,7 +35,7 @@ def probe(config: SanaTrainConfig) -> Probe:
     roles = (Role.TARGET, Role.CONTROL) if config.control else (Role.TARGET,)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, default_dtype(getattr(torch, config.weights)):
-        model = LinearDiT(config.model)
+        model = LinearDiT(config.framed(config.model))
         if config.lora_rank:
             surgery.add_lora(model, config.lora_rank)
 

@@ -37,6 +37,8 @@ class SanaSystem:
 
     family = NAME
     max_side = 4096
+    max_frames = 1
+    max_media = 1
     joins_passes = True
 
     def __init__(
@@ -110,6 +112,8 @@ class SanaSystem:
         Raises RequestError for frames of a role that the model has not, and for given frames where its config
         has no multi_frame; ValueError for rows that differ in size, number of frames or roles.
         """
+        if len(prompts) != len(stacks):
+            raise ValueError(f"prompts and stacks have one entry a row, got {len(prompts)} and {len(stacks)}")
         first, device = stacks[0], self.device
         # what is asked is checked before frozen parts move or read anything
         roles = self._roles(stacks)

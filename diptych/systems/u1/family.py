@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diptych.contracts import Family, Job, OpenSystem, Probe, Recipe, System
+from diptych.contracts import BlockModel, Family, Job, OpenSystem, Probe, Recipe, System
 from diptych.files.folder import family_name
 from diptych.systems.u1 import NAME
 
@@ -54,10 +55,10 @@ def _probe(config: Any) -> Probe:
     return probe(config)
 
 
-def _presets() -> Mapping[str, Any]:
-    from diptych.models.mot import u1_8b, u1_a3b
+def _presets() -> Mapping[str, Callable[[], BlockModel]]:
+    from diptych.models.mot import MoT, u1_8b, u1_a3b
 
-    return {"8b": u1_8b(), "a3b": u1_a3b()}
+    return {"u1_8b": partial(MoT, u1_8b()), "u1_a3b": partial(MoT, u1_a3b())}
 
 
 FAMILY = Family(

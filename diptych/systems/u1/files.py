@@ -86,9 +86,18 @@ def read_folder(folder: Path, device: torch.device | str) -> dict[str, Any]:
     """What a system is made of: model, tokenizer, flow, native and card. Raises ModelFolderError as
     `read_contents`, and where weights are damaged or of another model."""
     contents, tokenizer = read_contents(folder)
-    weights = model_folder.open_weights(folder).all()
+    stored = model_folder.open_weights(folder)
+    # a config can ask for any number of layers and experts
+    model_folder.check_depth(asdict(contents.model), stored, f"{folder / 'config.json'}.model")
     with without_storage():
         model = MoT(contents.model)
+    shapes = stored.shapes()
+    for name, empty in model.state_dict().items():
+        if name in shapes and shapes[name] != empty.shape:
+            raise ModelFolderError(
+                f"{folder}: {name} is {shapes[name]}, the config's sizes make it {tuple(empty.shape)}"
+            )
+    weights = stored.all()
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:

@@ -233,13 +233,14 @@ def _facts(config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     drawn_from = {name for stage in config.stages if stage.steps for name in config.shares(stage)}
     own = [path for path in (*config.jsonl, *config.text) if Path(path).stem in drawn_from]
     world = "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode"
-    licences = {parent.get("licence", "") for parent in about.get("parents", [])}
+    # the emoji world is the project's own, under its licence; what goes on from a model is under that one's
+    licences = {parent.get("licence") for parent in about.get("parents", [])} or {"Apache-2.0"}
     facts = {
         "family": NAME,
         "documents": about["steps"] * config.data.documents_per_step,
         "weights": "EMA, stored as float16",
         "data": "; ".join([world] * bool(drawn_from & set(TASKS)) + own),
     }
-    if not own and licences <= {"Apache-2.0"}:
-        facts["licence"] = "Apache-2.0"
+    if not own and len(licences) == 1 and (licence := licences.pop()):
+        facts["licence"] = licence
     return facts

@@ -135,7 +135,7 @@ class JointTask(nn.Module):
         for pixels, noise, level in zip(batch.noisy, batch.noise, levels, strict=True):
             tokens = pixels.shape[-1] * pixels.shape[-2] // self.token**2
             # by size: a large picture says the same with more values, so it takes more noise to hide it
-            scale = torch.full_like(level, noise_scale(self.flow, tokens))
+            scale = torch.full_like(level, noise_scale(self.flow, tokens, training=True))
             clean = self.space.encode(pixels)
             made.append(Noisy(clean, noise, interpolate(clean, noise, level, scale), level, scale))
         return made

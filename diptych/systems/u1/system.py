@@ -33,11 +33,14 @@ class U1System:
 
     family = NAME
     max_side = 1024
+    max_frames = 1
+    max_media = 1
     control = ""
     capabilities = frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT})
     joins_passes = False
     """A pass without text has a shorter prefix; padded to the others', it would cost more than it saves."""
     embeds_guidance = False
+    text = None
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diptych.files.whole import whole
 from diptych.worlds.emoji.font import find_font, render_glyph
 from diptych.worlds.emoji.names import full_kinds
 
@@ -22,7 +24,8 @@ def write_collection(
     """One PNG of `size` px a glyph, on white, and a text file with its Unicode name; returns how many there
     are.
 
-    Raises FontNotFoundError without a colour emoji font, ValueError where no name holds `only`.
+    Files of the same bytes are kept. Raises FontNotFoundError without a colour emoji font, ValueError where
+    no name holds `only`, and where a file of one of the names is something else.
     """
     if not 16 <= size <= 1024:
         raise ValueError(f"size must be 16 to 1024 px, got {size}")
@@ -33,7 +36,7 @@ def write_collection(
     folder.mkdir(parents=True, exist_ok=True)
     glyph = round(size * (1 - 2 * MARGIN))
     border = (size - glyph) // 2
-    count = 0
+    written: set[str] = set()
     for done, kind in enumerate(kinds, 1):
         picture = render_glyph(kind.emoji, glyph, font)
         if picture is not None:
@@ -41,12 +44,28 @@ def write_collection(
             area = canvas[border : border + glyph, border : border + glyph]
             area += picture[..., 3:] * (picture[..., :3] - area)
             name = _file_name(kind.name)
-            Image.fromarray((canvas * 255 + 0.5).astype(np.uint8)).save(folder / f"{name}.png")
-            (folder / f"{name}.txt").write_text(kind.name + "\n", encoding="utf-8")
-            count += 1
+            if name in written:
+                # "keycap: *" and "keycap: #" have one name without their signs
+                name += "".join(f"-{ord(c):x}" for c in kind.emoji)
+            written.add(name)
+            buffer = io.BytesIO()
+            Image.fromarray((canvas * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG")
+            _write(folder / f"{name}.png", buffer.getvalue())
+            _write(folder / f"{name}.txt", f"{kind.name}\n".encode())
         if progress is not None:
             progress(done, len(kinds))
-    return count
+    return len(written)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A file whole. Raises ValueError where another one of that name is there."""
+    if path.exists():
+        # the same bytes are of a run that was stopped
+        if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
+            raise ValueError(f"{path} is there already and is something else: name another folder")
+        return
+    with whole(path) as aside:
+        aside.write_bytes(data)
 
 
 def _file_name(name: str) -> str:
