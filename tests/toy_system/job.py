@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diptych.training.tasks.generate import GenerateTask
 from torch import Tensor
 
 from diptych.contracts import OpenSystem, Prompt, Stack
@@ -22,6 +21,7 @@ from diptych.inference.draw import draw
 from diptych.inference.pipeline import Pipeline
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.surgery import add_lora, lora_values
+from diptych.training.tasks.generate import GenerateTask
 
 from .config import ToyStage, ToyTrainConfig
 from .model import ToyConfig, ToyModel
