@@ -205,11 +205,6 @@ def open_weights(folder: Path, stem: str = "model") -> Weights:
         return Weights(dict.fromkeys(file.keys(), single))
 
 
-def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
-    """As `open_weights`, all at once."""
-    return open_weights(folder, stem).all()
-
-
 def _check(folder: Path) -> None:
     sums = card(folder).get("sha256", {})
     if not isinstance(sums, dict):

@@ -54,11 +54,6 @@ def recipes() -> dict[str, tuple[Family, Recipe]]:
     return {name: (family, recipe) for family in FAMILIES for name, recipe in family.recipes().items()}
 
 
-def family_of_run(run: Path) -> Family:
-    """The family that a run trains. Raises ValueError for a folder that is no run of a known family."""
-    return named(FAMILIES, _run_values(run)[0])
-
-
 def read_run(run: Path) -> tuple[Family, Any]:
     """A run's family and its resolved config. Raises ValueError naming the file and the field that is
     wrong."""
