@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,39 @@ MAX_SIDE = 32_768
 """Longest side, px: a strip of 30,000,000 x 1 has few pixels, and what it is resized to has many."""
 MAX_BYTES = 2**28
 """Largest file: 16 bits of four channels of the largest picture, uncompressed."""
+AT_ONCE = 48_000_000
+"""Pixels that threads decode at one time: at up to 20 bytes each with all copies, about 1 GB."""
 FPS = 8.0
 """Frames a second of a clip that says nothing of them."""
 
 
 class PictureError(ValueError):
     """A file that is no usable picture; the message says which and why."""
+
+
+class Room:
+    """A share of memory that threads take and give back; who finds too little left waits."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self.left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        """Hold `amount`, at most all there is, for the length of the block."""
+        amount = min(amount, self.size)
+        with self._changed:
+            self._changed.wait_for(lambda: amount <= self.left)
+            self.left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.left += amount
+                self._changed.notify_all()
+
+
+_decoding = Room(AT_ONCE)
 
 
 def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
@@ -63,8 +92,7 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
 
 
 def _decoded(source: io.BytesIO | str | Path, label: str) -> np.ndarray:
-    with Image.open(source, formats=FORMATS) as opened:
-        image: Image.Image = opened
+    with Image.open(source, formats=FORMATS) as image:
         # the header alone has been read so far
         width, height = image.size
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
@@ -72,18 +100,23 @@ def _decoded(source: io.BytesIO | str | Path, label: str) -> np.ndarray:
                 f"{label}: decodes to {width}x{height} px, and at most {MAX_PIXELS // 10**6} megapixels and "
                 f"{MAX_SIDE} px a side are allowed"
             )
-        # loaded before it is asked for its turn: of a TIFF, Pillow itself turns the pixels, and forgets it
-        image.load()
-        turn = _turn(image)
-        if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-            image = Image.fromarray(_eight_bit(image, label))
-        # a palette's transparency is no band: both have to be looked for
-        if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            image = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            image.alpha_composite(rgba)
-        image = image.convert("RGB")
-        return np.asarray(image if turn is None else image.transpose(turn))
+        with _decoding.taken(width * height):
+            return _pixels(image, label)
+
+
+def _pixels(image: Image.Image, label: str) -> np.ndarray:
+    # loaded before it is asked for its turn: of a TIFF, Pillow itself turns the pixels, and forgets it
+    image.load()
+    turn = _turn(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        image = Image.fromarray(_eight_bit(image, label))
+    # a palette's transparency is no band: both have to be looked for
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image.alpha_composite(rgba)
+    image = image.convert("RGB")
+    return np.asarray(image if turn is None else image.transpose(turn))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -135,6 +168,11 @@ def _eight_bit(image: Image.Image, label: str) -> np.ndarray:
 
 
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
+
+
+def names(path: Path, count: int) -> list[Path]:
+    """Where so many pictures are written: `path`, or path-0, path-1 ... for several."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(count)]
 
 
 def save_picture(frames: np.ndarray, path: Path, fps: float | None = None) -> None:

@@ -7,19 +7,24 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from diptych.files.typed import read_json, to_json
 from diptych.files.whole import checksum, whole, write_whole
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 DEFAULT = "default"
+HUB = "hf:"
+"""What the name of a model of the hub begins with: a mistyped path is never sent there, as what is fetched
+may be anybody's."""
 ALIGNMENT = 64
 """Bytes; torch's own tensors begin at multiples of this."""
+_HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
@@ -28,46 +33,56 @@ class ModelFolderError(ValueError):
 
 
 def locate(name: str | Path | None) -> Path:
-    """Folder of a model: the shipped one for None or 'default', a path, or a hub id 'owner/name'
+    """Folder of a model: the shipped one for None or 'default', a path, or 'hf:owner/name' of the hub
     (downloaded).
 
-    Of a hub repository only JSON, safetensors and vocabulary files are taken, never code.
+    Of a hub repository only JSON, safetensors and vocabulary files are taken, never code. Raises
+    ModelFolderError for any other name.
     """
     if name is None or str(name) == DEFAULT:
         return Path(str(resources.files("diptych") / "assets" / "emoji"))
+    if (wanted := hub_id(str(name))) is not None:
+        return _fetched(wanted)
     folder = Path(name)
     try:
         there = folder.exists()
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{str(name)[:80]!r} is no name of a model ({error})") from error
-    if there:
-        if not folder.is_dir():
-            hint = (
-                " (a pickle: it could run code and is refused; convert it to safetensors)"
-                if folder.suffix in _PICKLES
-                else ""
-            )
-            raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
-        return folder
-    # a mistyped path is not sent to the hub: what is fetched from there may be anybody's
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not _is_path(folder):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(
-                snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
-            )
-        # no network, no such repository, no permission: the hub's client has an error class for each
-        except Exception as error:
-            raise ModelFolderError(
-                f"{name} is no folder here and could not be fetched from the hub ({error})"
-            ) from error
-    raise ModelFolderError(f"{name} is neither a folder, nor 'default', nor a hub id such as owner/name")
+    if not there:
+        like = re.fullmatch(_HUB_NAME, str(name))
+        hint = f"{HUB}{name}" if like else f"{HUB}owner/name"
+        raise ModelFolderError(
+            f"{name} is neither a folder here nor 'default'; a model of the hub is written {hint}"
+        )
+    if not folder.is_dir():
+        hint = (
+            " (a pickle: it could run code and is refused; convert it to safetensors)"
+            if folder.suffix in _PICKLES
+            else ""
+        )
+        raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
+    return folder
 
 
-def _is_path(name: Path) -> bool:
-    """Whether 'owner/name' can only be meant as a path here."""
-    return name.parent.exists() or name.parts[0] == "~" or name.suffix in (*_PICKLES, ".safetensors", ".json")
+def hub_id(name: str) -> str | None:
+    """The 'owner/name' of 'hf:owner/name'; None for what is no name of a model of the hub. Raises
+    ModelFolderError for 'hf:' with anything else behind it."""
+    if not name.startswith(HUB):
+        return None
+    found = name.removeprefix(HUB)
+    if not re.fullmatch(_HUB_NAME, found):
+        raise ModelFolderError(f"{name[:80]!r} names no model of the hub: it is written {HUB}owner/name")
+    return found
+
+
+def _fetched(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+    # no network, no such repository, no permission: the hub's client has an error class for each
+    except Exception as error:
+        raise ModelFolderError(f"{name} could not be fetched from the hub ({error})") from error
 
 
 def refuse_code(folder: Path) -> None:
@@ -77,6 +92,10 @@ def refuse_code(folder: Path) -> None:
         # weights' indices and vocabularies are large, and name no code
         if not path.name.endswith("config.json"):
             continue
+        if path.name == "adapter_config.json":
+            raise ModelFolderError(
+                f"{path} puts adapters on a model that it names itself: refused, merge them into the weights"
+            )
         if "auto_map" in _object(path):
             raise ModelFolderError(
                 f"{path} names code of its own (auto_map): refused, as no code of a model is ever run"
@@ -90,11 +109,28 @@ def check_depth(config: Mapping[str, Any], names: Collection[str], where: str) -
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_depth(value, names, f"{where}.{key}")
-        elif "layers" in key or key in ("depth", "count", "num_experts"):
+        elif "layers" in key or "blocks" in key or key in ("depth", "count", "num_experts"):
             counts = value if isinstance(value, list) else [value]
             asked = sum(count for count in counts if isinstance(count, int))
             if asked > stored:
                 raise ModelFolderError(f"{where}: {key} is {value}, but the weights hold {stored} tensors")
+
+
+Shape = tuple[int, ...]
+
+
+def check_shapes(expected: Mapping[str, Shape], stored: Mapping[str, Shape], where: str) -> None:
+    """Raises ModelFolderError for the first tensor that weights (`stored`, from their headers) lack, have in
+    another shape than the config gives it, or have and the config has no place for."""
+    for name, shape in expected.items():
+        if name not in stored:
+            raise ModelFolderError(f"{where}: the weights have no {name}, which the config asks for")
+        if tuple(stored[name]) != tuple(shape):
+            raise ModelFolderError(
+                f"{where}: {name} is {tuple(stored[name])}, the config's sizes make it {tuple(shape)}"
+            )
+    if extra := sorted(set(stored) - set(expected)):
+        raise ModelFolderError(f"{where}: the config has no place for {extra[0]}")
 
 
 def family_name(folder: Path) -> str | None:
@@ -125,7 +161,7 @@ def card(folder: Path) -> dict[str, Any]:
     """The model's card: what it was trained on, by which command, where it came from; {} where there is
     none."""
     path = folder / "card.json"
-    return _object(path) if path.is_file() else {}
+    return _object(path) if path.exists() else {}
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -138,7 +174,7 @@ def _object(path: Path) -> dict[str, Any]:
     return values
 
 
-class Weights(Mapping[str, Tensor]):
+class Weights(Mapping[str, "Tensor"]):
     """Tensors of safetensors files by name, each read from disk when it is asked for and kept by nobody
     here."""
 
@@ -160,6 +196,8 @@ class Weights(Mapping[str, Tensor]):
 
     def all(self) -> dict[str, Tensor]:
         """Every tensor, of files that are opened once each."""
+        from safetensors.torch import load_file
+
         found: dict[str, Tensor] = {}
         for path in dict.fromkeys(self._places.values()):
             found |= {name: _aligned(tensor) for name, tensor in load_file(path).items()}
@@ -244,11 +282,20 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
-def _opened(path: Path) -> Any:
+def header_shape(path: Path, name: str) -> tuple[int, ...]:
+    """Shape of a tensor of a safetensors file, for which torch is not loaded. Raises ModelFolderError for a
+    file that is missing or damaged, or has no tensor of that name."""
+    with _opened(path, "np") as file:
+        if name not in set(file.keys()):
+            raise ModelFolderError(f"{path} has no tensor {name!r}")
+        return tuple(file.get_slice(name).get_shape())
+
+
+def _opened(path: Path, framework: str = "pt") -> Any:
     if not path.is_file():
         raise ModelFolderError(f"{path} is missing")
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
         raise ModelFolderError(
             f"{path} cannot be read ({error}): cut off, damaged or no safetensors file"
@@ -264,6 +311,8 @@ def write(
 ) -> None:
     """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their
     own."""
+    from safetensors.torch import save_file
+
     write_whole(folder / "config.json", to_json(config))
     stored = {
         name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous()

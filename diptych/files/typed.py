@@ -10,6 +10,8 @@ import dataclasses
 import difflib
 import json
 import math
+import re
+import stat
 import types
 import typing
 from pathlib import Path
@@ -18,12 +20,19 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T")
+MAX_JSON = 2**29
+"""Bytes of a JSON file that is read."""
 
 
 def to_json(value: Any) -> str:
     """A dataclass, or plain values, as readable JSON."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+# what would command a terminal, or turn what is shown on it, and surrogates alone, which UTF-8 cannot hold
+_COMMANDS = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def check_finite(value: Any, where: str) -> None:
@@ -58,8 +67,14 @@ def parse(text: str | bytes, where: str, *, python: bool = False) -> Any:
 
 def read_json(path: Path, *, python: bool = False) -> Any:
     """Plain values of a JSON file; `python` as in `parse`. Raises ValueError naming the file where it is
-    missing, unreadable or no JSON."""
+    missing, unreadable, no regular file, larger than MAX_JSON, or no JSON."""
     try:
+        found = path.stat()
+        # before it is opened: a pipe would wait for its other end for ever
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is a folder, a pipe or a device, and a JSON file is needed")
+        if found.st_size > MAX_JSON:
+            raise ValueError(f"{path} has {found.st_size:,} bytes, more than the {MAX_JSON:,} that are read")
         return parse(path.read_bytes(), str(path), python=python)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error

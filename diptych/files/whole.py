@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield aside
         sync(aside)
         aside.replace(path)
+        # the file is on disk, its name is not until its folder is
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -34,32 +39,41 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, holding what `path` holds, to write more into; when the block ends well it
-    takes the name `path`, and else it is gone and `path` is as it was."""
-    aside, before = (path.with_name(f".{path.name}.{end}") for end in ("part", "before"))
-    # a kill came between the two renames below: what was there goes back to its name
-    if before.is_dir() and not path.exists():
-        before.rename(path)
-    # what a kill left
-    for stale in (aside, before):
-        shutil.rmtree(stale, ignore_errors=True)
+    """A folder that holds what `path` holds, to write more into; when the block ends well it takes the name
+    `path`, and else it is gone and `path` is as it was. Nothing else that lies beside `path` is touched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _put_back(path)
+    # a name of its own each time: what another process writes, or somebody keeps, is not cleared away
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    aside, before = work / "new", work / _BEFORE
     try:
         if path.is_dir():
             shutil.copytree(path, aside, ignore=shutil.ignore_patterns(".*.part"))
         else:
-            aside.mkdir(parents=True)
+            aside.mkdir()
         yield aside
+        for made in (aside, *aside.rglob("*")):
+            sync(made)
         # a folder that holds something cannot be renamed over
         if path.is_dir():
             path.rename(before)
         aside.rename(path)
-    except BaseException:
+        sync(path.parent)
+    finally:
         if before.is_dir() and not path.exists():
             before.rename(path)
-        raise
-    finally:
-        for stale in (aside, before):
-            shutil.rmtree(stale, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+_BEFORE = "before"
+
+
+def _put_back(path: Path) -> None:
+    """A kill came between the two renames of `whole_folder`: what was there goes back to its name."""
+    for kept in path.parent.glob(f".{glob.escape(path.name)}.*.part/{_BEFORE}"):
+        kept.rename(path)
+        return
 
 
 def sync(path: Path) -> None:
@@ -72,6 +86,9 @@ def sync(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal. Raises OSError for what is no regular file: a pipe would wait for
+    its other end for ever."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,6 +40,11 @@ class OptimConfig:
             raise ValueError(
                 f"lr and clip must be above 0 and decay a share, got {self.lr}, {self.clip}, {self.decay}"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be 0 or above, and below 1, got {self.betas}")
+        for name in ("warmup", "weight_decay", "final"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}")
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -72,8 +77,8 @@ def build_optimisers(
         (matrices if is_muon(name, parameter, config) else rest).append(parameter)
     if any(isinstance(p, DTensor) for p in matrices):
         raise ValueError(
-            "muon needs whole matrices and cannot run on sharded parameters; use --optim.name adamw or "
-            "came8bit"
+            "muon needs whole matrices and cannot run on sharded parameters: use --stages.N.optim.name "
+            "adamw, came or came8bit, or --parallel replicated"
         )
     if config.name in ("came", "came8bit"):
         bits = 8 if config.name == "came8bit" else 32

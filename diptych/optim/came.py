@@ -196,13 +196,15 @@ class CAME(torch.optim.Optimizer):
         return {"state": {numbers[p]: self.export_state(p) for p in self.state}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but for `bits`, which stay as they are here."""
         parameters = [p for g in self.param_groups for p in g["params"]]
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             if len(saved["params"]) != len(group["params"]):
                 raise ValueError(
                     f"the saved group has {len(saved['params'])} parameters, this one {len(group['params'])}"
                 )
-            group.update({name: value for name, value in saved.items() if name != "params"})
+            # how momentum is stored was said when this was made, and a saved state serves both
+            group.update({name: value for name, value in saved.items() if name not in ("params", "bits")})
         self.state.clear()
         for number, entries in state_dict["state"].items():
             copies = {name: tensor.clone() for name, tensor in entries.items()}

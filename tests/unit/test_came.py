@@ -12,7 +12,7 @@ from golden_files import load, load_json
 from safetensors.torch import load_file
 from torch import nn
 
-from diptych.optim import CAME, eight_bit
+from diptych.optim import CAME, batches, eight_bit
 from diptych.optim.batches import TOGETHER, Kind, round_randomly
 
 NAMES = ("matrix", "vector", "conv1x1", "depthwise3x3")
@@ -141,6 +141,22 @@ def test_a_resumed_optimiser_steps_as_the_straight_one_to_the_bit(bits):
     assert all(torch.equal(a, b) for a, b in zip(straight, stopped, strict=True))
     for a, b in zip(straight, stopped, strict=True):
         assert all(torch.equal(one.state[a][name], second.state[b][name]) for name in one.state[a])
+
+
+@pytest.mark.parametrize(("saved", "own"), [(8, 32), (32, 8)])
+def test_a_state_of_the_other_precision_is_taken_over_and_the_bits_are_not(saved, own, monkeypatch):
+    monkeypatch.setattr(batches, "MIN_EIGHT_BIT", 1)
+    weights = parameters()
+    first = CAME(weights, lr=1e-3, bits=saved)
+    take_steps(first, weights, range(2))
+    second = CAME(weights, lr=1e-2, bits=own)
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["bits"] == own
+    assert second.param_groups[0]["lr"] == 1e-3
+    kept = {name for state in second.state.values() for name in state}
+    assert ("exp_avg_codes" in kept) == (own == 8)
+    take_steps(second, weights, range(2, 3))
+    assert all(p.isfinite().all() for p in weights)
 
 
 def test_weights_that_moved_elsewhere_are_followed():

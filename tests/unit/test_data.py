@@ -1,5 +1,6 @@
 """Order, packing, tokens and readers."""
 
+import dataclasses
 import json
 from itertools import pairwise
 
@@ -10,15 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.contracts import BadSample, Picture, Sample, Turn
+from diptych.contracts import CLEAN, NOISY, TEXT, BadSample, Picture, Sample, Turn
 from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
 from diptych.data.conversations.packing import collate, pack
 from diptych.data.conversations.readers import JsonlSource, TextSource, fit
 from diptych.data.conversations.tokens import (
-    CLEAN,
     NO_LABEL,
-    NOISY,
-    TEXT,
     answer_prefix,
     drawing_prefix,
     write,
@@ -186,18 +184,16 @@ def test_a_broken_sample_is_named_and_never_replaced(tokenizer):
 def test_noise_is_that_of_the_runs_seed_and_of_the_samples_number(tokenizer):
     config = LoaderConfig(documents_per_step=6, row_tokens=40, workers=0, drop_text=0.0)
 
-    def step(seed: int, number: int, first: int = 0) -> dict[str, torch.Tensor]:
-        return noises(
-            [DocumentDataset(mixture(seed, a=1.0), tokenizer, 8, config, first_sample=first)[number]]
-        )
+    def step(seed: int, number: int, config: LoaderConfig = config) -> dict[str, torch.Tensor]:
+        return noises([DocumentDataset(mixture(seed, a=1.0), tokenizer, 8, config)[number]])
 
     first, second = step(0, 0), step(0, 1)
     values = [round(float(v[0]), 6) for v in (*first.values(), *second.values())]
     assert len(set(values)) == 12
     assert all(not torch.equal(first[key], found) for key, found in step(1, 0).items())
-    moved = step(0, 0, first=6)
-    assert moved.keys() == second.keys()
-    assert all(torch.equal(moved[key], second[key]) for key in moved)
+    both = step(0, 0, dataclasses.replace(config, documents_per_step=12))
+    assert both.keys() == first.keys() | second.keys()
+    assert all(torch.equal(both[key], noise) for key, noise in {**first, **second}.items())
 
 
 def test_pictures_of_one_document_have_noise_of_their_own(tokenizer):
@@ -224,6 +220,7 @@ def test_documents_and_pictures_of_a_batch_are_numbered_through(tokenizer):
     # four copies of pictures, each with a number of its own
     assert sorted(set(batch.picture.flatten().tolist())) == [-1, 0, 1, 2, 3]
     assert (batch.document[0][batch.picture[0] >= 2] == 1).all()
+    assert ((batch.picture >= 0) == ((batch.kind == CLEAN) | (batch.kind == NOISY))).all()
 
 
 @given(st.lists(st.integers(1, 120), max_size=40), st.integers(8, 100))
@@ -369,6 +366,18 @@ def test_plain_text_and_files_that_cannot_be(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no samples"):
         JsonlSource(tmp_path / "empty.jsonl", seed=0, multiple=8, max_side=32)
+
+
+def test_every_picture_of_an_assistants_turn_is_drawn_and_keeps_its_place(tmp_path):
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    told = [{"from": "human", "value": "go"}, {"from": "gpt", "value": "one <image> two<image>"}]
+    turn = lines(tmp_path, {"conversations": told, "image": ["a.png", "b.png"]}).read(0).turns[1]
+    one, red, two, blue = turn.parts
+    assert (one, two) == ("one", "two")
+    assert (red.drawn, blue.drawn) == (True, True)
+    assert red.pixels[0, 0].tolist() == [255, 0, 0]
+    assert blue.pixels[0, 0].tolist() == [0, 0, 255]
 
 
 def test_lines_are_drawn_in_another_order_each_once(tmp_path):

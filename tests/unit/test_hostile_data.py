@@ -241,6 +241,13 @@ def test_a_line_longer_than_the_limit_is_passed_over_and_a_hopeless_file_refused
         list(foreign.lines(tmp_path / "pipe"))
 
 
+def test_no_more_prompts_are_read_than_are_asked_for(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n{"text": "two"}\nno JSON at all\n')
+    assert read_prompts(tmp_path / "a.jsonl", 2) == ["one", "two"]
+    with pytest.raises(ValueError, match=r"a\.jsonl:3: not JSON"):
+        read_prompts(tmp_path / "a.jsonl", 3)
+
+
 # conversations
 
 GOOD = {"conversations": [{"from": "human", "value": "a cat"}, {"from": "gpt", "value": "a cat"}]}
@@ -280,13 +287,18 @@ BAD_LINES = [
 ]
 
 
+def spoilt_media(folder):
+    """What the bad lines name."""
+    write(folder, "a.png", picture())
+    (folder / "broken.png").write_bytes(as_png(picture())[:200])
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe.png")
+    return folder
+
+
 @pytest.fixture
 def media(tmp_path):
-    write(tmp_path, "a.png", picture())
-    (tmp_path / "broken.png").write_bytes(as_png(picture())[:200])
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    os.mkfifo(tmp_path / "pipe.png")
-    return tmp_path
+    return spoilt_media(tmp_path)
 
 
 def jsonl(folder, *rows):

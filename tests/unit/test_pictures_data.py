@@ -19,6 +19,7 @@ from diptych.data.captioned.captions import CaptionLaw, choose, probabilities
 from diptych.data.captioned.index import Index, build
 from diptych.data.captioned.loader import PictureDataset, PictureLoaderConfig, is_validation
 from diptych.data.frames import encoded
+from diptych.data.pictures import FPS, save_picture
 
 
 def picture(width=32, height=24, seed=0):
@@ -28,6 +29,12 @@ def picture(width=32, height=24, seed=0):
 def as_png(image):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def as_bmp(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "BMP")
     return buffer.getvalue()
 
 
@@ -180,6 +187,35 @@ def test_a_stopped_index_goes_on(tmp_path, monkeypatch):
     assert "00.png" not in opened, "the first part was done before the stop"
 
 
+def test_a_picture_that_changed_while_an_index_was_stopped_is_looked_at_again(tmp_path, monkeypatch):
+    write(tmp_path, "a.bmp", picture(32, 24, seed=0), "a")
+    monkeypatch.setattr(index_module, "_without_duplicates", lambda rows: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        build(tmp_path)
+    monkeypatch.undo()
+    # as many bytes, of other sides
+    changed = as_bmp(picture(24, 32, seed=1))
+    assert len(changed) == (tmp_path / "a.bmp").stat().st_size
+    (tmp_path / "a.bmp").write_bytes(changed)
+    assert Index(build(tmp_path)).sizes().tolist() == [[24, 32]]
+
+
+def test_a_copy_of_a_picture_that_is_of_no_use_is_used(tmp_path):
+    write(tmp_path, "a.png", picture())
+    write(tmp_path, "b.png", picture(), "b")
+    index = Index(build(tmp_path))
+    assert [row.id for row in index.rows] == ["b.png"]
+    assert problems(index) == {"a.png": "no caption"}
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, 2.0, 3.0]])
+def test_scores_that_are_not_one_a_caption_are_left_out(tmp_path, scores):
+    write(tmp_path, "a.png", picture())
+    row = {"file_name": "a.png", "captions": ["one", "two"], "scores": scores}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert [row.scores for row in Index(build(tmp_path)).rows] == [()]
+
+
 def test_files_that_changed_since_are_refused(tmp_path):
     path = write(tmp_path, "a.png", picture(), "a")
     build(tmp_path)
@@ -196,6 +232,19 @@ def test_a_damaged_index_is_refused(tmp_path):
         Index(path)
     with pytest.raises(ValueError, match="there is no index; make one with"):
         Index(tmp_path / "elsewhere.parquet")
+
+
+@pytest.mark.parametrize(("fps", "milliseconds"), [(4.0, 250), (None, 1000 / FPS)])
+@pytest.mark.parametrize("name", ["a.gif", "a.webp"])
+def test_a_clip_plays_at_the_pace_that_it_is_given(tmp_path, name, fps, milliseconds):
+    frames = np.stack([np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 120, 250)])
+    save_picture(frames, tmp_path / name, fps)
+    with Image.open(tmp_path / name) as clip:
+        assert clip.n_frames == 3
+        clip.seek(1)
+        clip.load()
+        # a GIF counts in hundredths of a second
+        assert clip.info["duration"] == pytest.approx(milliseconds, abs=5)
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
@@ -315,6 +364,16 @@ def test_a_bucket_without_a_batch_joins_its_neighbour():
     assert len(plan.joined) == 1
     seen = {n for epoch in range(6) for step in range(2) for n in plan.at(epoch * 2 + step)[2].tolist()}
     assert seen == set(range(11))
+
+
+def test_the_smallest_bucket_is_joined_first():
+    """It fills its neighbour, which then stays: the larger group's pictures keep their shape."""
+    tall, taller = ((b.width, b.height) for b in buckets(128, 16)[4:6])
+    assert tall < taller
+    plan = BucketPlan(np.array([tall] * 3 + [taller]), (128,), 16, 4, 0)
+    assert plan.joined == {Bucket(*taller): Bucket(*tall)}
+    plan = BucketPlan(np.array([tall] + [taller] * 3), (128,), 16, 4, 0)
+    assert plan.joined == {Bucket(*tall): Bucket(*taller)}
 
 
 def test_too_few_pictures_are_an_error():
@@ -442,6 +501,12 @@ def test_an_epoch_may_choose_another_caption_than_the_one_before(collection):
         for caption in captions(data[step].batches[0]):
             used.setdefault(caption.split()[1], set()).add(caption)
     assert np.mean([len(found) == 2 for found in used.values()]) > 0.8
+
+
+def test_pictures_of_one_epoch_choose_their_captions_apart(collection):
+    data = dataset(collection)
+    kinds = [data.sample(n, Bucket(64, 64), 0, 0).prompts[0].text.split()[0] for n in range(30)]
+    assert 5 < kinds.count("other") < 25
 
 
 def test_a_stage_begins_its_pictures_anew_with_noise_of_its_own(collection):

@@ -14,6 +14,7 @@ from diptych.worlds.emoji import (
     FontNotFoundError,
     Wanted,
     WorldConfig,
+    captions,
 )
 from diptych.worlds.emoji.captions import (
     caption,
@@ -25,7 +26,7 @@ from diptych.worlds.emoji.captions import (
 )
 from diptych.worlds.emoji.claims import shows, spoiled
 from diptych.worlds.emoji.font import find_font
-from diptych.worlds.emoji.names import full_kinds, pluralise
+from diptych.worlds.emoji.names import LANGUAGES, full_kinds, pluralise
 from diptych.worlds.emoji.questions import ask, judge_answer, scene_facts
 from diptych.worlds.emoji.scene import Placed, Scene, held_out
 from diptych.worlds.emoji.source import EmojiSource, random_edit
@@ -60,6 +61,17 @@ def test_names_of_the_full_world():
         "cherries",
         "thumbs up: dark skin tone",
     ]
+
+
+@pytest.mark.parametrize("languages", [(), ("xx",), ("id", "de")])
+def test_languages_without_words_are_refused(languages):
+    with pytest.raises(ValueError, match="languages must be one or more of id, got"):
+        WorldConfig(languages=languages)
+
+
+def test_there_are_words_for_every_language():
+    tables = (captions._FRAMES, captions._NUMBERS, captions._AND, captions._BACKGROUND, captions._RELATIONS)
+    assert all(table.keys() == {"en", *LANGUAGES} for table in tables)
 
 
 def test_the_font_draws_the_whole_list(world):

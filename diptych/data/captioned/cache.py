@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.data.captioned.buckets import Bucket
-from diptych.files.typed import read, to_json
+from diptych.files.typed import convert, read, read_json, to_json
 from diptych.files.whole import checksum, whole, write_whole
 
 MANIFEST = "cache.json"
+BEGUN = "encoders.json"
+"""Which encoders make a cache, from its first shard on."""
 SHARD = 256
 """Entries of a shard."""
 LEARNED = "learned"
@@ -31,6 +34,25 @@ def target_key(id: str, bucket: Bucket) -> str:
 
 def text_key(caption: str) -> str:
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
+
+
+def begin_cache(folder: Path, space: str, text: str | None) -> None:
+    """Note which encoders a cache is made by. Raises ValueError where others have begun it: what they left
+    would be taken for what these make."""
+    path, made_by = folder / BEGUN, {"space": space, "text": LEARNED if text is None else text}
+    begun = path if path.is_file() else folder / MANIFEST
+    if begun.is_file():
+        told = convert(dict[str, Any], read_json(begun), str(begun))
+        for name, identity in made_by.items():
+            # a text encoder that learns leaves nothing here, and finds nothing
+            if LEARNED not in (told.get(name), identity) and told.get(name) != identity:
+                raise ValueError(
+                    f"{folder} was begun by another {name} encoder ({told.get(name)}, here {identity}): "
+                    "choose another folder"
+                )
+        made_by = {name: told[name] if made == LEARNED else made for name, made in made_by.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, to_json(made_by))
 
 
 def write_shards(
@@ -104,11 +126,17 @@ def write_manifest(folder: Path, space: str, text: str | None, keys: Mapping[str
 
 
 def _known_sums(folder: Path) -> dict[str, str]:
-    """Checksums by shard of a cache that was closed before; {} where none can be read."""
-    try:
-        return read(Manifest, folder / MANIFEST).sha256
-    except ValueError:
+    """Checksums by shard of a cache that was closed before; {} for one that was not. Raises ValueError where
+    something else has the manifest's name, before any work is done."""
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
         return {}
+    try:
+        return read(Manifest, path).sha256
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is there already and closes no cache of ours: remove it or name another folder ({error})"
+        ) from error
 
 
 class TargetCache:

@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diptych.contracts import BadSample
 from diptych.data.captioned.layouts import Found, Unit, units
 from diptych.data.foreign import MAX_TEXT, read_bytes, regular, shortened
-from diptych.data.pictures import MAX_BYTES, MAX_SIDE, PictureError, open_picture
+from diptych.data.pictures import MAX_BYTES, MAX_SIDE, PictureError, Room, open_picture
+from diptych.files.memory import give_memory_back
 from diptych.files.whole import whole
 
 INDEX = "diptych-index.parquet"
@@ -87,6 +89,8 @@ def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], 
     if not work:
         raise ValueError(f"{folder} holds no pictures, no JSONL and no tar shards")
     aside.mkdir(parents=True, exist_ok=True)
+    # each thread would else keep room for the largest picture that it has decoded
+    give_memory_back()
     total = sum(unit.weight for unit in work)
     done = 0
     parts = []
@@ -131,6 +135,11 @@ def _is_index(path: Path) -> bool:
         return False
 
 
+_files = Room(MAX_BYTES)
+"""Bytes of picture files that all threads hold at one time."""
+_NOTHING = hashlib.sha256(b"").hexdigest()[:24]
+
+
 def _examine(folder: Path, found: Found) -> Row:
     """Decode one picture and make its row."""
     path = folder / found.file
@@ -147,14 +156,17 @@ def _examine(folder: Path, found: Found) -> Row:
             problem=found.problem or "the file is gone",
         )
     width = height = 0
-    data = b""
+    sha = _NOTHING
     try:
         if found.size > MAX_BYTES:
             raise PictureError(f"the picture has {found.size:,} bytes ({MAX_BYTES:,} at most)")
-        data = read_bytes(path, found.offset, found.size)
-        # decoded whole, not only its header: a file that is cut short is found now and not in the middle of a
-        # run
-        height, width = open_picture(data, found.id).shape[:2]
+        with _files.taken(found.size):
+            data = read_bytes(path, found.offset, found.size)
+            # of the bytes as they lie: a picture saved anew counts as another one
+            sha = hashlib.sha256(data).hexdigest()[:24]
+            # decoded whole, not only its header: a file that is cut short is found now and not in the middle
+            # of a run
+            height, width = open_picture(data, found.id).shape[:2]
         problem = "" if found.captions else "no caption"
     except PictureError as error:
         problem = str(error).removeprefix(f"{found.id}: ")
@@ -162,8 +174,6 @@ def _examine(folder: Path, found: Found) -> Row:
         problem = f"the file cannot be read ({error.strerror})"
     if not found.size:
         problem = "the file is empty"
-    # of the bytes as they lie: a picture saved anew counts as another one
-    sha = hashlib.sha256(data).hexdigest()[:24]
     modified = path.stat().st_mtime_ns
     return Row(
         **place,
@@ -228,6 +238,53 @@ def _fault(row: Row) -> str:
     return "" if re.fullmatch("[0-9a-f]{24}", row.sha256) else "has no checksum"
 
 
+def _read(path: Path) -> pa.Table:
+    """The table of an index, its texts still as numbers of the texts that they repeat. Raises ValueError for
+    one that is small on disk and would be huge in memory."""
+    size = regular(path)
+    most = max(UNPACKED, RATIO * size)
+    with pq.ParquetFile(path, read_dictionary=_TEXTS) as file:
+        about = file.metadata
+        # a row holds a checksum at least; what claims more rows than bytes would fill the memory
+        if about.num_rows > size:
+            raise ValueError(f"{about.num_rows:,} rows in {size:,} bytes")
+        columns = [
+            about.row_group(group).column(number)
+            for group in range(about.num_row_groups)
+            for number in range(about.num_columns)
+        ]
+        # what its pages unpack to, with the numbers and objects that each value is held by
+        declared = sum(column.total_uncompressed_size + 16 * column.num_values for column in columns)
+        if declared > most:
+            raise ValueError(f"{size:,} bytes unpack to {declared:,}")
+        table = file.read()
+    texts = [table.column(name) for name in table.column_names]
+    told = sum(_letters(column) for column in texts)
+    if told > most:
+        raise ValueError(f"{size:,} bytes hold {told:,} bytes of text")
+    return table
+
+
+UNPACKED, RATIO = 2**28, 32
+"""Bytes that an index may take in memory however small it is on disk, and how many for each byte there."""
+_TEXTS = [
+    f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+    for field in SCHEMA
+    if field.type in (pa.string(), pa.list_(pa.string()))
+]
+
+
+def _letters(column: pa.ChunkedArray) -> int:
+    """Bytes of the texts of a column, each as often as it stands there."""
+    total = 0
+    for chunk in column.chunks:
+        values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+        if pa.types.is_dictionary(values.type):
+            lengths = pc.binary_length(values.dictionary)
+            total += pc.sum(pc.take(lengths, values.indices)).as_py() or 0
+    return total
+
+
 class Index:
     """An index opened for training: its usable rows, and its problems apart.
 
@@ -239,25 +296,18 @@ class Index:
         path = path / INDEX if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"{path}: there is no index; make one with: diptych data index {path.parent}")
+        again = f"make it again with: diptych data index {path.parent}"
         try:
-            about = pq.read_metadata(path)
-            # a row holds a checksum at least; what claims more rows than bytes would fill the memory
-            if about.num_rows > regular(path):
-                raise ValueError(f"{about.num_rows:,} rows in {regular(path):,} bytes")
-            table = pq.read_table(path)
+            schema = pq.read_schema(path)
+            if (schema.metadata or {}).get(b"diptych_index") != VERSION:
+                raise ValueError("it is of another version, or of something else")
+            if not schema.equals(SCHEMA):
+                raise ValueError("it has other columns than an index")
+            table = _read(path)
+            if any(column.null_count for column in table.columns):
+                raise ValueError("it has values that are missing")
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no whole index ({error}); make it again with: diptych data index {path.parent}"
-            ) from error
-        if (table.schema.metadata or {}).get(b"diptych_index") != VERSION:
-            raise ValueError(
-                f"{path} is no index of this version; make it again with: diptych data index {path.parent}"
-            )
-        if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
-            raise ValueError(
-                f"{path} has other columns than an index; make it again with: "
-                f"diptych data index {path.parent}"
-            )
+            raise ValueError(f"{path} is no whole index ({error}); {again}") from error
         self.path, self.folder = path, path.parent
         rows = _rows(table)
         self.rows = [row for row in rows if not row.problem]

@@ -34,6 +34,8 @@ MAX_SIDECAR = 2**26
 """Bytes of a file beside a shard, which is read whole."""
 MAX_SCORE = 1e30
 """What is beyond has no meaning, and overflows the index's float32."""
+MAX_PADDING = 2**20
+"""Bytes behind the end of a shard that are looked at."""
 CHUNK = 512
 """Pictures of one unit of work."""
 
@@ -149,10 +151,12 @@ def _sound(found: Found) -> Found:
     """What was found, or its captions named as a problem."""
     longest = max((len(caption) for caption in found.captions), default=0)
     if longest > MAX_TEXT and not found.problem:
-        found = Found(
-            found.id, found.file, problem=f"a caption of {longest:,} characters ({MAX_TEXT:,} at most)"
-        )
+        found = Found(found.id, found.file, problem=_too_long(longest))
     return found
+
+
+def _too_long(length: int) -> str:
+    return f"a caption of {length:,} characters ({MAX_TEXT:,} at most)"
 
 
 def _listing(folder: Path, name: str) -> Iterator[Found]:
@@ -288,6 +292,8 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
                     # the last dot: keys may hold dots of their own
                     stem, dot, ending = member.name.rpartition(".")
                     members.setdefault(stem if dot else member.name, {})[dot + ending.lower()] = member
+            if rest := _unread(folder / name, tar.offset):
+                problems.append(Found(name, name, problem=rest))
             # read while the file is open; pictures are only located
             texts = {key: _member_texts(tar, parts) for key, parts in members.items()}
     # tarfile meets damaged headers with errors of many kinds
@@ -318,6 +324,18 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
                 problem,
             )
         )
+
+
+def _unread(path: Path, end: int) -> str:
+    """What is wrong with a shard that reading stopped at: tarfile takes a damaged header for the end."""
+    left = path.stat().st_size - end
+    # as much as the padding of any writer: an archive may be followed by zeros alone
+    rest = read_bytes(path, end, MAX_PADDING)
+    if left <= 0 or not rest.strip(b"\0"):
+        return ""
+    if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        return f"no valid header at byte {end:,}: what follows is not read"
+    return f"the archive ends at byte {end:,}, and the {left:,} bytes behind it are not read"
 
 
 def _member_problem(member: tarfile.TarInfo) -> str:
@@ -357,6 +375,10 @@ def _member_texts(tar: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> tu
                 for i, v in enumerate(found)
                 if isinstance(v, str)
             }
+        longest = max(map(len, named.values()), default=0)
+        if longest > MAX_TEXT:
+            # here and not in `_sound`: a shard's captions are all held until its members are told
+            return {}, _too_long(longest)
     return named, ""
 
 

@@ -25,7 +25,8 @@ class PictureLoaderConfig:
     pictures_per_step: int = 64
     """Pictures of one optimiser step, over all ranks and accumulations."""
     resolutions: tuple[int, ...] = (128,)
-    """Base resolutions, px; a picture goes to the largest that it need not be enlarged for."""
+    """Base resolutions, px; a picture goes to the largest that it need not be enlarged for. Empty: the native
+    size of the model that a run starts from."""
     accumulate: int = 1
     workers: int = 1
     drop_text: float = 0.1
@@ -35,10 +36,10 @@ class PictureLoaderConfig:
     """Share of the pictures, chosen by their checksums, that is never trained on."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.accumulate <= self.pictures_per_step or not self.resolutions:
+        if not 1 <= self.accumulate <= self.pictures_per_step:
             raise ValueError(
-                "accumulate must be at least 1 and at most pictures_per_step, resolutions not empty, got "
-                f"{self.accumulate}, {self.pictures_per_step}, {self.resolutions}"
+                f"accumulate must be at least 1 and at most pictures_per_step, got {self.accumulate}, "
+                f"{self.pictures_per_step}"
             )
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers must be 0 to {MAX_WORKERS}, got {self.workers}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.contracts import ImageSpace, TextEncoder
 from diptych.data.captioned.buckets import Bucket, BucketPlan, fit
-from diptych.data.captioned.cache import target_key, text_key, write_manifest, write_shards
+from diptych.data.captioned.cache import begin_cache, target_key, text_key, write_manifest, write_shards
 from diptych.data.captioned.index import Index
 from diptych.data.captioned.loader import as_tensor, is_validation
 from diptych.data.frames import encoded
@@ -38,7 +38,7 @@ def precompute(
 
     Goes on where a run was stopped. With `parts` above 1, this process does its share; the cache is closed by
     the process that finds all shards written. Raises BadSample for a picture that changed since it was
-    indexed, ValueError for a part that is none of `parts`.
+    indexed, ValueError for a part that is none of `parts`, and for a folder that other encoders have begun.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a share, got {validation}")
@@ -57,6 +57,7 @@ def precompute(
                 for i, n in enumerate(numbers)
             }
     identity = None if encoder is None else encoder.identity()
+    begin_cache(out, space.identity(), identity)
     captions = (
         {text_key(caption): caption for row in index.rows for caption in row.captions}
         if identity is not None

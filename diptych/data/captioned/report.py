@@ -13,6 +13,7 @@ from rich.table import Table
 from diptych.data.captioned.buckets import Bucket, BucketPlan, fit
 from diptych.data.captioned.index import Index
 from diptych.data.pictures import save_picture
+from diptych.files.visible import one_line
 from diptych.files.whole import whole
 
 SHOWN = 48
@@ -30,12 +31,12 @@ def inspect(
         raise ValueError(f"{index.path} holds no usable picture; its problems: {_problem_counts(index)}")
     plan = BucketPlan(index.sizes(), resolutions, multiple, 1, 0)
     words = [len(caption.split()) for row in index.rows for caption in row.captions]
-    table = Table("what", "count", title=escape(str(index.folder)))
+    table = Table("what", "count", title=escape(one_line(str(index.folder))))
     table.add_row("pictures", f"{len(index):,}")
     table.add_row("captions", f"{len(words):,} (words: median {int(np.median(words))}, longest {max(words)})")
     table.add_row("with scores", f"{sum(bool(row.scores) for row in index.rows):,}")
     for reason, count in _problem_counts(index).items():
-        table.add_row(escape(f"left out: {reason}"), f"{count:,}")
+        table.add_row(escape(one_line(f"left out: {reason}")), f"{count:,}")
     counts = Counter(plan.bucket_of)
     for bucket, count in counts.most_common(8):
         table.add_row(f"bucket {bucket.width}x{bucket.height}", f"{count:,}")

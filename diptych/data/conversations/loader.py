@@ -55,12 +55,11 @@ class DocumentDataset(StepDataset[Batch]):
         token: int,
         config: LoaderConfig,
         *,
-        first_sample: int = 0,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.mixture, self.tokenizer, self.token, self.config = mixture, tokenizer, token, config
-        self.first_sample, self.rank, self.ranks = first_sample, rank, ranks
+        self.rank, self.ranks = rank, ranks
         self.workers = config.workers
 
     def __getitem__(self, step: int) -> StepData[Batch]:
@@ -72,7 +71,7 @@ class DocumentDataset(StepDataset[Batch]):
             owner, group = divmod(place % groups, self.config.accumulate)
             if owner != self.rank:
                 continue
-            n = self.first_sample + step * self.config.documents_per_step + place
+            n = step * self.config.documents_per_step + place
             try:
                 parts[group].append((self.document(n), self._key(n)))
             except BadSample as error:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.conversations.tokens import NO_LABEL, PAD, TEXT, Document
+from diptych.contracts import PAD, TEXT
+from diptych.data.conversations.tokens import NO_LABEL, Document
 
 
 @dataclass(frozen=True)

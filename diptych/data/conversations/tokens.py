@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from diptych.contracts import Picture, Sample
+from diptych.contracts import CLEAN, NOISY, TEXT, Picture, Sample
 from diptych.files.whole import whole
 
-TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
-"""What a slot holds; the model's layout uses the same numbers."""
 SPECIAL = (
     "<|pad|>",
     "<|user|>",
@@ -77,6 +76,12 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         return self.inner.get_vocab_size()
+
+    @property
+    def has_capitals(self) -> bool:
+        """Whether it was learnt from texts with capital letters: else a word with one is no token of its."""
+        pieces = set(self.inner.get_vocab()) - set(SPECIAL)
+        return any(len(piece) > 1 and re.search("[A-Z]", piece) for piece in pieces)
 
     def encode(self, text: str) -> list[int]:
         return self.inner.encode(text, add_special_tokens=False).ids

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import emoji as unicode_emoji
 
+LANGUAGES = ("id",)
+"""Languages beside English that there are words for in `captions.py`."""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
 SHAPES = ("circle", "square", "heart")
 _SHAPE_GLYPHS = {

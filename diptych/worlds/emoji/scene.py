@@ -18,7 +18,7 @@ import numpy as np
 
 from diptych.files.typed import convert
 from diptych.worlds.emoji.font import find_font, render_glyph
-from diptych.worlds.emoji.names import BACKGROUNDS, Kind, full_kinds, small_kinds
+from diptych.worlds.emoji.names import BACKGROUNDS, LANGUAGES, Kind, full_kinds, small_kinds
 
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Relation -> direction (x, y) from the second object to the first; y grows downwards."""
@@ -51,6 +51,10 @@ class WorldConfig:
             raise ValueError(
                 f"size must be at least 3 boxes of {self.box} px and lattice at least 1, got "
                 f"{self.size}, {self.lattice}"
+            )
+        if not self.languages or set(self.languages) - set(LANGUAGES):
+            raise ValueError(
+                f"languages must be one or more of {', '.join(LANGUAGES)}, got {', '.join(self.languages)!r}"
             )
 
     @property
