@@ -15,10 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.files.folder import check_depth, open_weights, read_config, refuse_code
+from diptych.files.folder import (
+    ModelFolderError,
+    check_depth,
+    check_shapes,
+    open_weights,
+    read_config,
+    refuse_code,
+)
+from diptych.models.meta import without_storage
 
 MAX_TOKENS = 300
 """Text tokens that SANA reads: the first one, and the 299 after the instruction."""
+
+
+_UNREAD = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""Of a config: what says where it came from, and nothing of what is computed."""
 
 
 def published_instruction() -> str:
@@ -59,10 +71,23 @@ class GemmaEncoder:
         whole, or of another size than its config says."""
         for part in dict.fromkeys((folder, tokenizer)):
             refuse_code(part)
-        check_depth(read_config(folder), open_weights(folder), str(folder / "config.json"))
-        from transformers import AutoModel, AutoTokenizer
+        # without it, transformers makes one up that knows no words
+        if not (tokenizer / "tokenizer.json").is_file():
+            raise ModelFolderError(f"{tokenizer} has no tokenizer.json")
+        stored, where = open_weights(folder), str(folder / "config.json")
+        check_depth(read_config(folder), stored, where)
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+        reading = folder
         try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            # names and shapes before any memory: the config may be of a larger model
+            with without_storage():
+                expected = AutoModel.from_config(config, trust_remote_code=False).state_dict()
+            # a model that was saved with a head over it names its body, and the head is not read
+            shapes = {name.removeprefix("model."): shape for name, shape in stored.shapes().items()}
+            shapes.pop("lm_head.weight", None)
+            check_shapes({name: tuple(empty.shape) for name, empty in expected.items()}, shapes, where)
             model, found = AutoModel.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -71,11 +96,14 @@ class GemmaEncoder:
                 dtype=dtype or "auto",
                 output_loading_info=True,
             )
+            reading = tokenizer
             words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
+        except ModelFolderError:
+            raise
         # transformers and tokenizers have an error class for each thing that a file may lack, some of them
         # plain Exception
         except Exception as error:
-            raise ValueError(f"{folder}: the text encoder cannot be read ({error})") from error
+            raise ValueError(f"{reading}: the text encoder cannot be read ({error})") from error
         if found["missing_keys"]:
             # filled with random numbers otherwise, and only a warning said so
             raise ValueError(f"{folder}: the text encoder's weights lack {sorted(found['missing_keys'])[0]}")
@@ -88,8 +116,12 @@ class GemmaEncoder:
 
     def identity(self) -> str:
         digest = hashlib.sha256(f"gemma {self.instruction!r} {self.lowercase}".encode())
+        config: Any = self.model.config
+        told = {key: value for key, value in config.to_dict().items() if key not in _UNREAD}
+        digest.update(repr(sorted(told.items(), key=str)).encode())
+        digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + str(tuple(tensor.shape)).encode())
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             # a sum each, not all bytes: billions of weights are only to be told from other ones
             digest.update(tensor.detach().float().sum().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from diptych.flow.law import NoiseLaw
@@ -44,8 +45,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= 1000:
             raise ValueError(f"num_steps must be 1 to 1000, got {self.num_steps}")
-        if self.shift <= 0:
-            raise ValueError(f"shift must be above 0, got {self.shift}")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift must be a number above 0, got {self.shift}")
         for name, known in (("guidance_norm", GUIDANCE_NORMS), ("solver", SOLVERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class NoiseLaw:
     # repeats them
     def sigma(self, draw: Tensor) -> Tensor:
         """Levels (P,) from standard normal draws (P,)."""
-        return self.shifted(torch.sigmoid(self.mean + self.std * draw))
+        return self.shifted((self.mean + self.std * draw).sigmoid())
 
     def shifted(self, u: Tensor) -> Tensor:
         """The shift alone, of levels in 0..1."""

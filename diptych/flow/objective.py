@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diptych.flow.shapes import per_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def to_velocity(predicted_clean: Tensor, noisy: Tensor, sigma: Tensor, sigma_min: float) -> Tensor:

@@ -63,8 +63,7 @@ def stack_of(plan: Plan, media: Sequence[Media]) -> Stack:
     """
     if not (plan.width and plan.height):
         raise ValueError("draw() takes settled plans: size, steps and guidance filled in")
-    if len(media) != len(plan.inputs):
-        raise RequestError(f"the plan names {len(plan.inputs)} attached media, but there are {len(media)}")
+    check_media(plan, media)
     times, given = [], []
     for place in plan.stack():
         if place.medium is None:
@@ -77,6 +76,12 @@ def stack_of(plan: Plan, media: Sequence[Media]) -> Stack:
             # torch.tensor copies: an array that may not be written to would only be lent with a warning
             given.append(Given(place.role, torch.tensor(frame).permute(2, 0, 1), time))
     return Stack(plan.width, plan.height, tuple(times), tuple(given))
+
+
+def check_media(plan: Plan, media: Sequence[Media]) -> None:
+    """Raises RequestError where there are not as many media as the plan has roles for."""
+    if len(media) != len(plan.inputs):
+        raise RequestError(f"the plan names {len(plan.inputs)} attached media, but there are {len(media)}")
 
 
 def _draw_batch(

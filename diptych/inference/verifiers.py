@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from diptych.contracts import VERIFY, System, Verifier
-from diptych.files.folder import refuse_code
+from diptych.files.folder import hub_id, locate, refuse_code
 from diptych.request import Media, Message, RequestError, Task
 
 KINDS = "self, clip, clip:MODEL or vlm:MODEL"
-CLIP = "openai/clip-vit-base-patch32"
+CLIP = "hf:openai/clip-vit-base-patch32"
 BATCH = 16
 """Pictures judged together."""
 
@@ -24,7 +23,7 @@ class YesNo:
 
     def __init__(self, system: System, name: str) -> None:
         """Raises RequestError for a model that cannot read pictures."""
-        if Task.ANSWER not in system.capabilities:
+        if Task.ANSWER not in system.settings.tasks:
             raise RequestError(
                 f"verifier {name!r}: this model draws only, it cannot read pictures; use clip or vlm:MODEL"
             )
@@ -125,8 +124,8 @@ class VisionLanguageModel:
 def load_verifier(
     name: str, system: System | None, open_ours: Callable[[str], System | None] = lambda name: None
 ) -> Verifier:
-    """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder or hub id, of
-    transformers or of ours.
+    """'self' (the drawing model itself), 'clip', 'clip:MODEL', or 'vlm:MODEL': a folder, of transformers or
+    of ours, or 'hf:owner/name'.
 
     `open_ours` opens a model of ours on the device where the verifier is to judge, and gives None for any
     other; those of transformers judge on the device that `system` draws on.
@@ -168,12 +167,14 @@ def scores(verifier: Verifier, prompt: str, pictures: Sequence[np.ndarray]) -> l
 
 
 def _load(kind: Any, folder: str) -> Any:
-    if Path(folder).is_dir():
-        refuse_code(Path(folder))
+    name = hub_id(folder)
+    if name is None:
+        # transformers would send any name that is no folder to the hub
+        refuse_code(locate(folder))
     try:
         # pickled weights and code from the hub are never run
         return kind.from_pretrained(
-            folder,
+            folder if name is None else name,
             trust_remote_code=False,
             **({} if "Processor" in kind.__name__ else {"use_safetensors": True}),
         )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.files.folder import check_depth, open_weights
+from diptych.files.folder import ModelFolderError, Weights, check_depth, check_shapes, open_weights
 from diptych.files.typed import convert, read_json, to_json
 from diptych.files.whole import whole, write_whole
+from diptych.models.meta import without_storage
+from diptych.settings import round_sides
 from diptych.spaces.tiny import TinyAutoencoder
 
 TILE = 1024
@@ -101,10 +103,7 @@ class LatentSpace:
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size that can be drawn; ties to even, at least one latent a side."""
-        return (self._round(width), self._round(height))
-
-    def _round(self, side: int) -> int:
-        return max(self.factor, round(side / self.factor) * self.factor)
+        return round_sides(width, height, self.factor)
 
     def identity(self) -> str:
         """Checksum of weights and scale: caches of latents are keyed by it."""
@@ -187,23 +186,27 @@ def load_space(folder: Path) -> LatentSpace:
     config = convert(dict[str, Any], read_json(path), str(path))
     kind = config.get("_class_name")
     if kind == "TinyAutoencoder":
-        weights = load_file(folder / "model.safetensors")
-        encoder, decoder = (
-            {n.removeprefix(part): t for n, t in weights.items() if n.startswith(part)}
-            for part in ("encoder.", "decoder.")
-        )
         scale = convert(float, config.get("scale"), f"{path}: scale")
-        return LatentSpace(TinyAutoencoder(encoder, decoder or None).eval(), scale)
+        return LatentSpace(_tiny({"": open_weights(folder)}), scale)
     if kind not in ("AutoencoderDC", "AutoencoderTiny"):
         raise ValueError(
             f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder"
         )
     scale = convert(float, config.get("scaling_factor", 1.0), f"{path}: scaling_factor")
-    check_depth(config, open_weights(folder, "diffusion_pytorch_model"), str(path))
+    stored = open_weights(folder, "diffusion_pytorch_model")
+    check_depth(config, stored, str(path))
     import diffusers
 
     try:
+        # names and shapes before any memory: the config may be of a larger model
+        with without_storage():
+            expected = getattr(diffusers, kind).from_config(config).state_dict()
+        check_shapes(
+            {name: tuple(empty.shape) for name, empty in expected.items()}, stored.shapes(), str(path)
+        )
         model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except ModelFolderError:
+        raise
     # its errors are of every class, by what the config contradicts
     except Exception as error:
         raise ValueError(f"{folder}: the autoencoder cannot be read ({error})") from error
@@ -226,6 +229,19 @@ def save_space(space: LatentSpace, folder: Path) -> None:
 
 def tiny_space(encoder: Path, decoder: Path | None = None) -> LatentSpace:
     """A tiny autoencoder from its published files (safetensors)."""
-    return LatentSpace(
-        TinyAutoencoder(load_file(encoder), None if decoder is None else load_file(decoder)).eval()
-    )
+    parts = {"encoder.": open_weights(encoder.parent, encoder.stem)}
+    if decoder is not None:
+        parts["decoder."] = open_weights(decoder.parent, decoder.stem)
+    return LatentSpace(_tiny(parts))
+
+
+def _tiny(files: Mapping[str, Weights]) -> TinyAutoencoder:
+    """A tiny autoencoder from its files, by what stands before their names in it."""
+    shapes = {before + name: shape for before, file in files.items() for name, shape in file.shapes().items()}
+    with without_storage():
+        model = TinyAutoencoder(shapes)
+    expected = {name: tuple(empty.shape) for name, empty in model.state_dict().items()}
+    check_shapes(expected, shapes, "a tiny autoencoder's weights")
+    weights = {before + name: tensor for before, file in files.items() for name, tensor in file.all().items()}
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+    return model.eval()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diptych.settings import round_sides
+
 # as published: SenseNova-U1 reads ImageNet-normalised pictures and draws in -1..1, by two interfaces with
 # weights of their own
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,7 +23,11 @@ class PixelSpace:
         self.multiple = multiple
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, F, 3, height, width) -> -1..1, of the same shape."""
+        """uint8 (B, F, 3, height, width) -> -1..1, of the same shape. Raises ValueError for sides that are no
+        multiples of `multiple`."""
+        height, width = pixels.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(f"sides must be multiples of {self.multiple} px, got {width}x{height}")
         return pixels.float() / 127.5 - 1.0
 
     def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -41,10 +47,7 @@ class PixelSpace:
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size that can be drawn; ties to even, at least one token a side."""
-        return (self._round(width), self._round(height))
-
-    def _round(self, side: int) -> int:
-        return max(self.multiple, round(side / self.multiple) * self.multiple)
+        return round_sides(width, height, self.multiple)
 
     def identity(self) -> str:
         """Pixels depend on nothing."""

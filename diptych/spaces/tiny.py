@@ -8,10 +8,16 @@ twice before its first block.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from diptych.spaces.factor import DEEP_STEM, tiny_factor
+
 WIDTH = 64
+_HALVES = ("encoder.", "decoder.")
 
 
 # Attribute names, and places in each nn.Sequential, are those of the published files, layers without weights
@@ -47,7 +53,7 @@ class SoftClamp(nn.Module):
 def encoder(channels: int, pool: bool, deep: bool) -> nn.Sequential:
     """Pictures of 0..1 -> latents, 8 times smaller, or 32 times if `deep`."""
     if deep:
-        stem = [_conv(3, WIDTH // 2, 2), nn.ReLU(), _conv(WIDTH // 2, WIDTH, 2), nn.ReLU(), Block(False)]
+        stem = [_conv(3, DEEP_STEM, 2), nn.ReLU(), _conv(DEEP_STEM, WIDTH, 2), nn.ReLU(), Block(False)]
     else:
         stem = [_conv(3, WIDTH), Block(False)]
     stages = [
@@ -80,22 +86,25 @@ def _conv(before: int, after: int, stride: int = 1, bias: bool = True) -> nn.Con
 
 
 class TinyAutoencoder(nn.Module):
-    """Encoder and decoder of one latent space; built from weights, whose names tell the variant."""
+    """Encoder and decoder of one latent space; the shapes of its weights tell the variant."""
 
-    def __init__(self, encoder_weights: dict[str, Tensor], decoder_weights: dict[str, Tensor] | None) -> None:
-        """Raises ValueError for weights that are no tiny autoencoder's."""
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """`shapes` of tensors 'encoder.…' and, if any, 'decoder.…'. Raises ValueError where they are of no
+        tiny autoencoder; sizes beyond the first and the last layer are for the caller to compare."""
         super().__init__()
-        last = max(int(name.split(".")[0]) for name in encoder_weights)
-        self.channels = encoder_weights[f"{last}.weight"].shape[0]
-        # the variant can be told by its first convolution alone: half as wide, it begins the deeper stem
-        deep = encoder_weights["0.weight"].shape[0] == WIDTH // 2
-        self.factor = 32 if deep else 8
-        self.encoder = encoder(self.channels, any(".pool." in name for name in encoder_weights), deep)
-        _load(self.encoder, encoder_weights, "encoder")
+        layers = [int(found[1]) for name in shapes if (found := re.match(r"encoder\.(\d{1,3})\.", name))]
+        first, last = (shapes.get(f"encoder.{place}.weight", ()) for place in (0, max(layers, default=0)))
+        if len(first) != 4 or len(last) != 4:
+            raise ValueError(
+                "the weights are no tiny autoencoder's: its encoder begins and ends with convolutions"
+            )
+        self.channels, self.factor = last[0], tiny_factor(first[0])
+        # the branch with a norm stands next to the latent, in both halves alike
+        pooled = {part: any(n.startswith(part) and ".pool." in n for n in shapes) for part in _HALVES}
+        self.encoder = encoder(self.channels, pooled["encoder."], first[0] == DEEP_STEM)
         self.decoder = None
-        if decoder_weights is not None:
-            self.decoder = decoder(self.channels, any(".pool." in name for name in decoder_weights))
-            _load(self.decoder, decoder_weights, "decoder")
+        if any(name.startswith("decoder.") for name in shapes):
+            self.decoder = decoder(self.channels, pooled["decoder."])
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures -1..1 -> latents."""
@@ -107,10 +116,3 @@ class TinyAutoencoder(nn.Module):
         if self.decoder is None:
             raise ValueError("this tiny autoencoder came without a decoder")
         return self.decoder(latents) * 2 - 1
-
-
-def _load(part: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    try:
-        part.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"the weights are no tiny autoencoder's {name}: {error}") from error

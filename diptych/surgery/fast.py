@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import copy
-import platform
-from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from diptych.models.processors import packing_pays
 from diptych.surgery.blocks import Model
-
-_PROCESSOR = Path("/proc/cpuinfo")
-_PACKED_MAKERS = ("AuthenticAMD", "HygonGenuine")
 
 
 class PackedLinear(nn.Module):
@@ -44,24 +39,10 @@ def prepare(model: Model, compile_blocks: bool = False) -> Model:
         # the compiler refuses weights in oneDNN's layout as inputs, and lays products out by itself
         for block in fast.blocks:
             block.compile()
-    elif weight.device.type == "cpu" and weight.dtype == torch.float32 and _packing_pays():
+    elif weight.device.type == "cpu" and weight.dtype == torch.float32 and packing_pays():
         for block in fast.blocks:
             _pack(block)
     return cast(Model, fast)
-
-
-@cache
-def _packing_pays() -> bool:
-    """Whether this processor is of a kind on which packed layers are faster: on AMD they take half the time
-    of plain ones, on Intel a little more.
-
-    Decided by the maker's name and not by a race: the two layouts round differently, and one machine must
-    draw one picture, whatever else it was doing when the model was loaded.
-    """
-    if not torch.backends.mkldnn.is_available():
-        return False
-    told = _PROCESSOR.read_text(errors="replace") if _PROCESSOR.is_file() else platform.processor()
-    return any(maker in told for maker in _PACKED_MAKERS)
 
 
 def _pack(module: nn.Module) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diptych.contracts import BlockModel
+from diptych.models import MAX_DEPTH
 from diptych.surgery.blocks import Model, is_one_of, tensors, with_blocks
 
 STRATEGIES = ("partial", "cyclic", "replicate")
@@ -25,6 +26,8 @@ def growth_plan(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"depth must be at most {MAX_DEPTH:,} blocks, got {depth}")
     if depth <= blocks:
         raise ValueError(
             f"the model has {blocks} blocks already; to grow it, depth must be more than that, got {depth}"

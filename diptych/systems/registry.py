@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from diptych.contracts import Family, Recipe, System, named
 from diptych.files.folder import DEFAULT, ModelFolderError, family_name, locate
 from diptych.files.typed import convert, read_json
+from diptych.settings import Settings
 from diptych.systems.sana.family import FAMILY as SANA
 from diptych.systems.u1.family import FAMILY as U1
+
+if TYPE_CHECKING:
+    import torch
 
 # asked in this order whether they recognise a folder; the first that does loads it
 FAMILIES: tuple[Family, ...] = (U1, SANA)
@@ -23,30 +25,47 @@ def recognised(folder: Path) -> Family | None:
     return next((family for family in FAMILIES if family.recognises(folder)), None)
 
 
-def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") -> System:
-    """A model by 'default', folder or hub id, of any family.
-
-    Raises ModelFolderError for a folder that is not whole or of no known family.
-    """
-    folder = locate(name)
+def _family_of(folder: Path) -> Family:
     family = recognised(folder)
     if family is None:
         raise ModelFolderError(
             f"{folder} holds no model of a known family: its config names {family_name(folder)!r}, known are "
             f"{', '.join(f.name for f in FAMILIES)}"
         )
+    return family
+
+
+def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") -> System:
+    """A model by 'default', folder or 'hf:owner/name', of any family.
+
+    Raises ModelFolderError for a folder that is not whole or of no known family.
+    """
+    folder = locate(name)
+    family = _family_of(folder)
     # the opener is handed down, so that a system that uses another need not import the registry
     return family.load(folder, open_system, device)
 
 
+def settings_of(name: str | Path = DEFAULT) -> Settings:
+    """What a model can do, by the name that `open_system` takes, without loading it or torch. Raises
+    ModelFolderError as that."""
+    folder = locate(name)
+    return _family_of(folder).settings(folder)
+
+
 def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:
-    """As `open_system`; None for what is no folder of a known family here, such as a hub id."""
-    # a hub id is not looked at, as that would download it
+    """As `open_system`; None for what is no folder of a known family here, such as one of the hub."""
+    # one of the hub is not looked at, as that would download it
     if name != DEFAULT and not Path(name).is_dir():
         return None
     folder = locate(name)
     family = recognised(folder)
     return None if family is None else family.load(folder, open_system, device)
+
+
+def sources_of(system: System) -> frozenset[str]:
+    """Names of the sources that a model was trained on."""
+    return named(FAMILIES, system.family).sources(system.card)
 
 
 def recipes() -> dict[str, tuple[Family, Recipe]]:
@@ -58,7 +77,10 @@ def read_run(run: Path) -> tuple[Family, Any]:
     """A run's family and its resolved config. Raises ValueError naming the file and the field that is
     wrong."""
     name, values = _run_values(run)
-    family = named(FAMILIES, name)
+    try:
+        family = named(FAMILIES, name)
+    except ValueError as error:
+        raise ValueError(f"{run / 'config.json'}: {error}") from error
     return family, convert(family.config(), values, str(run / "config.json"))
 
 

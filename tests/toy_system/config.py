@@ -13,8 +13,7 @@ from .model import ToyConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ToyStage(StageConfig):
-    trainable: str = "all"
-    """'all', or 'lora'."""
+    """Its squares are drawn for it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

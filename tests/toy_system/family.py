@@ -14,7 +14,8 @@ from diptych.surgery import merge_lora
 from .config import ToyTrainConfig, toy
 from .job import Squares, ToyJob
 from .model import ToyModel
-from .system import NAME, ToySystem
+from .settings import NAME, read_settings
+from .system import ToySystem
 
 
 def recognises(folder: Path) -> bool:
@@ -53,6 +54,7 @@ FAMILY = Family(
     about="squares in plain colours",
     recognises=recognises,
     load=load,
+    settings=read_settings,
     config=lambda: ToyTrainConfig,
     job=job,
     recipes=lambda: {"toy": toy},

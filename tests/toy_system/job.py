@@ -25,7 +25,8 @@ from diptych.training.tasks.generate import GenerateTask
 
 from .config import ToyStage, ToyTrainConfig
 from .model import ToyConfig, ToyModel
-from .system import NAME, ToySystem
+from .settings import NAME
+from .system import ToySystem
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220)}
 DROPPED = 0.25

@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Prompt, Stack
+from diptych.contracts import AnswerLimits, Prompt, Stack, check_rows
 from diptych.files import folder as model_folder
 from diptych.files.typed import convert
-from diptych.flow import SamplerConfig
-from diptych.request import Message, RequestError, Task
+from diptych.request import Message, RequestError
+from diptych.settings import Settings
 from diptych.spaces import PixelSpace
 
 from .model import ToyConfig, ToyModel
-
-NAME = "toy"
-SAMPLER = SamplerConfig(num_steps=4, guidance_scale=2.0)
+from .settings import NAME, SAMPLER, settings_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +35,7 @@ class ToyCondition:
         return len(self.text)
 
     def dropped(self, text: Tensor, media: Tensor) -> ToyCondition:
+        check_rows(len(self), text=text, media=media)
         kept = torch.where(text.to(self.text.device)[:, None], self.negative, self.text)
         return dataclasses.replace(self, text=kept)
 
@@ -47,6 +46,7 @@ class ToyCondition:
         pass
 
     def rows(self, index: Sequence[int]) -> ToyCondition:
+        check_rows(len(index))
         at = torch.as_tensor(list(index), device=self.text.device)
         return ToyCondition(self.text[at], self.negative[at], self.scale[at], self.size)
 
@@ -60,24 +60,25 @@ class ToyCondition:
 
 class ToySystem:
     family = NAME
-    capabilities = frozenset({Task.TEXT_TO_IMAGE})
-    control = ""
-    max_frames = 1
-    max_media = 0
     joins_passes = True
     embeds_guidance = False
     text = None
     sampler = SAMPLER
 
     def __init__(self, model: ToyModel, native: int = 32, card: dict[str, Any] | None = None) -> None:
-        self.model, self.native, self.max_side, self.card = model, native, 4 * native, card or {}
+        self.model, self.native, self.card = model, native, card or {}
         self.space, self.token = PixelSpace(model.config.patch), model.config.patch
+
+    @property
+    def settings(self) -> Settings:
+        return settings_of(self.native, self.token)
 
     @property
     def device(self) -> torch.device:
         return self.model.words.weight.device
 
     def read(self, prompts: Sequence[Prompt], stacks: Sequence[Stack]) -> ToyCondition:
+        check_rows(len(prompts), stacks=stacks)
         sizes = {(stack.width, stack.height, stack.times) for stack in stacks}
         if len(sizes) != 1:
             raise ValueError(f"the rows of a batch must draw one size, got {sorted(sizes)}")

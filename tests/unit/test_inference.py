@@ -13,7 +13,9 @@ from diptych.contracts import Prompt
 from diptych.flow import SamplerConfig, guided_velocity, projected_guidance
 from diptych.inference import Pipeline, Result, draw, stack_of
 from diptych.inference.guidance import Guidance
+from diptych.planning import opened, settle, sized
 from diptych.request import Media, Plan, RequestError, Role, Task
+from diptych.settings import Settings
 from diptych.spaces import PixelSpace
 
 SIDE = 4
@@ -67,8 +69,7 @@ class ToyCondition:
 
 
 class ToySystem:
-    family, card, native, max_side, control, token = "toy", {}, SIDE, 64, "edges", 2
-    capabilities = frozenset(Task) - {Task.ANSWER}
+    family, card, native, token = "toy", {}, SIDE, 2
     max_frames = max_media = 1
     device = torch.device("cpu")
 
@@ -79,6 +80,19 @@ class ToySystem:
         self.inference = None
         self.prepared: list[int] = []
         self.space = KeepingSpace(2)
+
+    @property
+    def settings(self):
+        return Settings(
+            native=SIDE,
+            multiple=2,
+            max_side=64,
+            tasks=frozenset(Task) - {Task.ANSWER},
+            sampler=self.sampler,
+            max_frames=self.max_frames,
+            max_media=self.max_media,
+            control="edges",
+        )
 
     def read(self, prompts, stacks):
         self.read_rows.append((list(prompts), list(stacks)))
@@ -312,7 +326,9 @@ def test_rows_of_the_shipped_model_do_not_change_one_another(monkeypatch):
         pipeline.plan("remove the cat", 1, seed=n, steps=steps, guidance_scale=g, image_guidance_scale=image)
         for n, (g, image, steps) in enumerate(scales)
     ]
-    edits = [pipeline.sized(one, shown)[0] for one, shown in zip(edits, sources, strict=True)]
+    edits = [
+        sized(pipeline.system.settings, one, shown)[0] for one, shown in zip(edits, sources, strict=True)
+    ]
     kept.clear()
     draw(system, edits, sources)
     for one, shown in zip(edits, sources, strict=True):
@@ -384,10 +400,10 @@ def test_a_clip_is_refused_where_a_picture_is_needed_and_looked_at_whole_elsewhe
 
 
 def test_an_array_of_four_axes_is_a_clip_and_one_that_shows_nothing_is_refused():
-    assert len(Pipeline.open(np.zeros((2, SIDE, SIDE, 3), np.uint8)).frames) == 2
+    assert len(opened(np.zeros((2, SIDE, SIDE, 3), np.uint8)).frames) == 2
     for shape in ((0, SIDE, SIDE, 3), (0, 0, 3)):
         with pytest.raises(RequestError, match="must show something"):
-            Pipeline.open(np.zeros(shape, np.uint8))
+            opened(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -408,3 +424,38 @@ def test_overrides_may_be_words_of_roles_and_numbers_of_numpy():
     pipeline = Pipeline(ToySystem(SamplerConfig()))
     plan = pipeline.plan("0.5", 1, task="edit", inputs=("source",), seed=np.int64(7), guidance_scale=2)
     assert (plan.inputs, plan.seed, type(plan.seed), plan.guidance_scale) == ((Role.SOURCE,), 7, int, 2.0)
+
+
+@pytest.mark.parametrize("task", [Task.EDIT, Task.EDIT_CLIP])
+def test_what_is_changed_gives_its_size_to_what_is_drawn(task):
+    settings = replace(ToySystem(SamplerConfig()).settings, max_frames=3)
+    source = a_clip(3) if task is Task.EDIT_CLIP else Media.picture(np.zeros((SIDE, SIDE, 3), np.uint8))
+    wide = replace(source, frames=source.frames.repeat(3, axis=2))
+    plan = settle(Plan(task=task, prompt="bluer", inputs=(Role.SOURCE,)), settings)
+    assert (plan.width, plan.height) == (None, None)
+    drawn, media = sized(settings, plan, [wide])
+    assert (drawn.width, drawn.height) == wide.frames.shape[2:0:-1] == (3 * SIDE, SIDE)
+    assert media[0] is wide
+    asked = settle(replace(plan, width=4, height=6), settings)
+    drawn, media = sized(settings, asked, [wide])
+    assert (drawn.width, drawn.height) == (4, 6)
+    assert media[0].frames.shape == (len(wide.frames), 6, 4, 3)
+    with pytest.raises(RequestError, match="give both width and height, or neither"):
+        settle(replace(plan, width=4), settings)
+
+
+def test_an_answer_is_about_the_media_that_the_plan_does_not_leave_unused():
+    seen = []
+
+    class Answering(ToySystem):
+        def answer(self, messages):
+            seen.extend(messages)
+            return iter(["yes"])
+
+    pipeline = Pipeline(Answering(SamplerConfig()))
+    media = [Media.picture(np.full((2, 2, 3), shade, np.uint8)) for shade in (1, 2)]
+    plan = Plan(task=Task.ANSWER, prompt="what?", inputs=(Role.UNUSED, Role.SUBJECT))
+    assert "".join(pipeline.stream(plan, media)) == "yes"
+    assert seen[0].media == (media[1],)
+    with pytest.raises(RequestError, match="names 2 attached media, but there are 1"):
+        pipeline.stream(plan, media[:1])

@@ -5,6 +5,9 @@ saved, grown, pruned, adapted, drawn and trained on.
 """
 
 import dataclasses
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +23,11 @@ from diptych.commands.train import resolve
 from diptych.contracts import Condition, Family, Prompt, Stack, System
 from diptych.files import folder as model_folder
 from diptych.inference import Pipeline, draw
+from diptych.request import Task
 from diptych.surgery import grow, prune, widen
 from diptych.systems import registry
 from diptych.training.export import export
+from diptych.training.identity import check_same
 from diptych.training.memory import estimate
 from diptych.training.run import train
 from diptych.training.trainer import Trainer
@@ -143,6 +148,39 @@ def test_dropping_text_changes_the_rows_that_are_dropped_and_no_other(trained):
     assert not torch.equal(kept, dropped)
 
 
+def test_a_condition_has_rows_and_everything_else_one_entry_for_each(trained):
+    system = trained.system()
+    condition, side = read(system, "a red square", "blue"), system.native
+    no, yes = torch.zeros(2, dtype=torch.bool), torch.ones(3, dtype=torch.bool)
+    for wrong in (
+        lambda: system.read([], []),
+        lambda: system.read([Prompt("a")], []),
+        lambda: system.read([Prompt("a")], [Stack(side, side)] * 2),
+        lambda: condition.rows([]),
+        lambda: condition.dropped(yes, no),
+        lambda: condition.dropped(no, yes),
+        lambda: condition.dropped(no[:1], no),
+    ):
+        with pytest.raises(ValueError, match=r"at least one row|must have one entry a row"):
+            wrong()
+    condition.prepare()
+    with pytest.raises(ValueError, match="at least one row"):
+        condition.rows([])
+
+
+def test_adapters_want_a_stage_that_trains_them_and_the_stage_wants_adapters(trained):
+    stage = dataclasses.replace(trained.config.stages[0], name="adapters", trainable="lora")
+    with pytest.raises(ValueError, match="a stage trains 'lora', but lora_rank is 0"):
+        dataclasses.replace(trained.config, stages=(stage,))
+    with pytest.raises(ValueError, match="lora_rank is 2, but no stage trains 'lora'"):
+        dataclasses.replace(trained.config, lora_rank=2)
+    dataclasses.replace(trained.config, lora_rank=2, stages=(*trained.config.stages, stage))
+    # a stage of no steps trains nothing
+    dataclasses.replace(trained.config, stages=(*trained.config.stages, dataclasses.replace(stage, steps=0)))
+    with pytest.raises(ValueError, match="trainable must be one of all, "):
+        dataclasses.replace(stage, trainable="nothing")
+
+
 def velocity_at(system: System, x: torch.Tensor, level: float) -> torch.Tensor:
     with torch.no_grad():
         return system.denoise(x, torch.tensor([level]), read(system, "a red square"))
@@ -177,11 +215,80 @@ def test_a_saved_model_is_the_same_when_it_is_opened(trained, tmp_path):
     again = reopened(system, tmp_path / "again")
     assert again.family == trained.family.name
     assert torch.equal(velocity(again), velocity(system))
-    assert (again.native, again.sampler, again.capabilities) == (
-        system.native,
-        system.sampler,
-        system.capabilities,
+    assert again.settings == system.settings
+
+
+def test_a_folder_says_what_its_model_can_do_and_the_system_says_the_same(trained):
+    system, told = trained.system(), trained.family.settings(trained.model)
+    assert told == system.settings
+    assert (told.native, told.sampler) == (system.native, system.sampler)
+    for size in ((1, 1), (told.native, 3 * told.native), (37, 1000)):
+        assert told.round_size(*size) == system.space.round_size(*size)
+        fitted = system.fit(np.zeros((size[1], size[0], 3), np.uint8)).shape
+        assert told.read_size(*size) == (fitted[1], fitted[0]) or Task.EDIT not in told.tasks
+
+
+def test_what_a_model_can_do_is_told_without_torch(trained):
+    if trained.family is toy.FAMILY:
+        # its record imports what it needs at once, as a small one may
+        return
+    code = f"""
+import sys
+from diptych.systems.registry import settings_of
+
+settings_of({str(trained.model)!r})
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "numpy", "diffusers", "transformers"} & set(done.stdout.split())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"seed": 5}, "begun with seed 0, not 5: leave --seed out"),
+        ({"name": "other"}, "begun with name '.*', not 'other'"),
+        ({"ema": 0.5}, "begun with ema 0.9, not 0.5"),
+        ({"start": "default"}, "begun with start '', not 'default'"),
+        ("optim", "begun with stages.0.optim.name 'adamw', not 'muon'"),
+        ("stages", "begun with stages "),
+    ],
+)
+def test_a_run_goes_on_with_what_it_was_begun_with_alone(trained, tmp_path, wrong, says):
+    """And is refused before anything in its folder is written."""
+    run, stage = tmp_path / "run", trained.config.stages[0]
+    shutil.copytree(trained.run, run)
+    if wrong == "optim":
+        wrong = {"stages": (dataclasses.replace(stage, optim=dataclasses.replace(stage.optim, name="muon")),)}
+    elif wrong == "stages":
+        wrong = {"stages": (stage, dataclasses.replace(stage, name="second"))}
+    before = contents(run)
+    with pytest.raises(ValueError, match=says):
+        check_same(run, trained.family.name, dataclasses.replace(trained.config, **wrong))
+    if "start" not in wrong:
+        # a model to start from must be of the same family, which is looked at first
+        with pytest.raises(ValueError, match=says):
+            train(trained.family, dataclasses.replace(trained.config, **wrong), run, registry.open_system)
+    assert contents(run) == before
+
+
+def test_a_run_that_goes_on_may_be_longer_and_be_saved_more_often(trained, tmp_path):
+    stage = trained.config.stages[0]
+    longer = dataclasses.replace(stage, steps=stage.steps + 1)
+    check_same(
+        trained.run,
+        trained.family.name,
+        dataclasses.replace(trained.config, save_every=7, keep=3, stages=(longer,)),
     )
+
+
+def test_another_family_does_not_take_over_a_run(trained):
+    with pytest.raises(ValueError, match=f"of the family {trained.family.name}, not another"):
+        check_same(trained.run, "another", trained.config)
 
 
 def test_a_grown_model_computes_the_same_and_opens(trained, tmp_path):

@@ -4,18 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from diptych.planning import Limits, RulePlanner, settle
+from diptych.flow import SamplerConfig
+from diptych.planning import RulePlanner, settle
 from diptych.request import TASKS, Plan, Product, RequestError, Role, Task
+from diptych.settings import Settings
 
 PLANNER = RulePlanner(96)
-LIMITS = Limits(
-    width=96,
-    height=96,
+LIMITS = Settings(
+    native=96,
+    multiple=16,
     max_side=1024,
-    round_size=lambda w, h: tuple(max(16, round(s / 16) * 16) for s in (w, h)),
-    steps=30,
-    guidance_scale=3.0,
-    image_guidance_scale=1.0,
+    sampler=SamplerConfig(num_steps=30, guidance_scale=3.0, image_guidance_scale=1.0),
     tasks=frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}),
 )
 ALONG_EDGES = replace(LIMITS, tasks=frozenset({Task.TEXT_TO_IMAGE, Task.CONTROL_TO_IMAGE}), control="edges")
@@ -66,6 +65,15 @@ def test_task_is_understood(text: str, pictures: int, task: Task):
         ("a cat without a dog", "a cat", {"negative_prompt": "a dog"}),
         ("a cat, guidance 5", "a cat", {"guidance_scale": 5.0}),
         ("a picture of three cats", "a picture of three cats", {"count": 1}),
+        ("the IBM logo, SEED 7", "the IBM logo", {"seed": 7}),
+        ("Three Versions of a Cat Without a Dog", "a Cat", {"count": 3, "negative_prompt": "a Dog"}),
+        ("a Wide Picture of a cat", "a Picture of a cat", {"width": 128, "height": 96}),
+        ("a 3 x 4 grid of dots", "a 3 x 4 grid of dots", {"width": 96, "height": 96}),
+        ("a 3x4 grid, 128x96", "a 3x4 grid", {"width": 128, "height": 96}),
+        ("a 2 by 4 plank", "a 2 by 4 plank", {"width": 96}),
+        ("a cat, size 16x8", "a cat", {"width": 16, "height": 16}),
+        ("a cat 8x32 px", "a cat", {"width": 16, "height": 32}),
+        ("Windows 3.1x64", "Windows 3.1x64", {"width": 96}),
     ],
 )
 def test_settings_are_taken_out_of_the_prompt(text: str, prompt: str, expected: dict):

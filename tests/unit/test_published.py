@@ -13,20 +13,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig
+from published import pipeline
 
 from diptych.encoders.gemma import GemmaEncoder
 from diptych.files.folder import ModelFolderError, check_depth, locate, refuse_code
+from diptych.files.lineage import data_of
 from diptych.flow import DPM, SamplerConfig, noise_scale
 from diptych.inference.guidance import Guidance
 from diptych.inference.verifiers import load_verifier
-from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
+from diptych.models.linear_dit import LinearDiT, LinearDiTConfig, trim_text
 from diptych.models.linear_dit import convert as linear
+from diptych.models.linear_dit.config import ratio_of
 from diptych.models.linear_dit.layers import position_table, sinusoid
 from diptych.models.mot import MoT
 from diptych.models.mot import convert as mot
 from diptych.request import RequestError
+from diptych.systems.registry import open_system, settings_of
 from diptych.systems.sana import lora
-from diptych.systems.sana.parts import SCHEDULERS, sampler_of
+from diptych.systems.sana.convert import from_checkpoint
+from diptych.systems.sana.settings import SCHEDULERS, sampler_of
 from diptych.systems.u1.job import _facts
 from diptych.systems.u1.recipes import RECIPES
 
@@ -39,9 +44,6 @@ TABLES = {
     "SenseNova-U1 llm_config": mot.LLM_FIELDS,
     "SenseNova-U1 vision_config": mot.VISION_FIELDS,
 }
-
-
-# conv head
 
 
 def published_mot(**changes):
@@ -156,9 +158,6 @@ def test_noise_scale_modes_are_those_of_the_notes():
     }
 
 
-# positions of native checkpoints
-
-
 def native_weights(**changes):
     config = LinearDiTConfig(
         depth=1, width=64, cross_heads=2, channels=4, caption_channels=8, position_base=8, **changes
@@ -201,13 +200,65 @@ def test_a_table_of_positions_that_decides_nothing_is_refused(table, said):
     assert told.position_scale == 1.0
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_base_of_the_same_size_tells_what_an_empty_table_of_positions_does_not(scale, tmp_path):
+    base = tmp_path / "base"
+    pipeline(base)
+    path = base / "transformer" / "config.json"
+    plain = json.loads(path.read_text())
+    _, weights = native_weights()
+    weights = {**weights, "pos_embed": torch.zeros(1, 64 * 64, 64)}
+    weights["y_embedder.y_proj.fc1.weight"] = torch.zeros(64, 24)
+    torch.save(weights, tmp_path / "native.pth")
+    for told in ({}, {"sample_size": 32, "interpolation_scale": scale}):
+        path.write_text(json.dumps({**plain, **told}))
+        with pytest.raises(ValueError, match="Name with --base a model of the same size"):
+            from_checkpoint(tmp_path / "native.pth", base, 2)
+    path.write_text(json.dumps({**plain, "sample_size": 64, "interpolation_scale": scale}))
+    config = from_checkpoint(tmp_path / "native.pth", base, 2).model.config
+    assert (config.position_scale, config.position_base) == (scale, 64)
+
+
+@pytest.mark.parametrize("ratio", [1.1, 2.3, 2.5, 2.7, 3.0, 1 / 3, 4.9])
+@pytest.mark.parametrize("heads", [1, 3, 7, 36, 70])
+def test_inner_widths_are_rounded_as_diffusers_rounds_them(ratio, heads):
+    with torch.device("meta"):
+        theirs = transformer(
+            num_attention_heads=heads,
+            num_cross_attention_heads=1,
+            cross_attention_head_dim=32 * heads,
+            cross_attention_dim=32 * heads,
+            num_layers=1,
+            mlp_ratio=ratio,
+        )
+        depthwise = theirs.transformer_blocks[0].ff.conv_depth.weight
+        config = linear.config_from_diffusers(json.loads(theirs.to_json_string()))
+        assert LinearDiT(config).blocks[0].feed_forward.depthwise.weight.shape == depthwise.shape
+        # native weights tell the inner width alone, and it goes back to diffusers as a ratio
+        native = linear.to_native(LinearDiT(config).state_dict())
+        back = linear.config_from_native(native, cross_heads=1)
+        again = diffusers.SanaTransformer2DModel.from_config(linear.config_to_diffusers(back))
+    assert again.transformer_blocks[0].ff.conv_depth.weight.shape == depthwise.shape
+    assert config.widened(3).ffn_width == 3 * config.ffn_width
+
+
+def test_every_inner_width_has_a_ratio_that_gives_it_back():
+    for width in (32, 96, 224, 1152, 2240):
+        assert all(int(ratio_of(inner, width) * width) == inner for inner in range(1, 4 * width))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_text_without_any_real_token_is_refused(row):
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    mask[row] = False
+    with pytest.raises(ValueError, match=f"row {row} of the text has no real token"):
+        trim_text(torch.zeros(2, 3, 4), mask)
+
+
 @torch.no_grad()
 def test_a_table_of_positions_is_the_one_that_the_model_adds():
     config, weights = native_weights(position_scale=2.0)
     assert torch.equal(weights["pos_embed"][0], position_table(8, 8, config.width, 8, 2.0))
-
-
-# schedules and settings of samplers
 
 
 @pytest.mark.parametrize("shift", [1.0, 1.5, 3.0, 5.0, 7.5])
@@ -354,8 +405,6 @@ def test_a_scale_below_one_mixes_only_where_the_sampler_says_so(below, expected)
     assert not sampler_of(scheduler_config(DPM_KIND))[0].guides_below_one
 
 
-# folders of strangers
-
 REMOTE = {"auto_map": {"AutoModel": "evil.Model", "AutoTokenizer": ["evil.T", None]}, "model_type": "gemma2"}
 
 
@@ -376,20 +425,37 @@ def test_a_folder_that_names_code_is_refused(name, tmp_path):
 def test_a_mistyped_path_is_not_sent_to_the_hub(name, tmp_path, monkeypatch):
     import huggingface_hub
 
-    (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("sent"))
-    with pytest.raises(ModelFolderError, match="neither a folder"):
+    with pytest.raises(ModelFolderError, match=r"neither a folder here .* a model of the hub is written hf:"):
         locate(name)
+    for kind in ("clip", "vlm"):
+        with pytest.raises(ModelFolderError, match="neither a folder"):
+            load_verifier(f"{kind}:{name}", None)
+
+
+@pytest.mark.parametrize("kind", [{}, {"sprint": True}, {"scheduler": "euler"}])
+def test_a_published_folder_says_what_its_model_can_do(kind, tmp_path):
+    pipeline(tmp_path, **kind)
+    told = settings_of(tmp_path)
+    assert told == open_system(tmp_path).settings
+    assert told.native == 8 * told.multiple
+
+
+def test_what_is_called_a_model_of_the_hub_is_fetched_from_there(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tmp_path / name)
+    assert locate("hf:owner/name") == tmp_path / "owner" / "name"
+    for wrong in ("hf:", "hf:owner", "hf:../name", "hf:a/b/c"):
+        with pytest.raises(ModelFolderError, match="it is written hf:owner/name"):
+            locate(wrong)
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b"])
 def test_a_name_that_no_file_can_have_is_refused(name):
     with pytest.raises(ModelFolderError):
         locate(name)
-
-
-# cards
 
 
 @pytest.mark.parametrize(
@@ -407,7 +473,22 @@ def test_a_licence_is_that_of_the_parent_or_is_not_told(parents, expected):
     assert _facts(recipe, {"steps": 1, "parents": parents}).get("licence") == expected
 
 
-# the table
+@pytest.mark.parametrize(
+    ("parents", "own", "expected"),
+    [
+        ([], ["a"], "a"),
+        ([{"data": "b; a"}], ["a", "c"], "b; a; c"),
+        ([{"data": "b"}, {"data": "c"}, {}, "a name", {"data": 7}], [], "b; c"),
+    ],
+)
+def test_data_are_those_of_the_parents_and_of_the_run(parents, own, expected):
+    assert data_of(parents, own) == expected
+
+
+def test_a_card_of_the_native_family_names_its_parents_data():
+    recipe = dataclasses.replace(next(iter(RECIPES.values()))(), jsonl=(), text=())
+    told = _facts(recipe, {"steps": 1, "parents": [{"data": "pictures of a friend"}]})["data"]
+    assert told.startswith("pictures of a friend; emoji world")
 
 
 def written():

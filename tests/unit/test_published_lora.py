@@ -12,12 +12,12 @@ from test_published import transformer
 
 from diptych.models.linear_dit import LinearDiT
 from diptych.models.linear_dit import convert as linear
-from diptych.systems.sana.lora import merge_adapters, read_lora, settings_of, write_lora
+from diptych.systems.sana.lora import STYLES, merge_adapters, read_lora, settings_of, write_lora
 
 
-def adapted(**changes):
+def adapted(patch_size=1, **changes):
     """diffusers' transformer with adapters of peft, all of it random."""
-    peer = transformer()
+    peer = transformer(patch_size=patch_size)
     options = {"r": 4, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "conv_point"]}
     config = LoraConfig(**{**options, **changes})
     peer.add_adapter(config)
@@ -107,10 +107,30 @@ def test_every_style_of_keys_is_read_with_alpha_of_its_own(style):
                 file[key.removesuffix(end) + "alpha"] = torch.tensor(6.0)
     adapters = read_lora(file)
     assert_alike(peer, adapters)
-    plain = {name: pair for name, pair in adapters.items() if name != "patch_embed"}
-    again = read_lora(write_lora(plain, "kohya"))
-    assert again.keys() == plain.keys()
-    assert all(torch.allclose(b @ a, plain[n][1] @ plain[n][0], atol=1e-6) for n, (a, b) in again.items())
+    assert "patch_embed" in adapters
+    for written in STYLES:
+        again = read_lora(write_lora(adapters, written))
+        assert again.keys() == adapters.keys()
+        assert_alike(peer, again)
+
+
+def test_an_adapter_of_the_patch_embedding_is_written_as_peft_reads_it(tmp_path):
+    """Kernel and all: peft takes the file that is written here."""
+    peer, _, weights = adapted(target_modules=["proj"], patch_size=2)
+    assert weights["patch_embed.proj.lora_A.weight"].shape == (4, 4, 2, 2)
+    file = {f"transformer.{key}": tensor for key, tensor in weights.items()}
+    file["transformer.patch_embed.proj.alpha"] = torch.tensor(6.0)
+    written = write_lora(read_lora(file), "diffusers")
+    assert {key: tensor.shape for key, tensor in written.items()} == {
+        f"transformer.{key}": tensor.shape for key, tensor in weights.items()
+    }
+    other = transformer(patch_size=2)
+    save_file(written, tmp_path / "written.safetensors")
+    other.load_lora_adapter(tmp_path, weight_name="written.safetensors", prefix="transformer")
+    x, text, time = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 24), torch.tensor([300.0])
+    with torch.no_grad():
+        expected, found = (model(x, text, time).sample for model in (peer, other))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 BLOCK = "transformer.transformer_blocks.0."

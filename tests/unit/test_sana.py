@@ -364,7 +364,7 @@ def test_native_models_use_the_null_caption_through_the_captions_mask(published)
 def test_a_packed_denoiser_draws_the_same(published, monkeypatch):
     from diptych.surgery import fast
 
-    monkeypatch.setattr(fast, "_packing_pays", lambda: True)
+    monkeypatch.setattr(fast, "packing_pays", lambda: True)
     plain, packed = SanaSystem.load(published[0]), SanaSystem.load(published[0])
     packed.accelerate()
     assert any(isinstance(module, fast.PackedLinear) for module in read(packed).denoiser.modules())
@@ -493,5 +493,5 @@ def test_a_model_folder_from_before_frames_had_times_still_loads(published, tmp_
 
 def test_a_prompt_without_its_stack_is_refused(published):
     system = diptych.load(published[0], "cpu").system
-    with pytest.raises(ValueError, match="one entry a row, got 1 and 2"):
+    with pytest.raises(ValueError, match="stacks must have one entry a row, 1 in all, got 2"):
         system.read([Prompt("a")], [Stack(SIDE, SIDE)] * 2)

@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import squares
 import torch
 from golden_files import load, write
-from PIL import Image
 from published import pipeline as published_pipeline
+from squares import config, run
 
 import diptych
 from diptych.cli import main
-from diptych.data.captioned.index import Index, build
+from diptych.data.captioned.index import Index
 from diptych.data.captioned.loader import PictureLoaderConfig
 from diptych.data.pictures import edges
 from diptych.flow import NoiseLaw
@@ -19,29 +20,17 @@ from diptych.inference import draw
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig
 from diptych.optim.build import OptimConfig
 from diptych.surgery import add_lora, lora_weights, merge_lora
-from diptych.systems.sana.config import SanaStage, SanaTrainConfig, TextConfig
+from diptych.systems.sana.config import SanaStage
 from diptych.systems.sana.job import SanaJob
 from diptych.systems.sana.lora import merge_adapters, read_lora, write_lora
 from diptych.systems.sana.system import SanaSystem
 from diptych.training.parallel import fill
 from diptych.training.trainer import Trainer
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
-
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Forty plain coloured pictures with a darker corner, in two shapes."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for n in range(40):
-        name, colour = list(COLOURS.items())[n % 4]
-        pixels = np.full(((32, 32) if n % 5 else (32, 64)) + (3,), colour, dtype=np.uint8)
-        pixels[: 8 + n % 8, :8] = rng.integers(0, 60)
-        Image.fromarray(pixels).save(folder / f"{n:02d}.png")
-        (folder / f"{n:02d}.txt").write_text(f"a {name} picture\n{name}")
-    build(folder)
-    return folder
+    return squares.pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
@@ -52,34 +41,11 @@ def space(tmp_path_factory):
     return folder
 
 
-def config(pictures, space="", **changes):
-    base = SanaTrainConfig(
-        name="toy",
-        model=LinearDiTConfig(depth=2, width=32, cross_heads=2, caption_channels=16),
-        text=TextConfig(vocab_size=300, depth=1, heads=2),
-        pictures=str(pictures),
-        space=str(space),
-        bf16=False,
-        save_every=2,
-        sample_every=10**6,
-        log_every=1,
-        data=PictureLoaderConfig(pictures_per_step=4, resolutions=(32,), workers=0, validation=0.1),
-        stages=(SanaStage(name="one", steps=6, optim=OptimConfig(lr=1e-3, warmup=1, decay=0.0)),),
-    )
-    return dataclasses.replace(base, **changes)
-
-
 def started(job):
     """A job whose model has its starting values, as a run places it."""
     job.task.to_empty(device="cpu")
     fill(job.model, job.starting_values())
     return job
-
-
-def run(cfg, folder, start=""):
-    trainer = Trainer(SanaJob(dataclasses.replace(cfg, start=start), folder), folder, quiet=True)
-    trainer.train()
-    return trainer
 
 
 def weights(trainer):
@@ -297,7 +263,8 @@ def test_fine_tuning_a_published_folder_goes_on_from_its_weights(pictures, base,
     original = SanaSystem.load(base).model.state_dict()
     for name, parameter in trainer.model.denoiser.named_parameters():
         torch.testing.assert_close(parameter.detach(), original[name], rtol=0, atol=1e-4, msg=name)
-    resumed = run(config(pictures, stages=(dataclasses.replace(stage, steps=3),)), tmp_path / "run")
+    longer = config(pictures, stages=(dataclasses.replace(stage, steps=3),))
+    resumed = run(longer, tmp_path / "run", start=str(base))
     assert resumed.step == 3
 
 

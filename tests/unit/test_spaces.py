@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_files import load, write
 
-from diptych.spaces import LatentSpace, PixelSpace, load_space, save_space, tiny_space
+from diptych.spaces import LatentSpace, PixelSpace, factor_of, load_space, save_space, tiny_space
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def test_scale_is_applied_once_each_way(flux2, photograph):
 def test_a_saved_space_is_the_same(flux2, tmp_path):
     save_space(flux2, tmp_path)
     assert load_space(tmp_path).identity() == flux2.identity()
+    assert factor_of(tmp_path) == flux2.factor
 
 
 def test_sides_that_the_latents_cannot_have_are_refused(flux2):
@@ -112,6 +113,8 @@ def test_pixels_come_back_to_the_bit():
     assert torch.equal(space.decode(space.encode(clip)), clip)
     assert space.shape(32, 16, 3) == (3, 3, 16, 32)
     assert space.identity() == PixelSpace(16).identity()
+    with pytest.raises(ValueError, match=r"multiples of 16 px, got 32x24"):
+        space.encode(torch.zeros(1, 1, 3, 24, 32, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderDC", "AutoencoderTiny"])
@@ -130,6 +133,7 @@ def test_autoencoders_of_diffusers_load_by_folder(kind, tmp_path):
         )
     model.save_pretrained(tmp_path, safe_serialization=True)
     space = load_space(tmp_path)
+    assert factor_of(tmp_path) == space.factor
     picture = torch.randint(0, 256, (1, 1, 3, 32, 64), dtype=torch.uint8)
     latents = space.encode(picture)
     assert latents.shape == (1, *space.shape(64, 32))

@@ -9,6 +9,7 @@ from golden_files import load
 from toy_system.model import ToyConfig, ToyModel
 
 from diptych.files import typed
+from diptych.models import processors
 from diptych.models.linear_dit import LinearDiT, LinearDiTConfig, trim_text
 from diptych.models.linear_dit.convert import config_from_native, from_native
 from diptych.models.mot import Experts, MoT
@@ -401,7 +402,7 @@ def test_adapters_that_cannot_be_are_refused():
 def test_a_packed_copy_computes_the_same_and_leaves_the_model_alone(name, monkeypatch):
     model = models()[name]
     before, names = outputs(model), list(model.state_dict())
-    monkeypatch.setattr(fast, "_packing_pays", lambda: True)
+    monkeypatch.setattr(fast, "packing_pays", lambda: True)
     packed = prepare(model)
     for block in packed.blocks:
         assert not any(isinstance(layer, torch.nn.Linear) for layer in block.modules())
@@ -410,7 +411,7 @@ def test_a_packed_copy_computes_the_same_and_leaves_the_model_alone(name, monkey
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     assert list(model.state_dict()) == names
     assert all(torch.equal(a, b) for a, b in zip(before, outputs(model), strict=True))
-    monkeypatch.setattr(fast, "_packing_pays", lambda: False)
+    monkeypatch.setattr(fast, "packing_pays", lambda: False)
     plain = prepare(model)
     assert all(torch.equal(a, b) for a, b in zip(before, outputs(plain), strict=True))
     shared = zip(plain.parameters(), model.parameters(), strict=True)
@@ -420,7 +421,7 @@ def test_a_packed_copy_computes_the_same_and_leaves_the_model_alone(name, monkey
 @pytest.mark.parametrize("packing", [False, True])
 @torch.no_grad()
 def test_compiled_blocks_compute_the_same(packing, monkeypatch):
-    monkeypatch.setattr(fast, "_packing_pays", lambda: packing)
+    monkeypatch.setattr(fast, "packing_pays", lambda: packing)
     model = models()["toy"]
     torch.testing.assert_close(
         outputs(prepare(model, compile_blocks=True)), outputs(model), rtol=1e-5, atol=1e-5
@@ -430,5 +431,5 @@ def test_compiled_blocks_compute_the_same(packing, monkeypatch):
 @pytest.mark.parametrize(("maker", "packs"), [("AuthenticAMD", True), ("GenuineIntel", False)])
 def test_the_processor_decides_about_packing_and_not_the_clock(maker, packs, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id : {maker}\n")
-    monkeypatch.setattr(fast, "_PROCESSOR", tmp_path / "cpuinfo")
-    assert fast._packing_pays.__wrapped__() is packs
+    monkeypatch.setattr(processors, "_TOLD", tmp_path / "cpuinfo")
+    assert processors.packing_pays.__wrapped__() is packs

@@ -234,7 +234,7 @@ def test_other_architectures_and_families_are_refused(system, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     for change, message in (
         ({"family": "vae"}, "family 'vae'"),
-        ({"model": {**config["model"], "depth": 3}}, "not of one u1 model"),
+        ({"model": {**config["model"], "depth": 3}}, "which the config asks for"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ModelFolderError, match=message):

@@ -412,16 +412,17 @@ def test_a_write_that_the_system_refuses_leaves_no_partial_checkpoint(tmp_path):
 
 def test_weights_of_another_architecture_are_refused(tokenizer, tmp_path):
     trainer(tokenizer, tmp_path).train()
-    other = trainer(
-        tokenizer,
-        tmp_path,
-        config(model=by_size(3, 320, 4), stages=(dataclasses.replace(config().stages[0], steps=99),)),
-    )
+    longer = dataclasses.replace(config().stages[1], steps=99)
+    other = config(model=by_size(3, 320, 4), stages=(config().stages[0], longer))
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(checkpoint.CheckpointError, match="another architecture"):
-        other.train()
+    with pytest.raises(ValueError, match=r"begun with model\.\w+ "):
+        trainer(tokenizer, tmp_path, other)
     # the run goes on with its own settings all the same
     assert (tmp_path / "config.json").read_bytes() == before
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="another architecture"):
+        trainer(tokenizer, tmp_path, other).train()
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_validation_loss_compares_weights_on_the_same_noise_and_keeps_them(tokenizer, tmp_path):
@@ -503,6 +504,12 @@ def test_a_config_that_could_not_be_read_again_is_refused(tmp_path):
 def test_what_happens_every_so_many_steps_needs_one_at_least(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         toy_config(**{name: 0})
+
+
+def test_stages_of_one_name_are_refused():
+    stage = ToyStage(name="one", steps=2)
+    with pytest.raises(ValueError, match="two stages are called 'one'"):
+        toy_config(stages=(stage, stage))
 
 
 def test_a_finished_run_is_not_saved_anew(tmp_path):

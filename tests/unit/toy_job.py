@@ -19,12 +19,12 @@ from diptych.data.loader import StepData, StepDataset
 from diptych.optim.build import OptimConfig
 from diptych.training import ranks
 from diptych.training.config import RunConfig, StageConfig
-from diptych.training.trainer import Trainer
+from diptych.training.trainer import Trainer, TrainingStopped
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToyStage(StageConfig):
-    trainable: str = "all"
+    parts: ClassVar[tuple[str, ...]] = ("all", "blocks", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class ToyModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig(RunConfig):
+    changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {"stop", "accumulate"}
+
     model: ToyModelConfig = ToyModelConfig()
     stages: tuple[ToyStage, ...] = ()
     rows: int = 8
@@ -43,6 +45,8 @@ class ToyConfig(RunConfig):
     accumulate: int = 1
     stop: int = -1
     """The run is told to stop in this step."""
+    spoilt: bool = False
+    """In each step the first rank cannot use one sample, the second two, and so on."""
     ema: float = 0.9
     bf16: bool = False
     sample_every: int = 10**6
@@ -127,7 +131,8 @@ class ToyData(StepDataset[ToyBatch]):
         shape = self.config.rows, self.config.tokens
         ids = torch.randint(self.config.model.vocabulary, shape, generator=generator)
         mine = ids[self.rank :: self.ranks].chunk(self.config.accumulate)
-        return StepData(tuple(ToyBatch(part) for part in mine), ())
+        bad = tuple(f"rank {self.rank}, {n}" for n in range(self.rank + 1)) if self.config.spoilt else ()
+        return StepData(tuple(ToyBatch(part) for part in mine), bad)
 
 
 @dataclass
@@ -207,8 +212,8 @@ def main(*runs: str) -> None:
 
 
 def toy_run(folder: Path, **changes: Any) -> None:
-    """A run, or what is left of it, up to its `stop`."""
-    with contextlib.suppress(KeyboardInterrupt):
+    """A run, or what is left of it, up to its `stop` or to where it stops itself."""
+    with contextlib.suppress(KeyboardInterrupt, TrainingStopped):
         Trainer(ToyJob(toy_config(**changes)), folder, quiet=True).train()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from diptych.models import MAX_DEPTH
 from diptych.request import Role
 
 HEAD = 32
@@ -66,6 +67,8 @@ class LinearDiTConfig:
         for name in ("depth", "channels", "caption_channels", "patch", "position_base"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"depth must be at most {MAX_DEPTH:,}, got {self.depth}")
         if not 0 < self.mlp_ratio <= 100:
             raise ValueError(f"mlp_ratio must be above 0 and at most 100, got {self.mlp_ratio}")
         if self.position_scale is not None and not 0 < self.position_scale < math.inf:
@@ -82,7 +85,9 @@ class LinearDiTConfig:
                 "the model adds a table of positions that depends on its width, so a wider one cannot "
                 "compute the same"
             )
-        return replace(self, width=self.width * factor, cross_heads=self.cross_heads * factor)
+        width = self.width * factor
+        ratio = ratio_of(self.ffn_width * factor, width)
+        return replace(self, width=width, cross_heads=self.cross_heads * factor, mlp_ratio=ratio)
 
     @property
     def heads(self) -> int:
@@ -90,8 +95,16 @@ class LinearDiTConfig:
 
     @property
     def ffn_width(self) -> int:
-        """Inner width of the feed-forward, before it is doubled for the gate."""
+        """Inner width of the feed-forward, before it is doubled for the gate; cut off, as the public codes
+        do."""
         return int(self.mlp_ratio * self.width)
+
+
+def ratio_of(ffn_width: int, width: int) -> float:
+    """The `mlp_ratio` whose product with a width is cut off to `ffn_width`."""
+    ratio = ffn_width / width
+    # a quotient times its divisor may come back a hair below the whole number that it was
+    return ratio if int(ratio * width) == ffn_width else math.nextafter(ratio, math.inf)
 
 
 def _small(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.files.fields import HONOURED, NEEDED, Fields, check_fields, only, table
 from diptych.files.typed import convert
-from diptych.models.linear_dit.config import LinearDiTConfig
+from diptych.models.linear_dit.config import LinearDiTConfig, ratio_of
 from diptych.models.linear_dit.layers import position_table
 
 # left: ours. Norms and tables are bare parameters of ours; every other entry is a module, whose weight and
@@ -193,7 +193,7 @@ def config_from_native(
         "channels": weights["x_embedder.proj.weight"].shape[1],
         "patch": weights["x_embedder.proj.weight"].shape[-1],
         "caption_channels": weights["y_embedder.y_proj.fc1.weight"].shape[1],
-        "mlp_ratio": weights["blocks.0.mlp.depth_conv.conv.weight"].shape[0] / 2 / width,
+        "mlp_ratio": ratio_of(weights["blocks.0.mlp.depth_conv.conv.weight"].shape[0] // 2, width),
         "qk_norm": "blocks.0.attn.q_norm.weight" in weights,
         "guidance_embedding": guided,
         # the native code truncates the time to an integer unless it is normalised to 0..1, as Sprint's is

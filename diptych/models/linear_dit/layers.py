@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.models.linear_dit.config import FRAME_ROLES, HEAD, LinearDiTConfig
+from diptych.models.processors import fused_attention_pays
 
 FREQUENCIES = 128
 SELF_NORM_EPS = 1e-5
@@ -193,10 +194,8 @@ class CrossAttention(nn.Module):
 
 
 def _attend(query: Tensor, text: TextKeyValue, mask: Tensor | None) -> Tensor:
-    if query.is_cuda:
+    if fused_attention_pays(query.device):
         return F.scaled_dot_product_attention(query, text.key, text.value, attn_mask=mask)
-    # the fused kernel's backward pass is several times slower than two products on a CPU when the text is
-    # short
     scores = (query * query.shape[-1] ** -0.5) @ text.key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))

@@ -61,11 +61,14 @@ def trim_text(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     is left.
 
     Padding has exactly no influence on the output, so leaving it out changes rounding alone. Looks at the
-    mask's values, so it waits for the device: once per prompt.
+    mask's values, so it waits for the device: once per prompt. Raises ValueError for a row without any real
+    token, over which attention has no value (diffusers attends to its padding there).
     """
     mask = mask.bool()
-    used = mask.any(0).nonzero()
-    length = int(used.max()) + 1 if len(used) else 1
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"row {empty[0]} of the text has no real token, so there is nothing to attend to")
+    length = int(mask.any(0).nonzero().max()) + 1
     text, mask = text[:, :length], mask[:, :length]
     return text, None if bool(mask.all()) else mask
 

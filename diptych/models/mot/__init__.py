@@ -1,8 +1,13 @@
 """SenseNova-U1's mixture of transformers."""
 
+from typing import TYPE_CHECKING
+
+from diptych.lazy import attributes
 from diptych.models.mot.config import Experts, MoTConfig, by_size, u1_8b, u1_a3b
-from diptych.models.mot.layout import CLEAN, NOISY, PAD, TEXT, Layout, Slots, may_see
-from diptych.models.mot.model import Cache, MoT, picture_positions
+
+if TYPE_CHECKING:
+    from diptych.models.mot.layout import CLEAN, NOISY, PAD, TEXT, Layout, Slots, may_see
+    from diptych.models.mot.model import Cache, MoT, picture_positions
 
 __all__ = [
     "CLEAN",
@@ -21,3 +26,6 @@ __all__ = [
     "u1_8b",
     "u1_a3b",
 ]
+
+# configs need no torch, all else does
+__getattr__ = attributes(__name__, ("layout", "model"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from diptych.models import MAX_DEPTH
+
 CHANNELS = 32
 """Width that `by_size` gives a model for each of its layers."""
 
@@ -76,6 +78,8 @@ class MoTConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"depth must be at most {MAX_DEPTH:,}, got {self.depth}")
         if self.head not in ("linear", "conv"):
             raise ValueError(f"head must be 'linear' or 'conv', got {self.head!r}")
         # quarters for h and w, halved once more for the pairs that turn together

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
-"""What a slot holds."""
+from diptych.contracts import CLEAN, NOISY, PAD, TEXT
 
 
 @dataclass(frozen=True)
@@ -41,41 +40,36 @@ class Slots:
 
 def may_see(slots: Slots) -> Tensor:
     """The dense mask, bool (B, 1, L, L) as [row, 1, query, key]."""
-    time = slots.positions[..., 0]
-
-    def pair(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x[:, :, None], x[:, None, :]
-
-    (query_doc, key_doc), (query_time, key_time) = pair(slots.document), pair(time)
-    (query_picture, key_picture), (query_kind, key_kind) = pair(slots.picture), pair(slots.kind)
-    # by time, not by slot: the order of slots in a row means nothing
-    seen = (query_doc == key_doc) & (query_time >= key_time)
-    seen &= (key_kind != NOISY) | (query_picture == key_picture)
-    seen &= ~((query_kind == NOISY) & (key_kind != NOISY) & (query_time == key_time))
-    seen &= ~slots.dead[:, None, :] & (key_kind != PAD)
-    # padding looks at itself, so that no softmax runs over nothing
-    padding = slots.kind == PAD
-    seen |= torch.diag_embed(padding)
-    return seen[:, None]
+    rows, length = (torch.arange(size, device=slots.kind.device) for size in slots.kind.shape)
+    return _seen(slots, slots.positions[..., 0], rows[:, None, None], length[:, None], length)[:, None]
 
 
 def flex_mask(slots: Slots) -> Any:
     """The same mask as a FlexAttention block mask (B, 1, L, L)."""
     from torch.nn.attention.flex_attention import create_block_mask
 
+    # once and contiguous: the kernel's compiler is to find plain tables to look up
     time = slots.positions[..., 0].contiguous()
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        # `may_see`, rule by rule, for one pair: the two must be changed together
-        noisy_key, noisy_query = slots.kind[b, k] == NOISY, slots.kind[b, q] == NOISY
-        seen = (slots.document[b, q] == slots.document[b, k]) & (time[b, q] >= time[b, k])
-        seen = seen & (~noisy_key | (slots.picture[b, q] == slots.picture[b, k]))
-        seen = seen & ~(noisy_query & ~noisy_key & (time[b, q] == time[b, k]))
-        seen = seen & ~slots.dead[b, k] & (slots.kind[b, k] != PAD)
-        return seen | ((slots.kind[b, q] == PAD) & (q == k))
+        return _seen(slots, time, b, q, k)
 
     rows, length = slots.kind.shape
     return create_block_mask(mask_mod, rows, None, length, length, device=str(slots.kind.device))
+
+
+def _seen(slots: Slots, time: Tensor, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Whether slot `query` of a row sees slot `key`, for indices of any shapes that broadcast; `time` (B, L)
+    is that of the slots."""
+    # by time, not by slot: the order of slots in a row means nothing
+    at_query, at_key = time[row, query], time[row, key]
+    noisy_query, noisy_key = slots.kind[row, query] == NOISY, slots.kind[row, key] == NOISY
+    seen = (slots.document[row, query] == slots.document[row, key]) & (at_query >= at_key)
+    seen = seen & (~noisy_key | (slots.picture[row, query] == slots.picture[row, key]))
+    seen = seen & ~(noisy_query & ~noisy_key & (at_query == at_key))
+    seen = seen & ~slots.dead[row, key] & (slots.kind[row, key] != PAD)
+    # padding looks at itself, so that no softmax runs over nothing
+    return seen | ((slots.kind[row, query] == PAD) & (query == key))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.contracts import Prompt
+from diptych.contracts import Prompt, check_rows
 from diptych.models.linear_dit import LinearDiT, TextCondition, trim_text
 from diptych.request import Role
 from diptych.systems.sana.captions import Captions, Text, joined
@@ -54,6 +54,7 @@ class SanaCondition:
         return self.denoiser.condition(states.to(self.denoiser.head.weight.dtype), real)
 
     def dropped(self, text: Tensor, media: Tensor) -> SanaCondition:
+        check_rows(len(self), text=text, media=media)
         present = self.present
         if self.given is not None and bool(media.any()):
             kept = torch.ones(self.times.shape, dtype=torch.bool, device=self.times.device)
@@ -67,12 +68,14 @@ class SanaCondition:
     def with_guidance(self, scales: Tensor) -> SanaCondition:
         if not self.denoiser.config.guidance_embedding:
             raise ValueError("this model embeds no guidance scale: guide it with an unconditional pass")
+        check_rows(len(self), scales=scales)
         return self._changed(guidance=scales.to(self.scale))
 
     def prepare(self) -> None:
         _ = self.keys
 
     def rows(self, index: Sequence[int]) -> SanaCondition:
+        check_rows(len(index))
         chosen = list(index)
         # looked up without computing them: rows are also chosen before the first step
         keys = vars(self).get(KEYS)

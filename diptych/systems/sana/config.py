@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from diptych.data.captioned.loader import PictureLoaderConfig
 from diptych.data.pictures import CONTROLS
@@ -10,22 +11,13 @@ from diptych.flow import NoiseLaw, SamplerConfig
 from diptych.models.linear_dit import LinearDiTConfig
 from diptych.training.config import RunConfig, StageConfig
 
-TRAINABLE = ("all", "lora")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SanaStage(StageConfig):
     """A stage of a SANA run; a curriculum of resolutions is a list of stages."""
 
-    trainable: str = "all"
-    """'all', or 'lora': the adapters alone."""
     resolutions: tuple[int, ...] | None = None
     """Instead of the run's own."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.trainable not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +35,15 @@ class SanaTrainConfig(RunConfig):
     """A run over an index of pictures. A run that starts from a model takes its denoiser, text encoder and
     image space from it."""
 
+    changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {"workers", "accumulate"}
+
     model: LinearDiTConfig
     text: TextConfig = field(default_factory=TextConfig)
     pictures: str = ""
     """Folder whose index is trained on."""
     space: str = ""
-    """Folder of the autoencoder, for runs from scratch."""
+    """Folder of the autoencoder, for runs from scratch: of diffusers (AutoencoderDC, AutoencoderTiny), or
+    with the published files of a tiny one."""
     cache: str = ""
     """Folder of latents and text made by `diptych data cache`; empty: they are computed during training."""
     law: NoiseLaw = field(default_factory=NoiseLaw)
@@ -66,8 +61,14 @@ class SanaTrainConfig(RunConfig):
         super().__post_init__()
         if self.control and self.control not in CONTROLS:
             raise ValueError(f"control must be '' or one of {', '.join(CONTROLS)}, got {self.control!r}")
-        if any(stage.trainable == "lora" for stage in self.stages) and not self.lora_rank:
-            raise ValueError("a stage trains 'lora', but lora_rank is 0")
+
+    def sized(self, native: int | None) -> SanaTrainConfig:
+        """With the resolutions of its data: its own, or the native size of the model that it starts from."""
+        if self.data.resolutions:
+            return self
+        if native is None:
+            raise ValueError("data.resolutions is empty, so the run needs a model to start from (--start)")
+        return replace(self, data=replace(self.data, resolutions=(native,)))
 
     def framed(self, model: LinearDiTConfig) -> LinearDiTConfig:
         """A model's config with what the run's control needs of it: frame parts, which start at zero."""

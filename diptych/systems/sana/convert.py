@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from torch import Tensor
 
 from diptych.encoders.gemma import GemmaEncoder
 from diptych.files.folder import ModelFolderError
-from diptych.files.whole import whole
+from diptych.files.whole import whole, whole_folder
 from diptych.flow import SamplerConfig
 from diptych.models.linear_dit import convert as published
 from diptych.spaces.latents import DiffusersAutoencoder
 from diptych.systems.sana import NAME
 from diptych.systems.sana.lora import merge_adapters, read_lora, settings_of, write_lora
-from diptych.systems.sana.parts import SPRINT_SAMPLER, Parts, denoiser, open_parts
+from diptych.systems.sana.parts import Parts, denoiser, open_parts
+from diptych.systems.sana.settings import SPRINT_SAMPLER
 from diptych.systems.sana.system import SanaSystem
 
 LORA = "lora-"
@@ -64,14 +64,8 @@ def convert(
     if lora is not None:
         merge_adapters(system.model, read_lora(read_checkpoint(lora), settings_of(lora)))
         system.card = {**system.card, "parents": [*system.card.get("parents", []), lora.name]}
-    # written aside: a rename within one parent either happens or does not
-    aside = out.with_name(out.name + ".part")
-    _remove(aside)
-    try:
+    with (whole if form == NAME else whole_folder)(out) as aside:
         writers[form](system, aside)
-        aside.rename(out)
-    finally:
-        _remove(aside)
     if form == "diptych":
         return []
     target = "diffusers" if form == "diffusers" else "native"
@@ -97,7 +91,10 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
         )
     weights = read_checkpoint(path)
     parts = open_parts(base)
-    config = published.config_from_native(weights, cross_heads, **_told_positions(weights, parts))
+    try:
+        config = published.config_from_native(weights, cross_heads, **_told_positions(weights, parts))
+    except KeyError as error:
+        raise ModelFolderError(f"{path} is no native checkpoint: it has no {error}") from error
     model = denoiser(config, published.from_native(weights))
     # trained with the stored caption under the real one's mask, so drawn with it too, whatever `base` does
     null = published.native_null_caption(weights)
@@ -197,10 +194,3 @@ def _scheduler(sampler: SamplerConfig) -> Any:
     return diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=sampler.shift
     )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from diptych.contracts import BlockModel, Family, Form, Job, OpenSystem, Probe, Recipe, System
 from diptych.files.folder import family_name
 from diptych.files.typed import read_json
+from diptych.settings import Settings
 from diptych.systems.sana import INDEX, NAME
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _recognises(folder: Path) -> bool:
@@ -31,6 +34,12 @@ def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> 
     from diptych.systems.sana.system import SanaSystem
 
     return SanaSystem.load(folder, device)
+
+
+def _settings(folder: Path) -> Settings:
+    from diptych.systems.sana.settings import read_settings
+
+    return read_settings(folder)
 
 
 def _config() -> type:
@@ -76,11 +85,25 @@ def _convert(source: Path, out: Path, form: str, open_system: OpenSystem, **opti
     return convert(source, out, form, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What a conversion takes besides."""
+
+    base: Path | None = None
+    """Folder whose text encoder and autoencoder go with a native checkpoint, which holds the denoiser
+    alone."""
+    cross_heads: int | None = None
+    """Heads of a native checkpoint's cross-attention, where its width is no published one."""
+    lora: Path | None = None
+    """LoRA file, of any style, that is merged into the model."""
+
+
 FAMILY = Family(
     name=NAME,
     about="a linear diffusion transformer that draws from text in the latents of an autoencoder",
     recognises=_recognises,
     load=_load,
+    settings=_settings,
     config=_config,
     job=_job,
     recipes=_recipes,
@@ -95,5 +118,6 @@ FAMILY = Family(
         Form(name="lora-diffusers", about="a LoRA file, named as diffusers does"),
         Form(name="lora-kohya", about="a LoRA file, named as kohya does"),
     ),
+    options=ConvertOptions,
     convert=_convert,
 )

@@ -25,12 +25,16 @@ from diptych.data.frames import FrameBatch, collate
 from diptych.data.pictures import CONTROLS
 from diptych.encoders.learned import LearnedEncoder
 from diptych.files.folder import locate, open_weights
-from diptych.files.whole import whole
+from diptych.files.lineage import data_of
+from diptych.files.typed import read as read_typed
+from diptych.files.typed import to_json
+from diptych.files.whole import whole, whole_folder, write_whole
 from diptych.flow import Objective
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.caption_encoder import CaptionEncoder, CaptionEncoderConfig
 from diptych.models.linear_dit import LinearDiT
+from diptych.planning import opened
 from diptych.request import Task
 from diptych.spaces import LatentSpace, load_space
 from diptych.systems.sana import NAME
@@ -45,6 +49,8 @@ from diptych.training.tasks.generate import GenerateTask
 START = "start"
 """In the run's folder: the model that the run started from, so that it goes on and exports without the
 original."""
+FROZEN = "frozen.json"
+"""In the run's folder: identities of the parts that do not learn, which must stay what they were."""
 VALIDATION_PICTURES = 64
 VALIDATION_LEVELS = 5
 SHOWN = 12
@@ -79,9 +85,10 @@ class SanaJob:
         if self.start is not None:
             # the model's sizes are the start's, whatever the recipe says
             config = replace(config, model=config.framed(self.start.model))
-        self.config = config
+        self.config = config = config.sized(None if self.start is None else self.start.native)
         self.space = _space(config) if self.start is None else self.start.space
         self.encoder = _encoder(config, self.start, self.index, folder / "tokenizer.json")
+        self._check_frozen(folder / FROZEN)
         with torch.device("meta"):
             denoiser = LinearDiT(config.model)
             if config.lora_rank:
@@ -179,16 +186,31 @@ class SanaJob:
             f"epoch, {plan.dropped} pictures left out of each"
         )
 
+    def _check_frozen(self, path: Path) -> None:
+        """Raises ValueError where the autoencoder or the text encoder is not the one that the run began
+        with: what was learned in the latents of one is noise in those of another."""
+        if not path.is_file():
+            return
+        for part, identity in read_typed(dict[str, str | None], path).items():
+            if self._frozen().get(part) != identity:
+                place = self.config.space if self.source is None else self.source
+                raise ValueError(
+                    f"{place}: the {part} is not the one that the run in {path.parent} began with; put that "
+                    "one back, or begin another run"
+                )
+
+    def _frozen(self) -> dict[str, str | None]:
+        return {"autoencoder": self.space.identity(), "text encoder": self.encoder.identity()}
+
     def prepare(self, folder: Path) -> None:
+        write_whole(folder / FROZEN, to_json(self._frozen()))
         if self.source is None:
             assert isinstance(self.encoder, LearnedEncoder)
             self.encoder.tokenizer.save(folder / "tokenizer.json")
         elif self.source != folder / START:
-            # copied aside and renamed: `kept.is_dir()` above then means a whole copy
-            aside = folder / f"{START}.part"
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(self.source, aside)
-            aside.rename(folder / START)
+            # whole or absent: `kept.is_dir()` above then means a whole copy
+            with whole_folder(folder / START) as aside:
+                shutil.copytree(self.source, aside, dirs_exist_ok=True)
 
     @functools.cached_property
     def _validation(self) -> list[FrameBatch]:
@@ -253,7 +275,7 @@ class SanaJob:
         else:
             plans = [pipeline.plan(text, 1, task=Task.CONTROL_TO_IMAGE, seed=1) for text in captions]
             given = [self.control(pipeline.system.fit(self.index.picture(n))) for n in chosen]
-            media = [[Pipeline.open(pixels)] for pixels in given]
+            media = [[opened(pixels)] for pixels in given]
         pictures = [frames[0] for frames in draw(pipeline.system, plans, media)]
         if path is not None:
             contact_sheet([Cell(p, text) for p, text in zip(pictures, captions, strict=True)], path)
@@ -326,7 +348,7 @@ def export(job: SanaJob, about: dict[str, Any], out: Path) -> SanaSystem:
         **about,
         "family": NAME,
         "pictures": about["steps"] * job.config.data.pictures_per_step,
-        "data": job.config.pictures,
+        "data": data_of(about["parents"], [job.config.pictures]),
         "licence": "that of the pictures and of the parents",
         "weights": "EMA" if job.config.ema else "trained",
     }
@@ -334,7 +356,8 @@ def export(job: SanaJob, about: dict[str, Any], out: Path) -> SanaSystem:
     adapters = surgery.lora_weights(denoiser)
     # merged into a copy: the run's own denoiser trains on with its adapters apart
     system = job.around(surgery.merge_lora(denoiser) if adapters else denoiser, card)
-    system.save(out)
+    with whole_folder(out) as folder:
+        system.save(folder)
     if adapters:
         with whole(out.with_name(out.name + "-lora.safetensors")) as aside:
             save_file(write_lora(adapters, "diffusers", system.embeds_guidance), aside)

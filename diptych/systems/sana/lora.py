@@ -32,6 +32,8 @@ _UNDERSCORED = ("lora_unet_", "lora_transformer_")
 # peft names the adapter between the matrix and 'weight', where it has not stripped it
 _MATRIX = re.compile(r"(.+)\.(lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.(\w+))?\.weight")
 _DORA = re.compile(r"(.+)\.(?:lora_magnitude_vector|dora_scale|magnitude)(?:\..+)?")
+MAX_REPEATS = 3
+"""Repeats in a pattern of module names."""
 METADATA, CONFIG = "lora_adapter_metadata", "adapter_config.json"
 """Where diffusers and peft keep alpha: an entry of the file's header, a file beside it."""
 FIELDS: Fields = {
@@ -69,7 +71,8 @@ _TOP_THEIRS = {theirs: ours for names in (_TOP, DIFFUSERS_GUIDED) for ours, thei
 _DEPTHWISE = "feed_forward.depthwise"
 
 Adapters = dict[str, tuple[Tensor, Tensor]]
-"""Our module name -> A (rank, in) and B (out, rank), the scale alpha / rank folded into B."""
+"""Our module name -> A (rank, in) and B (out, rank), the scale alpha / rank folded into B. A of the patch
+embedding keeps its kernel (rank, channels, patch, patch), which a file needs again."""
 
 
 def settings_of(path: Path) -> dict[str, Any]:
@@ -111,9 +114,13 @@ def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
 def read_lora(weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> Adapters:
     """Adapters of a file in any of the styles; `settings` as `settings_of` gives them. Raises ValueError for
     a key that belongs to no module of SANA, and for adapters that are no plain products of two matrices."""
+    if not weights:
+        raise ValueError("the LoRA file holds no adapters")
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         module, kind = _split(key)
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise ValueError(f"{key!r}: the LoRA file holds values that are no finite fractions")
         found = parts.setdefault(module, {})
         if kind in found:
             raise ValueError(f"the LoRA file has several adapters of {module}, among them {key!r}")
@@ -123,12 +130,15 @@ def read_lora(weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
         if not {"down", "up"} <= set(found):
             raise ValueError(f"the LoRA file has only half of the adapter of {module}")
         # adapters of convolutions have two axes more; the second of the two is 1x1
-        down, up = found["down"].float().flatten(1), found["up"].float().flatten(1)
-        if found["down"].ndim not in (2, 4) or up.shape[1] != len(down):
+        down, up = found["down"].float(), found["up"].float()
+        if {down.ndim, up.ndim} - {2, 4} or up[0].numel() != len(down) or not down.numel() or not up.numel():
             raise ValueError(
-                f"the LoRA's adapter of {module} has factors of {tuple(found['down'].shape)} and "
-                f"{tuple(found['up'].shape)}, which have no product"
+                f"the LoRA's adapter of {module} has factors of {tuple(down.shape)} and {tuple(up.shape)}, "
+                "which have no product"
             )
+        up = up.flatten(1)
+        if module != DIFFUSERS["patch_embed"]:
+            down = down.flatten(1)
         singles[module] = (down, up * _scale(module, len(down), found.get("alpha"), settings or {}))
     return _ours(singles)
 
@@ -155,6 +165,12 @@ def _scale(module: str, rank: int, alpha: Tensor | None, settings: Mapping[str, 
 def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     # patterns are regular expressions that peft puts behind any beginning
     for pattern, value in patterns.items():
+        # a repeated group, or many repeats, can take longer than anyone lives
+        if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > MAX_REPEATS:
+            raise ValueError(
+                f"the LoRA's pattern {pattern!r} repeats a group, or has more than {MAX_REPEATS} repeats: "
+                "it is not read"
+            )
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
@@ -182,7 +198,7 @@ def _split(key: str) -> tuple[str, str]:
     # peft's own prefix stands before a pipeline's
     for prefix in _DOTTED:
         name = name.removeprefix(prefix)
-    block = re.fullmatch(r"transformer_blocks\.\d+\.(.+)", name)
+    block = re.fullmatch(r"transformer_blocks\.\d{1,6}\.(.+)", name)
     if not (name in _TOP_THEIRS or (block and block[1] in _THEIRS)):
         raise ValueError(_unknown(key))
     if block and _THEIRS[block[1]][0] == _DEPTHWISE:
@@ -191,7 +207,7 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def _unknown(key: str) -> str:
-    return f"{key!r} is no key of a LoRA for SANA in the style of {', '.join(STYLES)}"
+    return f"{key[:200]!r} is no key of a LoRA for SANA in the style of {', '.join(STYLES)}"
 
 
 def _from_underscores(name: str) -> str:
@@ -246,16 +262,14 @@ def write_lora(
         names = _BLOCK.get(ours) if beginning else [top[ours]] if ours in top else None
         if names is None or ours == _DEPTHWISE:
             raise ValueError(f"an adapter of {name} has no form in a LoRA file")
-        if ours == "patch_embed":
-            raise ValueError(
-                "an adapter of patch_embed is not written: its kernel is not known without a model"
-            )
-        convolution = names[0].startswith("ff.conv")
+        flat = names[0].startswith("ff.conv")
         for theirs, part in zip(names, up.chunk(len(names)), strict=True):
             module = beginning + theirs
             key = _PREFIX[style] + (module.replace(".", "_") if style == "kohya" else module)
-            pair = [matrix[..., None, None] if convolution else matrix for matrix in (down, part)]
-            for ending, matrix in zip(_DOWN_UP[style], pair, strict=True):
+            # the second product of a convolution is one of 1x1; so is the first, where its kernel is
+            first = down[..., None, None] if flat else down
+            second = part[..., None, None] if first.ndim == 4 else part
+            for ending, matrix in zip(_DOWN_UP[style], (first, second), strict=True):
                 # q, k and v share their first matrix here; safetensors refuses tensors that share memory
                 tensors[f"{key}.{ending}"] = matrix.contiguous().clone()
             if style == "kohya":
@@ -269,7 +283,8 @@ def merge_adapters(model: nn.Module, adapters: Adapters, strength: float = 1.0) 
     size; then nothing was changed."""
     # two passes: all shapes are checked before the first weight changes
     weights = dict(model.named_parameters())
-    for name, (down, up) in adapters.items():
+    flat = {name: (down.flatten(1), up) for name, (down, up) in adapters.items()}
+    for name, (down, up) in flat.items():
         weight = weights.get(f"{name}.weight")
         if weight is None:
             raise ValueError(
@@ -282,6 +297,6 @@ def merge_adapters(model: nn.Module, adapters: Adapters, strength: float = 1.0) 
                 f"the LoRA's adapter of {name} is for a matrix of {(up.shape[0], down.shape[1])}, here "
                 f"it is {tuple(weight.shape)}: it is for another size"
             )
-    for name, (down, up) in adapters.items():
+    for name, (down, up) in flat.items():
         weight = weights[f"{name}.weight"]
         weight.add_((strength * up @ down).view_as(weight).to(weight))

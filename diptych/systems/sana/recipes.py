@@ -11,8 +11,10 @@ from diptych.systems.sana.config import SanaStage, SanaTrainConfig
 
 
 def small(depth: int = 8, heads: int = 5) -> SanaTrainConfig:
-    """A small linear DiT from scratch at 128 px over latents 8 times smaller, for two cores; needs --pictures
-    and --space. `heads` of its cross-attention are 64 channels wide each."""
+    """A small linear DiT from scratch at 128 px over latents 8 times smaller; needs --pictures and --space.
+    Time: on two cores 0.7 s a step, 47 minutes, with a cache (measured).
+
+    `heads` of its cross-attention are 64 channels wide each."""
     return SanaTrainConfig(
         name="sana-small",
         model=LinearDiTConfig(
@@ -26,8 +28,8 @@ def small(depth: int = 8, heads: int = 5) -> SanaTrainConfig:
 
 
 def curriculum() -> SanaTrainConfig:
-    """SANA-1.5's 1.6B at 512 and then 1024 px, bf16, for a cluster; start from a published folder for text
-    and autoencoder."""
+    """SANA-1.5's 1.6B at 512 and then 1024 px, bf16; needs --pictures and --start, for text and autoencoder.
+    Time: for a cluster, not measured."""
     # rate, warm-up, clip and average are those of SANA's configs, which keep the rate constant
     steady = OptimConfig(name="adamw", lr=1e-4, warmup=2000, decay=0.0, clip=0.1)
     return SanaTrainConfig(
@@ -46,13 +48,17 @@ def curriculum() -> SanaTrainConfig:
     )
 
 
+# the model of small() gives way to that of --start, and so does the size of its pictures
+_NATIVE = PictureLoaderConfig(pictures_per_step=32, resolutions=())
+
+
 def finetune() -> SanaTrainConfig:
-    """All weights of a model on one's own pictures; needs --start and --pictures."""
+    """All weights of a model on one's own pictures, at the model's own size; needs --start and --pictures.
+    Time: by the model; 1,000 steps."""
     return replace(
         small(),
-        # the model of small() gives way to that of --start, its data does not: 128 px and 32 pictures a step,
-        # so a larger model wants --data.resolutions
         name="sana-finetune",
+        data=_NATIVE,
         stages=(
             SanaStage(
                 name="fine-tuning", steps=1000, optim=OptimConfig(name="adamw", lr=1e-4, decay=0.5, clip=0.1)
@@ -62,22 +68,25 @@ def finetune() -> SanaTrainConfig:
 
 
 def lora() -> SanaTrainConfig:
-    """Adapters alone on one's own pictures; needs --start and --pictures."""
+    """Adapters alone (LoRA) on one's own pictures, at the model's own size; needs --start and --pictures.
+    Time: by the model; 500 steps, 0.6 s each for sana-small's on two cores (measured)."""
     optim = OptimConfig(name="adamw", lr=1e-3, decay=0.5)
     return replace(
         small(),
         name="sana-lora",
+        data=_NATIVE,
         lora_rank=16,
         stages=(SanaStage(name="adapters", steps=500, trainable="lora", optim=optim),),
     )
 
 
 def control() -> SanaTrainConfig:
-    """A model learns to draw along edges, computed from its training pictures; needs --start and
-    --pictures."""
+    """A model learns to draw along edges, computed from its training pictures; needs --start and --pictures.
+    Time: by the model; 1,500 steps, 2 s each for sana-small's on two cores (measured)."""
     return replace(
         small(),
         name="sana-control",
+        data=_NATIVE,
         control="edges",
         stages=(SanaStage(name="control", steps=1500, optim=OptimConfig(lr=1e-3, decay=0.5)),),
     )

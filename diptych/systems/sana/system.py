@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Given, Prompt, Stack
+from diptych.contracts import AnswerLimits, Given, Prompt, Stack, check_rows
 from diptych.data.captioned.buckets import Bucket, fit
 from diptych.data.frames import encoded
 from diptych.data.pictures import resize
@@ -21,13 +21,15 @@ from diptych.encoders.learned import LearnedEncoder
 from diptych.files import folder as model_folder
 from diptych.flow import SamplerConfig
 from diptych.models.linear_dit import FRAME_ROLES, LinearDiT
-from diptych.request import Message, RequestError, Role, Task
+from diptych.request import Message, RequestError, Role
+from diptych.settings import Settings
 from diptych.spaces import LatentSpace, save_space
 from diptych.surgery import prepare
 from diptych.systems.sana import NAME
 from diptych.systems.sana.captions import Captions, Text
 from diptych.systems.sana.condition import SanaCondition
-from diptych.systems.sana.parts import FolderConfig, blamed_on, denoiser, open_parts
+from diptych.systems.sana.parts import denoiser, open_parts
+from diptych.systems.sana.settings import FolderConfig, blamed_on, settings_of
 
 NULLS = ("empty", "caption_mask")
 
@@ -36,9 +38,6 @@ class SanaSystem:
     """Draws from text with a linear diffusion transformer, published or own."""
 
     family = NAME
-    max_side = 4096
-    max_frames = 1
-    max_media = 1
     joins_passes = True
 
     def __init__(
@@ -73,7 +72,6 @@ class SanaSystem:
         self.model, self.text, self.space, self.sampler = model.eval(), text, space, sampler
         self.native, self.null, self.null_caption, self.control = native, null, null_caption, control
         self.card, self.token = card or {}, model.config.patch
-        self.capabilities = frozenset({Task.TEXT_TO_IMAGE} | ({Task.CONTROL_TO_IMAGE} if control else set()))
         self.captions = Captions(text, null_caption)
         self._fast: LinearDiT | None = None
         # a run makes its system before the model has a place
@@ -82,6 +80,10 @@ class SanaSystem:
     @property
     def device(self) -> torch.device:
         return self.model.head.weight.device
+
+    @property
+    def settings(self) -> Settings:
+        return settings_of(self.native, self.space.factor, self.sampler, self.control)
 
     @property
     def embeds_guidance(self) -> bool:
@@ -112,8 +114,7 @@ class SanaSystem:
         Raises RequestError for frames of a role that the model has not, and for given frames where its config
         has no multi_frame; ValueError for rows that differ in size, number of frames or roles.
         """
-        if len(prompts) != len(stacks):
-            raise ValueError(f"prompts and stacks have one entry a row, got {len(prompts)} and {len(stacks)}")
+        check_rows(len(prompts), stacks=stacks)
         first, device = stacks[0], self.device
         # what is asked is checked before frozen parts move or read anything
         roles = self._roles(stacks)
@@ -222,7 +223,7 @@ class SanaSystem:
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """A picture at a size that the image space can hold."""
         height, width = pixels.shape[:2]
-        return resize(pixels, *self.space.round_size(width, height))
+        return resize(pixels, *self.settings.read_size(width, height))
 
     def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
         self._mute()

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from diptych.contracts import Picture, Sample, Turn
+from diptych.contracts import Picture, Sample, Turn, check_rows
 from diptych.data.conversations.tokens import Document, TextTokenizer, drawing_prefix
 from diptych.models.mot import Cache
 
@@ -67,6 +67,7 @@ class PrefixCondition:
         _ = self.cache
 
     def dropped(self, text: Tensor, media: Tensor) -> Self:
+        check_rows(len(self), text=text, media=media)
         flags = zip(self.requests, text.tolist(), media.tolist(), strict=True)
         requests = tuple(
             replace(r, drop_text=r.drop_text or no_text, drop_pictures=r.drop_pictures or no_media)
@@ -92,6 +93,7 @@ class PrefixCondition:
         raise ValueError("this model embeds no guidance scale; it is guided by passes without the text")
 
     def rows(self, index: Sequence[int]) -> Self:
+        check_rows(len(index))
         made = replace(self, requests=tuple(self.requests[i] for i in index), scale=self.scale[list(index)])
         if "cache" in self.__dict__:
             made.__dict__["cache"] = self.cache.rows(index)

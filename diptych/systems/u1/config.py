@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from diptych.data.conversations.loader import LoaderConfig
 from diptych.flow import FlowConfig
 from diptych.models.mot import MoTConfig
-from diptych.systems.u1.files import check_flow
-from diptych.training.config import RunConfig, StageConfig
+from diptych.systems.u1.settings import check_flow
+from diptych.training.config import LORA, RunConfig, StageConfig
 from diptych.worlds.emoji import WorldConfig
 from diptych.worlds.emoji.source import TASKS
-
-TRAINABLE = ("all", "understanding", "generation", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(StageConfig):
-    """A stage of a joint run: its mixture, what learns, and how the two losses are weighed."""
+    """A stage of a joint run: its mixture, what learns ('understanding': text and clean pictures;
+    'generation': noisy ones), and how the two losses are weighed."""
 
+    parts: ClassVar[tuple[str, ...]] = ("all", "understanding", "generation", LORA)
     mixture: dict[str, float]
     """Task or source -> share of the samples."""
-    trainable: str = "all"
-    """'all'; 'understanding' (text and clean pictures); 'generation' (noisy pictures); 'lora': the adapters
-    alone."""
     text_weight: float = 0.1
     flow_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trainable not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {self.trainable!r}")
+        for name in ("text_weight", "flow_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """A joint run of a mixture of transformers: understanding and generation in one mix."""
+
+    changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {"workers", "accumulate"}
 
     model: MoTConfig
     """A run that starts from a model takes this from it; from scratch, `vocab_size` is the most that the
@@ -66,11 +67,6 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"no mixture draws from {idle[0]!r}; give its share: --mixture {idle[0]} 0.5 generate 0.5"
             )
-        trained = [stage for stage in self.stages if stage.steps]
-        if any(stage.trainable == "lora" for stage in trained) and not self.lora_rank:
-            raise ValueError("a stage trains 'lora', but lora_rank is 0")
-        if self.lora_rank and not any(stage.trainable == "lora" for stage in trained):
-            raise ValueError(f"lora_rank is {self.lora_rank}, but no stage trains 'lora'")
 
     def shares(self, stage: Stage) -> dict[str, float]:
         """The mixture that a stage trains on."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from diptych.contracts import BlockModel, Family, Job, OpenSystem, Probe, Recipe, System
 from diptych.files.folder import family_name
+from diptych.settings import Settings
 from diptych.systems.u1 import NAME
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _recognises(folder: Path) -> bool:
@@ -22,6 +24,12 @@ def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> 
     from diptych.systems.u1.system import U1System
 
     return U1System.load(folder, device)
+
+
+def _settings(folder: Path) -> Settings:
+    from diptych.systems.u1.settings import read_settings
+
+    return read_settings(folder)
 
 
 def _config() -> type:
@@ -49,6 +57,14 @@ def _export(job: Job, about: dict[str, Any], out: Path) -> System:
     return export(job, about, out)
 
 
+def _sources(card: Mapping[str, Any]) -> frozenset[str]:
+    recipe = card.get("recipe", {})
+    # a mixture of the run's own stands instead of every stage's
+    own = recipe.get("mixture")
+    mixtures = [own] if own else [stage.get("mixture") for stage in recipe.get("stages", [])]
+    return frozenset(name for mixture in mixtures for name, share in (mixture or {}).items() if share)
+
+
 def _probe(config: Any) -> Probe:
     from diptych.systems.u1.probe import probe
 
@@ -66,10 +82,12 @@ FAMILY = Family(
     about="one mixture of transformers that answers, draws and edits, from pixels to pixels",
     recognises=_recognises,
     load=_load,
+    settings=_settings,
     config=_config,
     job=_job,
     recipes=_recipes,
     export=_export,
     probe=_probe,
+    sources=_sources,
     presets=_presets,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +14,17 @@ from torch import Tensor
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.files import folder as model_folder
 from diptych.files.folder import ModelFolderError
-from diptych.files.typed import convert
 from diptych.files.whole import whole
-from diptych.flow import FlowConfig
 from diptych.models.meta import without_storage
-from diptych.models.mot import MoT, MoTConfig
-from diptych.systems.u1 import NAME
-
-# fields of the first folders, before noise law and objective were objects
-_FLAT = {"t_mean", "t_std", "sigma_min", "loss_sigma_min"}
+from diptych.models.mot import MoT
+from diptych.systems.u1.settings import Contents, read_contents
 
 
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """config.json of a model folder."""
-
-    family: str
-    native: int
-    """Side, px, of the pictures that the model was trained on."""
-    model: MoTConfig
-    flow: FlowConfig
-
-
-def check_flow(flow: FlowConfig) -> None:
-    """Raises ValueError for a flow that a model which predicts clean pictures cannot run in."""
-    if flow.objective.sigma_min <= 0:
-        raise ValueError(
-            "this model predicts the clean picture, so its velocity divides by the noise level; "
-            f"objective.sigma_min must be above 0, got {flow.objective.sigma_min}"
-        )
-
-
-def read_contents(folder: Path) -> tuple[Contents, TextTokenizer]:
+def read_parts(folder: Path) -> tuple[Contents, TextTokenizer]:
     """What a folder says of its model, without the weights. Raises ModelFolderError for one that is not whole
     or of another kind."""
-    values = model_folder.read_config(folder)
-    if values.get("family") != NAME:
-        raise ModelFolderError(f"{folder}: family {values.get('family')!r} is not {NAME!r}")
-    if isinstance(values.get("flow"), dict):
-        values = {**values, "flow": _nested(values["flow"])}
+    contents = read_contents(folder)
     try:
-        contents = convert(Contents, values, str(folder / "config.json"))
         tokenizer = TextTokenizer.load(folder / "tokenizer.json")
     except ValueError as error:
         raise ModelFolderError(str(error)) from error
@@ -67,43 +37,19 @@ def read_contents(folder: Path) -> tuple[Contents, TextTokenizer]:
     return contents, tokenizer
 
 
-def _nested(flow: Mapping[str, Any]) -> dict[str, Any]:
-    """The flow of a folder, with the noise law and the objective as objects: the first folders have their
-    fields flat, and give the law of the time t = 1 - sigma."""
-    if not _FLAT & flow.keys():
-        return dict(flow)
-    kept = {key: value for key, value in flow.items() if key not in _FLAT}
-    # the logit of 1 - sigma is minus that of sigma, so the mean changes its sign; the deviation does not
-    law = {"mean": -flow.get("t_mean", -0.8), "std": flow.get("t_std", 0.8), "shift": 1.0}
-    objective = {
-        "sigma_min": flow.get("sigma_min", 0.05),
-        "loss_sigma_min": flow.get("loss_sigma_min"),
-    }
-    return {**kept, "law": law, "objective": objective}
-
-
 def read_folder(folder: Path, device: torch.device | str) -> dict[str, Any]:
     """What a system is made of: model, tokenizer, flow, native and card. Raises ModelFolderError as
-    `read_contents`, and where weights are damaged or of another model."""
-    contents, tokenizer = read_contents(folder)
+    `read_parts`, and where weights are damaged or of another model."""
+    contents, tokenizer = read_parts(folder)
     stored = model_folder.open_weights(folder)
     # a config can ask for any number of layers and experts
     model_folder.check_depth(asdict(contents.model), stored, f"{folder / 'config.json'}.model")
     with without_storage():
         model = MoT(contents.model)
-    shapes = stored.shapes()
-    for name, empty in model.state_dict().items():
-        if name in shapes and shapes[name] != empty.shape:
-            raise ModelFolderError(
-                f"{folder}: {name} is {shapes[name]}, the config's sizes make it {tuple(empty.shape)}"
-            )
+    expected = {name: tuple(empty.shape) for name, empty in model.state_dict().items()}
+    model_folder.check_shapes(expected, stored.shapes(), str(folder))
     weights = stored.all()
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise ModelFolderError(
-            f"{folder}: config and weights are not of one {NAME} model ({error})"
-        ) from error
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return {
         "model": model.to(device),
         "tokenizer": tokenizer,

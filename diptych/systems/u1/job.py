@@ -17,19 +17,23 @@ from diptych.data.conversations.packing import Batch
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.mixture import Mixture, shares_of
 from diptych.files.folder import card, locate, open_weights
+from diptych.files.lineage import data_of
 from diptych.files.typed import convert, read_json
+from diptych.files.whole import whole_folder
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT
+from diptych.models.processors import block_mask_pays
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.config import Stage, TrainConfig
-from diptych.systems.u1.files import read_contents, write_adapters
+from diptych.systems.u1.files import read_parts, write_adapters
 from diptych.systems.u1.packed import JointTask
 from diptych.systems.u1.sources import VALIDATION_SEED, kept_sources, sources_of, vocabulary
 from diptych.systems.u1.system import U1System
 from diptych.training import checkpoint
 from diptych.training.export import OPTIMISER
-from diptych.training.trainer import CONFIG, PARENT
+from diptych.training.identity import CONFIG
+from diptych.training.trainer import PARENT
 from diptych.worlds.emoji.source import TASKS
 
 VALIDATION_DOCUMENTS = 256
@@ -82,8 +86,7 @@ class JointJob:
             self.model = MoT(config.model)
             if config.lora_rank:
                 surgery.add_lora(self.model, config.lora_rank, config.seed)
-        # a block mask pays on a GPU; on a CPU its kernel has no backward pass
-        self.task = JointTask(self.model, config.flow, flex=torch.cuda.is_available())
+        self.task = JointTask(self.model, config.flow, flex=block_mask_pays())
 
     @property
     def body(self) -> MoT:
@@ -197,7 +200,7 @@ def make_job(config: TrainConfig, folder: Path, open_system: OpenSystem) -> Join
     # three ways to begin: from a model, on from such a run, from scratch (anew or on)
     if new and config.start:
         start = locate(config.start)
-        contents, tokenizer = read_contents(start)
+        contents, tokenizer = read_parts(start)
         return _job(replace(config, model=contents.model), tokenizer, start)
     if (folder / PARENT).is_file():
         # the model that it started from need not be at hand any more
@@ -222,7 +225,8 @@ def export(job: JointJob, about: dict[str, Any], out: Path) -> U1System:
     adapters = surgery.lora_weights(job.model)
     model = surgery.merge_lora(job.model) if adapters else job.model
     system = U1System(model, job.tokenizer, job.config.flow, job.config.world.size, card)
-    system.save(out, torch.float16)
+    with whole_folder(out) as folder:
+        system.save(folder, torch.float16)
     if adapters:
         write_adapters(adapters, out.with_name(out.name + "-lora.safetensors"))
     return system
@@ -239,7 +243,7 @@ def _facts(config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
         "family": NAME,
         "documents": about["steps"] * config.data.documents_per_step,
         "weights": "EMA, stored as float16",
-        "data": "; ".join([world] * bool(drawn_from & set(TASKS)) + own),
+        "data": data_of(about.get("parents", []), [world] * bool(drawn_from & set(TASKS)) + own),
     }
     if not own and len(licences) == 1 and (licence := licences.pop()):
         facts["licence"] = licence

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.contracts import CLEAN
 from diptych.data.conversations.packing import Batch
-from diptych.data.conversations.tokens import CLEAN, NO_LABEL
+from diptych.data.conversations.tokens import NO_LABEL
 from diptych.flow import FlowConfig, interpolate, noise_scale, to_velocity
 from diptych.models.mot import Layout, MoT, Slots
 from diptych.spaces import PixelSpace
-from diptych.systems.u1.files import check_flow
 from diptych.systems.u1.reading import embed
+from diptych.systems.u1.settings import check_flow
 from diptych.training.log import sigma_bin
 
 
@@ -92,8 +93,7 @@ class JointTask(nn.Module):
     @staticmethod
     def totals(batch: Batch, token: int) -> dict[str, float]:
         """Answer tokens, and the sum of picture weights, of a batch; known without the model."""
-        # square root of the tokens: between one vote a picture and one a token
-        flow = sum(len(run) * (run.shape[-1] * run.shape[-2] / token**2) ** 0.5 for run in batch.noisy)
+        flow = sum(len(run) * _weight(run, token) for run in batch.noisy)
         return {"text": float((batch.labels != NO_LABEL).sum()), "flow": flow}
 
     def forward(self, batch: Batch) -> Losses:
@@ -153,7 +153,7 @@ class JointTask(nn.Module):
             # it (JiT)
             velocity = to_velocity(predicted, run.x, run.sigma, objective.sigma_min)
             errors.append(objective.errors(velocity, run.clean, run.noise, run.x, run.sigma, run.scale))
-            weights.append(torch.full_like(run.sigma, (rows * columns) ** 0.5))
+            weights.append(torch.full_like(run.sigma, _weight(run.x, self.token)))
         return torch.cat(errors), torch.cat([errors[0], *weights])
 
     def _unused(self, batch: Batch, und: Tensor, gen: Tensor) -> Tensor:
@@ -170,3 +170,9 @@ class JointTask(nn.Module):
             drawn = self.model.embed_noisy(blank, one, one)
             sums.append(self.model.pixel_head(drawn, 1, 1).sum())
         return 0.0 * torch.stack([value.float() for value in sums]).sum()
+
+
+def _weight(pictures: Tensor, token: int) -> float:
+    """Weight of each picture (P, 3, height, width) in the loss: the square root of its tokens, between one
+    vote a picture and one a token."""
+    return (pictures.shape[-1] * pictures.shape[-2] / token**2) ** 0.5

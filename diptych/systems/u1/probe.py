@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,9 +13,11 @@ from diptych import surgery
 from diptych.contracts import Picture, Probe, Sample, Turn
 from diptych.data.conversations.packing import Batch, collate, pack
 from diptych.data.conversations.tokens import TextTokenizer, write
+from diptych.files.folder import locate
 from diptych.models.mot import MoT
 from diptych.systems.u1.config import Stage, TrainConfig
 from diptych.systems.u1.packed import JointTask
+from diptych.systems.u1.settings import read_contents
 from diptych.training.memory import default_dtype
 
 _WORDS = {"understand": 64, "verify": 48, "text": 16}
@@ -23,6 +27,9 @@ _SENTENCE = 16
 
 def probe(config: TrainConfig) -> Probe:
     """Raises ValueError for a model with experts: how many tokens each gets is known when it runs."""
+    if config.start:
+        # as the run itself: the model's sizes are the start's
+        config = replace(config, model=read_contents(locate(config.start)).model)
     if config.model.und_experts or config.model.gen_experts:
         raise ValueError("the memory of a model with experts depends on what its tokens choose")
     batch = micro_batch(config)

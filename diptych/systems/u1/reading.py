@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.contracts import CLEAN, PAD
 from diptych.data.conversations.packing import runs
-from diptych.data.conversations.tokens import CLEAN, PAD, Document
+from diptych.data.conversations.tokens import Document
 from diptych.models.mot import Cache, MoT, Slots, may_see
 from diptych.spaces import PixelSpace
 

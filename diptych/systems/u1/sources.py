@@ -45,7 +45,16 @@ def _world(config: WorldConfig) -> EmojiWorld:
 
 
 def sources_of(config: TrainConfig) -> Sources:
-    """All that a run's mixtures may name. Opening one raises ValueError for a file that cannot be used."""
+    """All that a run's mixtures may name. Raises ValueError for a name that is none of them; opening one, for
+    a file that cannot be used."""
+    given = {Path(path).stem for path in (*config.jsonl, *config.text)}
+    for stage in (stage for stage in config.stages if stage.steps):
+        if unknown := sorted(set(config.shares(stage)) - given - set(TASKS)):
+            raise ValueError(
+                f"stage {stage.name!r} draws from {unknown[0]!r}, which is no task of the emoji world "
+                f"({', '.join(TASKS)}) and no file: give it with --jsonl {unknown[0]}.jsonl or --text "
+                f"{unknown[0]}.txt, or another --mixture"
+            )
     jsonl = partial(JsonlSource, seed=config.seed, multiple=config.model.token, max_side=config.world.size)
     return Sources(
         {

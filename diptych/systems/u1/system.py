@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Given, Picture, Prompt, Sample, Stack, Turn
+from diptych.contracts import AnswerLimits, Given, Picture, Prompt, Sample, Stack, Turn, check_rows
 from diptych.data.conversations.tokens import Document, TextTokenizer, answer_prefix
 from diptych.data.pictures import resize
 from diptych.flow import FlowConfig, SamplerConfig, noise_scale, to_velocity
 from diptych.models.mot import Cache, MoT
 from diptych.request import TASKS, Message, RequestError, Task
+from diptych.settings import Settings
 from diptych.spaces import PixelSpace
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.condition import PrefixCondition, Request
-from diptych.systems.u1.files import Contents, check_flow, read_folder, write_folder
+from diptych.systems.u1.files import read_folder, write_folder
 from diptych.systems.u1.reading import read_prefixes
+from diptych.systems.u1.settings import Contents, check_flow, settings_of
 
 UNFINISHED = "\ufffd"
 """What a decoder writes for bytes that are no whole character."""
@@ -32,11 +34,6 @@ class U1System:
     """Answers, draws and edits with one mixture of transformers."""
 
     family = NAME
-    max_side = 1024
-    max_frames = 1
-    max_media = 1
-    control = ""
-    capabilities = frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT})
     joins_passes = False
     """A pass without text has a shorter prefix; padded to the others', it would cost more than it saves."""
     embeds_guidance = False
@@ -57,6 +54,11 @@ class U1System:
         self.card = card or {}
         self.token = model.config.token
         self.space = PixelSpace(self.token)
+        self._capitals = tokenizer.has_capitals
+
+    @property
+    def settings(self) -> Settings:
+        return settings_of(self.native, self.token, self.sampler)
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -81,6 +83,7 @@ class U1System:
         the requests as they are then. Raises RequestError for a frame whose role an edit does not take,
         ValueError for rows of different sizes or sizes that are no multiples of a token.
         """
+        check_rows(len(prompts), stacks=stacks)
         first = stacks[0]
         for stack in stacks:
             if (stack.width, stack.height) != (first.width, first.height):
@@ -92,7 +95,11 @@ class U1System:
         if first.width % self.token or first.height % self.token:
             raise ValueError(f"sides must be multiples of {self.token} px, got {first.width}x{first.height}")
         requests = tuple(
-            Request(prompt.text, prompt.negative, tuple(self._picture(given) for given in stack.given))
+            Request(
+                self._heard(prompt.text),
+                self._heard(prompt.negative),
+                tuple(self._picture(given) for given in stack.given),
+            )
             for prompt, stack in zip(prompts, stacks, strict=True)
         )
         scale = noise_scale(self.flow, first.width * first.height // self.token**2)
@@ -106,6 +113,11 @@ class U1System:
             # late: guidance and dropout first decide which conversations are read at all
             reader=lambda documents: self._prefix(documents)[1],
         )
+
+    def _heard(self, text: str) -> str:
+        """A request as the model's vocabulary has it: one that was learnt from small letters spells any other
+        word out in bytes, which it was never shown."""
+        return text if self._capitals else text.lower()
 
     def _picture(self, given: Given) -> Picture:
         if given.role not in TASKS[Task.EDIT].takes:
@@ -137,9 +149,7 @@ class U1System:
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """A picture at a size that this model reads: its own area, sides multiples of a token."""
         height, width = pixels.shape[:2]
-        shrink = min(1.0, (self.native**2 / (width * height)) ** 0.5)
-        size = self.space.round_size(round(width * shrink), round(height * shrink))
-        return resize(pixels, *size)
+        return resize(pixels, *self.settings.read_size(width, height))
 
     @torch.inference_mode()
     def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
@@ -201,7 +211,8 @@ class U1System:
         documents = []
         for messages in conversations:
             turns = tuple(
-                Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages
+                Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), self._heard(m.text)))
+                for m in messages
             )
             documents.append(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token))
         hidden, cache = self._prefix(documents)

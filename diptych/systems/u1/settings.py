@@ -1,0 +1,88 @@
+"""What a folder of the family says of its model: config.json, read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.files.folder import ModelFolderError, read_config
+from diptych.files.typed import convert
+from diptych.flow import FlowConfig, SamplerConfig
+from diptych.models.mot import MoTConfig
+from diptych.request import Task
+from diptych.settings import Settings
+from diptych.systems.u1 import NAME
+
+# fields of the first folders, before noise law and objective were objects
+_FLAT = {"t_mean", "t_std", "sigma_min", "loss_sigma_min"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """config.json of a model folder."""
+
+    family: str
+    native: int
+    """Side, px, of the pictures that the model was trained on."""
+    model: MoTConfig
+    flow: FlowConfig
+
+
+def check_flow(flow: FlowConfig) -> None:
+    """Raises ValueError for a flow that a model which predicts clean pictures cannot run in."""
+    if flow.objective.sigma_min <= 0:
+        raise ValueError(
+            "this model predicts the clean picture, so its velocity divides by the noise level; "
+            f"objective.sigma_min must be above 0, got {flow.objective.sigma_min}"
+        )
+
+
+def read_contents(folder: Path) -> Contents:
+    """Raises ModelFolderError for a folder that is not whole or of another kind."""
+    values = read_config(folder)
+    if values.get("family") != NAME:
+        raise ModelFolderError(f"{folder}: family {values.get('family')!r} is not {NAME!r}")
+    if isinstance(values.get("flow"), dict):
+        values = {**values, "flow": _nested(values["flow"])}
+    try:
+        return convert(Contents, values, str(folder / "config.json"))
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
+
+
+def settings_of(native: int, token: int, sampler: SamplerConfig) -> Settings:
+    """Of a model trained on pictures of `native` px a side, whose tokens have `token` px a side."""
+    return Settings(
+        native=native,
+        multiple=token,
+        max_side=1024,
+        tasks=frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}),
+        sampler=sampler,
+        reads_native=True,
+    )
+
+
+def read_settings(folder: Path) -> Settings:
+    """Raises ModelFolderError as `read_contents`."""
+    contents = read_contents(folder)
+    try:
+        return settings_of(contents.native, contents.model.token, contents.flow.sampler)
+    except ValueError as error:
+        raise ModelFolderError(f"{folder / 'config.json'}: {error}") from error
+
+
+def _nested(flow: Mapping[str, Any]) -> dict[str, Any]:
+    """The flow of a folder, with the noise law and the objective as objects: the first folders have their
+    fields flat, and give the law of the time t = 1 - sigma."""
+    if not _FLAT & flow.keys():
+        return dict(flow)
+    kept = {key: value for key, value in flow.items() if key not in _FLAT}
+    # the logit of 1 - sigma is minus that of sigma, so the mean changes its sign; the deviation does not
+    law = {"mean": -flow.get("t_mean", -0.8), "std": flow.get("t_std", 0.8), "shift": 1.0}
+    objective = {
+        "sigma_min": flow.get("sigma_min", 0.05),
+        "loss_sigma_min": flow.get("loss_sigma_min"),
+    }
+    return {**kept, "law": law, "objective": objective}

@@ -1,0 +1,250 @@
+"""Model folders of strangers: code that comes with them, configs that ask for more than there is, paths that
+lead out of the folder."""
+
+import builtins
+import json
+import shutil
+import socket
+import sys
+
+import judges
+import pytest
+import torch
+from published import pipeline
+from safetensors.torch import load_file, save_file
+
+import diptych
+from diptych.encoders.gemma import GemmaEncoder
+from diptych.files.folder import ModelFolderError, check_shapes, open_weights
+from diptych.inference.verifiers import load_verifier
+from diptych.spaces import load_space, save_space, tiny_space
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One whole folder of each kind that is read."""
+    folder = tmp_path_factory.mktemp("models")
+    pipeline(folder / "sana")
+    for kind in ("clip", "siglip", "vlm"):
+        getattr(judges, kind)(folder / kind)
+    return folder
+
+
+LOADERS = {
+    "system": ("sana", lambda folder: diptych.load(folder, "cpu")),
+    "text": ("sana", lambda folder: GemmaEncoder.load(folder / "text_encoder", folder / "tokenizer", "")),
+    "space": ("sana", lambda folder: load_space(folder / "vae")),
+    "clip": ("clip", lambda folder: load_verifier(f"clip:{folder}", None)),
+    "siglip": ("siglip", lambda folder: load_verifier(f"clip:{folder}", None)),
+    "vlm": ("vlm", lambda folder: load_verifier(f"vlm:{folder}", None)),
+}
+CLASSES = (
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForImageTextToText",
+    "AutoProcessor",
+    "AutoImageProcessor",
+    "AutoTokenizer",
+)
+
+
+def configs_of(folder):
+    return [path for path in folder.rglob("*.json") if path.name.endswith("config.json")]
+
+
+def changed(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def auto_map(folder, where="evil.Evil", **more):
+    mapped = {name: [where, where] if name == "AutoTokenizer" else where for name in CLASSES}
+    for path in configs_of(folder):
+        changed(path, auto_map=mapped, **more)
+
+
+def custom_pipeline(folder):
+    for path in folder.rglob("model_index.json"):
+        changed(path, text_encoder=["evil", "Evil"], vae=["pipeline", "Evil"], transformer=["evil", "Evil"])
+
+
+def custom_pipeline_class(folder):
+    for path in folder.rglob("model_index.json"):
+        changed(path, _class_name=["pipeline", "Evil"])
+
+
+def unknown_classes(folder):
+    auto_map(
+        folder, model_type="evil", tokenizer_class="Evil", processor_class="Evil", architectures=["Evil"]
+    )
+
+
+def adapters(folder):
+    for path in configs_of(folder):
+        told = {"base_model_name_or_path": "owner/evil", "peft_type": "LORA"}
+        (path.parent / "adapter_config.json").write_text(json.dumps(told))
+
+
+TRICKS = {
+    "code beside": lambda folder: None,
+    "auto_map": auto_map,
+    "auto_map of another repository": lambda folder: auto_map(folder, "owner/evil--evil.Evil"),
+    "unknown classes": unknown_classes,
+    "custom components": custom_pipeline,
+    "custom pipeline": custom_pipeline_class,
+    "adapters": adapters,
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+@pytest.mark.parametrize("loader", LOADERS)
+def test_code_of_a_model_is_never_run_and_never_asked_about(loader, trick, models, tmp_path, monkeypatch):
+    kind, load = LOADERS[loader]
+    folder = shutil.copytree(models / kind, tmp_path / "model")
+    TRICKS[trick](folder)
+    mark = tmp_path / "ran"
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        for name in ("evil", "pipeline", "modeling_evil", "__init__"):
+            code = f"open({str(mark)!r}, 'w')\nclass Evil:\n    pass\n"
+            (place / f"{name}.py").write_text(code)
+    asked = []
+
+    def ask(*words):
+        asked.append(words)
+        return "y"
+
+    def connect(self, address):
+        asked.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(builtins, "input", ask)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    refused = None
+    try:
+        load(folder)
+    except ValueError as error:
+        refused = str(error)
+    assert not mark.exists()
+    assert asked == []
+    assert not [name for name in sys.modules if name.endswith("evil")]
+    if trick == "code beside":
+        assert refused is None
+    if trick.startswith("auto_map") and loader not in ("system", "space"):
+        assert refused is not None
+        assert "names code of its own" in refused
+
+
+def larger(folder, part, **values):
+    """A config that asks for more than its weights hold."""
+    changed(folder / part / "config.json", **values)
+
+
+def layers(count):
+    return {"num_hidden_layers": count, "layer_types": ["full_attention"] * count}
+
+
+BLOCKS = {"encoder_block_out_channels": [8, 16], "decoder_block_out_channels": [8, 16]}
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "said"),
+    [
+        ("text_encoder", {"hidden_size": 4800}, "the config's sizes make it"),
+        ("text_encoder", {"vocab_size": 10**9}, "the config's sizes make it"),
+        ("text_encoder", layers(3), "which the config asks for"),
+        ("text_encoder", layers(1), "the config has no place for"),
+        ("text_encoder", {"num_hidden_layers": 10**7}, "but the weights hold"),
+        ("vae", {"latent_channels": 10**6}, "the config's sizes make it"),
+        ("vae", BLOCKS, "the config's sizes make it"),
+        ("vae", {"encoder_layers_per_block": [1, 2]}, "which the config asks for"),
+        ("vae", {"encoder_qkv_multiscales": [[], []]}, "the config's sizes make it"),
+        ("vae", {"decoder_layers_per_block": [1, 10**7]}, "but the weights hold"),
+    ],
+)
+def test_a_config_is_held_against_the_weights_before_memory_is_taken(
+    part, values, said, models, tmp_path, monkeypatch
+):
+    import transformers
+
+    folder = shutil.copytree(models / "sana", tmp_path / "model")
+    larger(folder, part, **values)
+    made = []
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", lambda *a, **k: made.append(a))
+    if part == "vae":
+        monkeypatch.setattr(
+            diptych.spaces.latents.DiffusersAutoencoder, "__init__", lambda *a, **k: made.append(a)
+        )
+    _, load = LOADERS["space" if part == "vae" else "text"]
+    with pytest.raises(ModelFolderError, match=said) as refusal:
+        load(folder)
+    assert str(folder / part / "config.json") in str(refusal.value)
+    assert made == []
+
+
+def test_a_tiny_autoencoder_with_blocks_without_end_is_refused(tmp_path):
+    import diffusers
+
+    sizes = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    small = diffusers.AutoencoderTiny(num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), **sizes)
+    small.save_pretrained(tmp_path)
+    assert load_space(tmp_path).factor == 2
+    changed(tmp_path / "config.json", num_encoder_blocks=[1, 10**7])
+    with pytest.raises(ModelFolderError, match="but the weights hold"):
+        load_space(tmp_path)
+
+
+def test_a_head_over_the_text_encoder_is_left_out(models, tmp_path):
+    folder = shutil.copytree(models / "sana" / "text_encoder", tmp_path / "text")
+    plain = load_file(folder / "model.safetensors")
+    named = {f"model.{name}": tensor for name, tensor in plain.items()}
+    named["lm_head.weight"] = plain["embed_tokens.weight"].clone()
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    words = models / "sana" / "tokenizer"
+    found = GemmaEncoder.load(folder, words, "").model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: weights.pop("encoder.1.conv.0.weight"), "no encoder.1.conv.0.weight"),
+        (lambda weights: weights.update({"encoder.99.weight": torch.ones(2)}), "begins and ends with"),
+        (lambda weights: weights.update(extra=torch.ones(2)), "no place for extra"),
+        (lambda weights: weights.update({"decoder.1.weight": torch.ones(2, 2, 3, 3)}), "sizes make it"),
+        (lambda weights: weights.clear() or weights.update(x=torch.ones(1)), "begins and ends with"),
+    ],
+)
+def test_weights_that_are_no_tiny_autoencoder_are_refused(change, said, tmp_path):
+    from golden_files import write
+
+    parts = ("encoder", "decoder")
+    files = [write(f"tiny_autoencoders/taef2_{part}", tmp_path / f"{part}.safetensors") for part in parts]
+    save_space(tiny_space(*files), tmp_path / "space")
+    path = tmp_path / "space" / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=said):
+        load_space(tmp_path / "space")
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "a/../../outside.bin"])
+def test_checksums_of_files_outside_the_folder_are_not_looked_at(name, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "outside.bin").write_bytes(b"mine")
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+    (folder / "card.json").write_text(json.dumps({"sha256": {name: "0" * 64}}))
+    with pytest.raises(ModelFolderError, match="which is outside the folder"):
+        open_weights(folder)
+
+
+def test_shapes_are_compared_name_by_name():
+    check_shapes({"a": (1, 2)}, {"a": (1, 2)}, "here")
+    for expected, stored, said in (
+        ({"a": (1,)}, {}, "here: the weights have no a"),
+        ({"a": (1,)}, {"a": (2,)}, r"here: a is \(2,\), the config's sizes make it \(1,\)"),
+        ({}, {"b": (1,)}, "here: the config has no place for b"),
+    ):
+        with pytest.raises(ModelFolderError, match=said):
+            check_shapes(expected, stored, "here")
