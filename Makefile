@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint font train-default evaluate test-kills benchmark experiments clean
+.PHONY: demo test lint font train-default evaluate test-kills test-hostile benchmark experiments clean
 
 demo: $(VENV)/ready
 	$(BIN)/diptych demo -o demo
@@ -37,6 +37,11 @@ train-default: $(VENV)/ready font
 # 30 kills at random moments; make test has 3
 test-kills: $(VENV)/ready-dev font
 	DIPTYCH_KILLS=30 $(BIN)/python -m pytest tests/integration/test_training_runs.py tests/integration/test_sana_runs.py -k kill
+
+# Every hostile command and 10,000 fuzzed examples of each kind of file; make test has 60 and 200. A failure is repeated with its seed
+test-hostile: $(VENV)/ready-dev font
+	@seed=$${SEED:-$$(date +%s)}; echo "seed of the fuzzing: $$seed (SEED=$$seed make test-hostile repeats it)"; \
+	DIPTYCH_HOSTILE=1 $(BIN)/python -m pytest tests/hostile -n 2 --dist worksteal --hypothesis-seed $$seed
 
 benchmark: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/prefix_cache.py

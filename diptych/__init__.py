@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def load(name: str | Path | None = None, device: str | None = None) -> Pipeline:
-    """A model ready to run: the shipped one, a folder, or a hub id.
+    """A model ready to run: the shipped one, a folder, or 'hf:owner/name' of the hub.
 
     Raises files.folder.ModelFolderError for a folder that is not whole or of an unknown kind.
     """

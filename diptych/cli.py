@@ -15,7 +15,7 @@ import tyro
 from rich.markup import escape
 
 from diptych import __version__
-from diptych.commands.terminal import Terminal, aside
+from diptych.commands.terminal import Terminal, aside, visible
 from diptych.request import RequestError
 
 COMMANDS = {
@@ -33,6 +33,10 @@ COMMANDS = {
 }
 """Command -> class that says what it takes, in the module of the command's name under `commands`. There,
 `run(command, console)` carries it out; a module that parses its own arguments has `main` instead."""
+MAX_ARGUMENT = 10_000
+"""Characters of one argument."""
+MAX_SENTENCE = 1000
+"""Characters of what is said of an error."""
 TRACE = "DIPTYCH_TRACEBACK"
 """Set to 1, this variable shows where an error was raised."""
 
@@ -67,13 +71,20 @@ def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"diptych {__version__}")
         return 0
+    # no command reads more of one, and the parser repeats what it does not understand
+    if long := [word for word in arguments if len(word) > MAX_ARGUMENT]:
+        raise RequestError(
+            f"the argument {long[0][:20]!r} ... has {len(long[0]):,} characters, more than the "
+            f"{MAX_ARGUMENT:,} that are read"
+        )
     if arguments[:1] and arguments[0] in COMMANDS:
         return _run(arguments[0], arguments[1:])
     # help, or a word that is no command: only this needs every module
     kinds = {name: getattr(_module(name), kind) for name, kind in COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(
         kinds,
-        args=arguments,
+        # none of them is run: a word that is no command is only repeated
+        args=[visible(word) for word in arguments],
         prog="diptych",
         description="Models that both see and draw. `diptych --version` tells which version this is.",
     )  # type: ignore[call-overload]
@@ -105,8 +116,14 @@ def _told(error: BaseException) -> int:
         f"{type(error).__name__}: {_one_line(error)} (a mistake of diptych's, not yours: please report it; "
         f"{TRACE}=1 shows where it happened)"
     )
-    aside.print(f"[red]{kind}:[/red] {escape(sentence)}", highlight=False, soft_wrap=True)
+    aside.print(f"[red]{kind}:[/red] {escape(_shortened(sentence))}", highlight=False, soft_wrap=True)
     return status
+
+
+def _shortened(sentence: str) -> str:
+    """A sentence of bounded length: names and values in it may be anybody's."""
+    half = MAX_SENTENCE // 2
+    return sentence if len(sentence) <= MAX_SENTENCE else f"{sentence[:half]} ... {sentence[-half:]}"
 
 
 def _sentence(error: BaseException) -> str:

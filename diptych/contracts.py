@@ -9,24 +9,24 @@ Shapes: B rows of a batch, F frames, C channels, H and W sides of a target; pixe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from diptych.flow import SamplerConfig
-from diptych.request import Message, Role, Task
+from diptych.request import Message, Role
+from diptych.settings import Settings
+
+if TYPE_CHECKING:
+    # plans are made by these contracts, before torch and numpy are loaded
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
 
 VERIFY = "does this picture show {}?"
 """What a model is asked about a picture, with the prompt in it. Models that verify are trained on these
 words."""
-
-
-# the hinge: what is read once, and what is denoised
 
 
 # eq=False, here and below: dataclasses would compare tensors with ==, which has no single truth value
@@ -69,6 +69,9 @@ class Stack:
 class Condition(Protocol):
     """What no denoising step changes, for B rows, computed once. Made by `System.read`.
 
+    There is at least one row, and what goes with rows has one entry for each: reading none, choosing none and
+    masks of another length raise ValueError, see `check_rows`.
+
     Differentiable where gradients are on; what it needs may be computed when it is first used.
     """
 
@@ -108,6 +111,16 @@ class Condition(Protocol):
         """The rows of this and of other conditions, one after the other. Raises ValueError where they differ
         in size or in the roles of their frames, so that no one pass could denoise them."""
         ...
+
+
+def check_rows(rows: int, **columns: Sized) -> None:
+    """Raises ValueError where there are no rows, or where one of `columns`, by name, has not one entry for
+    each of them."""
+    if not rows:
+        raise ValueError("a condition has at least one row, got none")
+    for name, column in columns.items():
+        if len(column) != rows:
+            raise ValueError(f"{name} must have one entry a row, {rows} in all, got {len(column)}")
 
 
 class ImageSpace(Protocol):
@@ -161,24 +174,22 @@ class System(Protocol):
     model: Any
     """Its `BlockModel`: what surgery, training and estimates work on."""
     native: int
-    """Side, px, of the pictures that the model was trained on."""
-    max_side: int
-    max_frames: int
-    """Frames of the longest clip that it draws; 1 for a system of pictures."""
-    max_media: int
-    """Attached media that it looks at for one request."""
+    """Side, px, of the pictures that the model was trained on: `settings.native`."""
     token: int
     """Side, in values of the target, of what the denoiser takes for one token."""
-    capabilities: frozenset[Task]
-    """Tasks of `request.TASKS` that it carries out."""
-    control: str
-    """What a control frame holds ('edges'), or ''."""
+
+    @property
+    def settings(self) -> Settings:
+        """What it can do, as its family's `settings` reads it off a folder."""
+        ...
 
     @property
     def space(self) -> ImageSpace: ...
 
     @property
-    def sampler(self) -> SamplerConfig: ...
+    def sampler(self) -> SamplerConfig:
+        """`settings.sampler`."""
+        ...
 
     @property
     def text(self) -> TextEncoder | None:
@@ -307,9 +318,6 @@ class Verifier(Protocol):
         ...
 
 
-# models as surgery, memory estimates, compiling and sharding see them
-
-
 @dataclass(frozen=True, kw_only=True)
 class BlockFacts:
     """What engines must know of a model of blocks; stated by the model, beside its layers. Names are those of
@@ -352,9 +360,6 @@ class BlockModel(Protocol):
         ...
 
 
-# data
-
-
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A picture inside a turn: uint8 RGB (height, width, 3). `drawn` pictures are to be generated, others are
@@ -364,12 +369,15 @@ class Picture:
     drawn: bool = False
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != "uint8":
             raise ValueError(
                 f"a picture must be uint8 (height, width, 3), got {self.pixels.dtype} {self.pixels.shape}"
             )
 
 
+TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
+"""What a slot of a packed row holds: words, a token of a picture that is read, of one that is drawn,
+nothing."""
 SPEAKERS = ("user", "assistant", "system")
 
 
@@ -412,9 +420,6 @@ class Source(Protocol):
     def draw(self, number: int) -> Sample:
         """A pure function of the number. Raises BadSample for one that cannot be read."""
         ...
-
-
-# training
 
 
 class Losses(Protocol):
@@ -516,11 +521,9 @@ class Probe:
     """Values that one block's input holds for a micro-batch: all that a recomputed block keeps."""
 
 
-# systems
-
-
 OpenSystem = Callable[[str], System]
-"""Opens a model by 'default', folder or hub id, of any family: handed to a system that uses another."""
+"""Opens a model by 'default', folder or 'hf:owner/name', of any family: handed to a system that uses
+another."""
 Recipe = Callable[..., Any]
 """Returns a run's config; its parameters are dials (size, depth), each with a default, that resolve to fields
 of it. Its docstring is what `diptych train --help` says of it."""
@@ -547,6 +550,9 @@ class Family:
     weights."""
     load: Callable[[Path, OpenSystem, torch.device | str], System]
     """Raises files.folder.ModelFolderError for a folder that is not whole."""
+    settings: Callable[[Path], Settings]
+    """Those of the model in a folder, from its JSON alone: torch is not loaded. Raises
+    files.folder.ModelFolderError for a folder that is not whole."""
     config: Callable[[], type]
     """The dataclass of its runs' configs."""
     job: Callable[[Any, Path, OpenSystem], Job]
@@ -560,8 +566,12 @@ class Family:
     """For memory estimates of a run before it starts."""
     presets: Callable[[], Mapping[str, Callable[[], BlockModel]]] = dict
     """Published sizes by name; each makes its model, on torch's current device."""
+    sources: Callable[[Mapping[str, Any]], frozenset[str]] = lambda card: frozenset()
+    """Names of the sources that a model was trained on, by its card."""
     forms: tuple[Form, ...] = ()
     """What `convert` can write."""
+    options: type | None = None
+    """Dataclass of what `convert` takes besides; its fields are None unless given."""
     convert: Callable[..., list[str]] | None = None
     """convert(source, out, form, open_system, **options) -> what the target computes otherwise, in words."""
 

@@ -10,10 +10,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class RequestError(ValueError):
@@ -80,6 +82,11 @@ class TaskFacts:
     """What an attached medium is for where the request does not say."""
 
     @property
+    def changes(self) -> bool:
+        """Whether it changes what is attached, and so draws at that size."""
+        return Role.SOURCE in self.takes
+
+    @property
     def draws_from_words(self) -> bool:
         """Whether it draws, and takes no medium at all."""
         return self.makes is not Product.TEXT and not self.takes
@@ -120,7 +127,7 @@ class Media:
 
     def __post_init__(self) -> None:
         # a float picture in 0..1 would be taken for an almost black one, so the type is checked here
-        if self.frames.ndim != 4 or self.frames.shape[3] != 3 or self.frames.dtype != np.uint8:
+        if self.frames.ndim != 4 or self.frames.shape[3] != 3 or self.frames.dtype != "uint8":
             raise RequestError(
                 f"{self.name}: media must be uint8 (frames, height, width, 3), got {self.frames.dtype} "
                 f"{self.frames.shape}"
@@ -226,9 +233,7 @@ class Plan:
         if absent := sorted({"task", "prompt"} - set(values)):
             raise RequestError(f"the plan has no {absent[0]!r}")
         # numpy's numbers are meant as Python's: a seed is often drawn by it
-        plain = {
-            key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()
-        }
+        plain = {key: value.item() if hasattr(value, "dtype") else value for key, value in values.items()}
         try:
             return msgspec.convert(plain, cls, strict=True)
         except msgspec.ValidationError as error:
@@ -250,6 +255,13 @@ class Plan:
             for key in ("width", "height", "seed", "steps", "guidance_scale", "image_guidance_scale"):
                 values.pop(key, None)
         return values
+
+
+def check_seed(seed: int) -> None:
+    """Raises RequestError for a number that begins no run, test or growth; a plan's own seed may be
+    larger."""
+    if not 0 <= seed < 2**32:
+        raise RequestError(f"seed must be 0 or more and below 2^32, got {seed}")
 
 
 def parse_task(name: str) -> Task:

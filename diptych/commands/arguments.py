@@ -6,17 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from rich.markup import escape
 from tyro.conf import Positional as Positional
 
+from diptych import planning
 from diptych.commands.terminal import aside
 from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task
-
-if TYPE_CHECKING:
-    from diptych.inference import Pipeline
+from diptych.settings import Settings
 
 Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
@@ -70,17 +69,17 @@ def print_plan(plan: Plan) -> None:
 
 
 def understood(
-    pipeline: Pipeline, request: str, images: Sequence[Path], overrides: Overrides
+    settings: Settings, request: str, images: Sequence[Path], overrides: Overrides
 ) -> tuple[Plan, list[Media]]:
-    """A request as its settled plan with its media. Raises RequestError as `Pipeline.plan`, and for an
+    """A request as its settled plan with its media. Raises RequestError as `planning.understood`, and for an
     override without effect."""
-    media = [pipeline.open(path) for path in images]
+    media = [planning.opened(path) for path in images]
     given = overrides.given()
-    plan = pipeline.plan(request, len(media), **given)
+    plan = planning.understood(settings, request, len(media), **given)
     guided = any(role is not Role.UNUSED for role in plan.inputs)
     without = set() if guided else {"image_guidance_scale"}
     if TASKS[plan.task].makes is Product.TEXT:
         without = _DRAWN
     if vain := sorted(without & set(given)):
         raise RequestError(f"{vain[0]} has no effect on {plan.task.value!r}: leave it out")
-    return pipeline.sized(plan, media)
+    return planning.sized(settings, plan, media)

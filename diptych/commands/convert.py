@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -28,21 +29,35 @@ class Convert:
     output: Positional[Path]
     to: str
     """The form; they are listed above."""
-    base: Path | None = None
-    """Folder whose text encoder and autoencoder go with a native checkpoint, which holds the denoiser
-    alone."""
-    cross_heads: int | None = None
-    """Heads of a native checkpoint's cross-attention, where its width is no published one."""
-    lora: Path | None = None
-    """LoRA file, of any style, that is merged into the model."""
+
+
+def command_type() -> type:
+    """What `diptych convert` takes: the families' own options besides."""
+    from diptych.systems.registry import FAMILIES
+
+    return dataclasses.make_dataclass(
+        "ConvertCommand",
+        [
+            (
+                family.name,
+                Annotated[family.options, tyro.conf.arg(name="")],
+                dataclasses.field(default_factory=family.options),
+            )
+            for family in FAMILIES
+            if family.options is not None
+        ],
+        bases=(Convert,),
+        frozen=True,
+        kw_only=True,
+    )
 
 
 def main(arguments: list[str], console: Console) -> int:
     from diptych.systems.registry import FAMILIES
 
     forms = [f"{form.name} ({form.about})" for family in FAMILIES for form in family.forms]
-    command = tyro.cli(
-        Convert,
+    command: Any = tyro.cli(
+        command_type(),
         args=arguments,
         prog="diptych convert",
         description=f"{inspect.getdoc(Convert)}\n\nForms: {'; '.join(forms)}.",
@@ -50,21 +65,14 @@ def main(arguments: list[str], console: Console) -> int:
     return run(command, console)
 
 
-def run(command: Convert, console: Console) -> int:
+def run(command: Any, console: Console) -> int:
     from diptych.systems.registry import open_system
 
-    convert = _family(command.source, command.to).convert
-    assert convert is not None
+    family = _family(command.source, command.to)
+    assert family.convert is not None
+    options = _options(command, family)
     check_new(command.output)
-    # families take different options: one that was not given is not passed
-    options = {"base": command.base, "cross_heads": command.cross_heads, "lora": command.lora}
-    notes = convert(
-        command.source,
-        command.output,
-        command.to,
-        open_system,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    notes = family.convert(command.source, command.output, command.to, open_system, **options)
     for note in notes:
         console.print(
             f"[yellow]note:[/yellow] {escape(note)}: its code will draw slightly other pictures",
@@ -72,6 +80,22 @@ def run(command: Convert, console: Console) -> int:
         )
     console.print(f"{command.output}: written")
     return 0
+
+
+def _options(command: Any, chosen: Family) -> dict[str, Any]:
+    """What was given of the chosen family's options. Raises RequestError for one of another's."""
+    from diptych.systems.registry import FAMILIES
+
+    taken: dict[str, Any] = {}
+    for family in (family for family in FAMILIES if family.options is not None):
+        values = vars(getattr(command, family.name))
+        given = {key: value for key, value in values.items() if value is not None}
+        if family.name == chosen.name:
+            taken = given
+        elif given:
+            flag = next(iter(given)).replace("_", "-")
+            raise RequestError(f"--{flag} is for models of the family {family.name}, not of {chosen.name}")
+    return taken
 
 
 def _family(source: Path, form: str) -> Family:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from diptych.commands.arguments import Output, Positional
 from diptych.commands.outputs import check_output
 from diptych.commands.terminal import progress
+from diptych.files.visible import one_line
 from diptych.request import RequestError
 
 
@@ -117,7 +118,7 @@ def index(command: Index, console: Console) -> int:
     opened = Opened(path)
     console.print(f"{path}: {len(opened)} pictures, {len(opened.problems)} problems")
     for row in opened.problems[:10]:
-        console.print(f"  {escape(row.id)}: {escape(row.problem)}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(one_line(f'{row.id}: {row.problem}'))}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -180,12 +181,12 @@ def emoji(command: Emoji, console: Console) -> int:
 def drawn(command: Drawn, console: Console) -> int:
     import diptych
     from diptych.evaluation.drawn import FILE, write_drawn
-    from diptych.worlds.emoji import EmojiWorld
+    from diptych.worlds.emoji import EmojiWorld, world_of
 
+    pipeline = diptych.load(command.model)
+    world = EmojiWorld(world_of(pipeline.system.card))
     with progress("drawing") as advance:
-        answers = write_drawn(
-            diptych.load(command.model), EmojiWorld(), command.folder, command.count, command.seed, advance
-        )
+        answers = write_drawn(pipeline, world, command.folder, command.count, command.seed, advance)
     said = ", ".join(f"{number} {word}" for word, number in answers.items())
     console.print(f"{command.folder / FILE}: {command.count} pictures, answers {said}", highlight=False)
     return 0

@@ -23,8 +23,9 @@ from diptych.commands.arguments import (
     understood,
 )
 from diptych.commands.outputs import check_file
-from diptych.commands.terminal import progress, visible
+from diptych.commands.terminal import progress
 from diptych.files.typed import to_json
+from diptych.files.visible import visible
 from diptych.request import TASKS, Media, Plan, Product, RequestError, Task
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Do:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Picture to write, out.png unless given; one that is there is replaced."""
     model: str = "default"
-    """'default', a model folder or a hub id."""
+    """'default', a model folder, or 'hf:owner/name' of the hub."""
     best_of: int = 1
     """Draw so many and keep the best by the verifier."""
     keep: int = 1
@@ -59,28 +60,31 @@ class Do:
 
 def run(command: Do, console: Console) -> int:
     _check_options(command)
-    import diptych
+    from diptych.systems.registry import settings_of
 
-    pipeline = diptych.load(command.model)
     overrides = command.plan
     if command.candidates is not None and overrides.seed is None:
         from diptych.inference.select import begun_with
 
         overrides = dataclasses.replace(overrides, seed=begun_with(command.candidates))
-    plan, media = understood(pipeline, command.request, command.image, overrides)
+    plan, media = understood(settings_of(command.model), command.request, command.image, overrides)
     if TASKS[plan.task].makes is Product.TEXT:
-        return _answer(command, pipeline, plan, media)
+        return _answer(command, plan, media)
     if command.best_of > 1 and (plan.task is not Task.TEXT_TO_IMAGE or plan.count != 1):
         raise RequestError(
             "best of N chooses among drawings of one prompt: ask for one picture, and for no edit"
         )
-    output = command.output or Path("out.png")
-    from diptych.inference import Result
-    from diptych.inference.pipeline import names
+    # the plan is told before torch, the model and even a picture's format are loaded
+    print_plan(plan)
+    import diptych
+    from diptych.data.pictures import names
 
+    output = command.output or Path("out.png")
     for path in names(output, command.keep if command.best_of > 1 else plan.count):
         check_file(path, plan.frames)
-    print_plan(plan)
+    from diptych.inference import Result
+
+    pipeline = diptych.load(command.model)
     scores: list[float] | None = None
     if command.best_of > 1:
         found = _best_of(command, pipeline, plan, media)
@@ -125,10 +129,13 @@ def _check_options(command: Do) -> None:
                 raise RequestError(f"{flag} says how the best of several is chosen: give --best-of too")
 
 
-def _answer(command: Do, pipeline: Pipeline, plan: Plan, media: Sequence[Media]) -> int:
+def _answer(command: Do, plan: Plan, media: Sequence[Media]) -> int:
     if command.output is not None or command.best_of > 1:
         raise RequestError("the request is a question, so no picture is drawn: leave out -o and --best-of")
     print_plan(plan)
+    import diptych
+
+    pipeline = diptych.load(command.model)
     if command.json:
         _print_json(plan, "".join(pipeline.stream(plan, media)), [])
         return 0

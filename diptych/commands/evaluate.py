@@ -96,7 +96,8 @@ def _best_of(
     from diptych.evaluation import best_of
     from diptych.inference import load_verifier
     from diptych.inference.select import MAX_CANDIDATES
-    from diptych.systems.registry import open_ours
+    from diptych.inference.verifiers import YesNo
+    from diptych.systems.registry import open_ours, sources_of
 
     if not 1 < command.best_of <= MAX_CANDIDATES:
         raise RequestError(f"best of N takes 1 to {MAX_CANDIDATES} candidates, got {command.best_of}")
@@ -117,8 +118,8 @@ def _best_of(
     notes = [
         f"{name}: learnt from labels of the checker's own rule, which is the metric too"
         for name, verifier in verifiers.items()
-        # verifiers that are no model of ours have no card, and learnt nothing from the checker
-        if best_of.shares_labels(getattr(getattr(verifier, "system", None), "card", {}))
+        # verifiers that are no model of ours learnt nothing from the checker
+        if isinstance(verifier, YesNo) and best_of.shares_labels(sources_of(verifier.system))
     ]
     paths = best_of.write(result, command.output, notes)
     for note in notes:

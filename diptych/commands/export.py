@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from diptych.commands.arguments import Output, Positional
-from diptych.commands.outputs import check_output
+from diptych.commands.outputs import check_new, check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,9 @@ def run(command: Export, console: Console) -> int:
 
     check_output(command.output)
     family, config = read_run(command.run)
+    if config.lora_rank:
+        # where the adapters go by themselves
+        check_new(command.output.with_name(f"{command.output.name}-lora.safetensors"))
     export(
         family,
         config,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from diptych.commands.arguments import Output, Positional
 from diptych.commands.outputs import check_output
-from diptych.request import RequestError
+from diptych.request import RequestError, check_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,7 @@ def run(command: Grow, console: Console) -> int:
         raise RequestError(
             "--keep and --strategy say how a model gets deeper; give --depth, the blocks of the grown model"
         )
+    check_seed(command.seed)
     check_output(command.output)
     system, optimiser = _opened(command.source)
     said, told = [], f"diptych grow {shlex.quote(command.source)}"

@@ -43,7 +43,7 @@ class Info:
     that a run will take."""
 
     model: Positional[str] = "default"
-    """'default', a model folder, a hub id, or the name of a published size."""
+    """'default', a model folder, 'hf:owner/name' of the hub, or the name of a published size."""
     json: Json = False
     """Print one JSON object."""
 
@@ -69,9 +69,9 @@ def _preset(name: str) -> dict[str, Any] | None:
 
     from diptych.systems.registry import FAMILIES
 
-    # a folder of that name is meant as a folder
-    for family in FAMILIES if not Path(name).exists() else ():
-        if name in (presets := family.presets()):
+    for family in FAMILIES:
+        # a folder of that name is meant as a folder
+        if name in (presets := family.presets()) and not Path(name).exists():
             # shapes alone: the largest would take tens of GB
             with torch.device("meta"):
                 model = presets[name]()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from diptych.commands.arguments import Images, Json, Overrides, PlanOverrides, Positional, understood
+from diptych.files.typed import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +23,9 @@ class ShowPlan:
 
 
 def run(command: ShowPlan, console: Console) -> int:
-    import diptych
+    from diptych.systems.registry import settings_of
 
-    pipeline = diptych.load(command.model)
-    plan, _ = understood(pipeline, command.request, command.image, command.plan)
+    plan, _ = understood(settings_of(command.model), command.request, command.image, command.plan)
     # nothing but the plan, unwrapped: other programs read it
-    print(plan.to_json())
+    print(to_json(plan), end="")
     return 0

@@ -52,7 +52,9 @@ def run(command: Prune, console: Console) -> int:
         raise RequestError(f"prompts must be at least 1, got {command.prompts}")
     prompts = read_prompts(command.calibrate, command.prompts)
     # without media a task draws from its prompt alone: pictures before clips, as the table has them
-    worded = [task for task, facts in TASKS.items() if task in system.capabilities and facts.draws_from_words]
+    worded = [
+        task for task, facts in TASKS.items() if task in system.settings.tasks and facts.draws_from_words
+    ]
     if not worded:
         raise RequestError(f"{command.source} draws nothing from words alone, so prompts cannot calibrate it")
     plans = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -11,26 +10,10 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
+from diptych.files.visible import visible
+
 EVERY = 5.0
 """Seconds between two lines of progress where nobody's terminal can show a bar."""
-_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Signs that turn the direction of writing: what stands behind them is read as something else."""
-
-
-def visible(text: str) -> str:
-    """Text with everything that would command a terminal, rather than be read on it, spelled out."""
-    return "".join(_spelled(c) if _commands(c) else c for c in text)
-
-
-def _commands(character: str) -> bool:
-    # a surrogate alone cannot be encoded: printing it would raise
-    return (
-        unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
-    ) or character in _TURNS
-
-
-def _spelled(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 class Terminal(Console):

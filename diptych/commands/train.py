@@ -49,8 +49,11 @@ def main(arguments: list[str], console: Console, estimate: bool = False) -> int:
     if estimate:
         return _print_memory(family, config, console)
 
+    from diptych.training.identity import check_same
     from diptych.training.run import train
 
+    # before the job, which takes what a model to start from decides over what was given
+    check_same(folder, family.name, config)
     train(family, config, folder, open_system)
     return 0
 
@@ -63,7 +66,8 @@ def resolve(name: str, recipe: Recipe, arguments: list[str]) -> tuple[Path, Any]
     # a dial makes another config, and the same arguments say what is different from that one
     chosen = _chosen(name, recipe, plain.name, arguments)
     config = recipe(**{key: getattr(chosen, key) for key in inspect.signature(recipe).parameters})
-    saved = _saved(chosen.output, chosen.name)
+    asks_help = any(argument in ("-h", "--help") for argument in arguments)
+    saved = None if asks_help else _saved(chosen.output, type(config), chosen.name)
     if saved is not None:
         config = _under(saved, plain, config, chosen.output)
     arguments, config = _spelled_out(arguments, config)
@@ -114,7 +118,9 @@ def command_type(name: str, recipe: Recipe, config: Any) -> type:
         kw_only=True,
     )
     made.__doc__ = (
-        f"{inspect.cleandoc(recipe.__doc__ or name)}\n\nA run that was stopped goes on in the same folder."
+        f"{inspect.cleandoc(recipe.__doc__ or name)}\n\n"
+        "A run that was stopped goes on in the same folder, with the settings that it was begun with. Of "
+        f"these, what may be given anew: {', '.join(sorted(config.changeable))}; all else is refused."
     )
     return made
 
@@ -142,29 +148,38 @@ def _no_flag_twice(arguments: list[str]) -> None:
             raise RequestError(f"{flag} is given {times} times: give all its values behind one")
 
 
-def _saved(folder: Path, name: str) -> Any:
-    """The config of the run in a folder; None where there is none, or one of another recipe."""
+def _saved(folder: Path, kind: type, name: str) -> Any:
+    """The config of the run in a folder; None where there is none. Raises RequestError for a run of another
+    name or kind, which this one must not take over."""
     from diptych.systems.registry import read_run
 
     if not (folder / "config.json").is_file():
         return None
-    _, config = read_run(folder)
-    return config if config.name == name else None
+    family, config = read_run(folder)
+    if config.name != name or type(config) is not kind:
+        raise RequestError(
+            f"{folder} holds the run {config.name!r} of the family {family.name}, not {name!r}: go on with "
+            "that one, or choose another folder with -o"
+        )
+    return config
 
 
 def _under(saved: Any, plain: Any, dialled: Any, folder: Path) -> Any:
-    """A run's config with what its recipe's dials change. Raises RequestError where they would change the
-    model, which a run keeps."""
-    changed = _differences(plain, dialled)
-    model = _differences(plain.model, dialled.model)
-    for key, value in model.items():
-        if getattr(saved.model, key) != value:
-            raise RequestError(
-                f"{folder} holds a run whose model has {key} {getattr(saved.model, key)!r}, not {value!r} as "
-                "these dials make it; choose another folder with -o"
-            )
-    # besides what dials change, a run's model has what it learnt of its data, such as a vocabulary
-    changed.pop("model", None)
+    """A run's config with what its recipe's dials change. Raises RequestError where they would change a part,
+    such as the model, that the run keeps."""
+    changed = {}
+    for name, value in _differences(plain, dialled).items():
+        if not dataclasses.is_dataclass(value):
+            changed[name] = value
+            continue
+        # besides what dials change, a part has what the run learnt of its data, such as a vocabulary
+        kept = getattr(saved, name)
+        for key, wanted in _differences(getattr(plain, name), value).items():
+            if getattr(kept, key) != wanted:
+                raise RequestError(
+                    f"{folder} holds a run whose {name} has {key} {getattr(kept, key)!r}, not {wanted!r} as "
+                    "these dials make it; choose another folder with -o"
+                )
     return dataclasses.replace(saved, **changed)
 
 
@@ -177,7 +192,9 @@ def _list(known: Mapping[str, tuple[Family, Recipe]], console: Console) -> None:
     console.print(escape("usage: diptych train RECIPE [-o FOLDER] [overrides]"), highlight=False)
     table = Table.grid(padding=(0, 2))
     for name, (_, recipe) in known.items():
-        table.add_row(name, escape(inspect.cleandoc(recipe.__doc__ or "").partition("\n\n")[0]))
+        # the lines of a docstring are those of its file, not of this terminal
+        told = " ".join(inspect.cleandoc(recipe.__doc__ or "").partition("\n\n")[0].split())
+        table.add_row(name, escape(told))
     console.print(table)
 
 

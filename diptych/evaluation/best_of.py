@@ -8,7 +8,7 @@ of N candidates, so that small N, for which there are many groups, is known best
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,10 @@ def _share(right: np.ndarray, given: np.ndarray, count: int) -> float:
     return float(rights[np.arange(groups), scored.argmax(1)].mean())
 
 
-def shares_labels(card: Mapping[str, Any]) -> bool:
-    """Whether a model learnt to verify from answers of the checker's own rule, so that its choice is judged
-    by what it was taught."""
-    recipe = card.get("recipe", {})
-    # a mixture of the run's own stands instead of every stage's
-    mixtures = (
-        [recipe["mixture"]] if recipe.get("mixture") else [s.get("mixture") for s in recipe.get("stages", [])]
-    )
-    return any((mixture or {}).get(name) for mixture in mixtures for name in _LABELLED)
+def shares_labels(sources: Collection[str]) -> bool:
+    """Whether a model that was trained on these sources learnt to verify from answers of the checker's own
+    rule, so that its choice is judged by what it was taught."""
+    return any(name in sources for name in _LABELLED)
 
 
 def write(result: Curve, folder: Path, notes: Sequence[str]) -> list[Path]:

@@ -15,6 +15,7 @@ from diptych.files import journal
 from diptych.files.typed import read_json, to_json
 from diptych.files.whole import write_whole
 from diptych.inference import Pipeline, draw
+from diptych.request import check_seed
 from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_wanted
 from diptych.worlds.emoji.claims import spoiled
@@ -41,6 +42,7 @@ def write_drawn(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    check_seed(seed)
     checker, path = Checker(world), folder / FILE
     _begin(folder, {"model": pipeline.system.card.get("sha256", {}), "seed": seed, "batch": BATCH})
     rows = journal.resume(path, BATCH)

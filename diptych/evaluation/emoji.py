@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from diptych import planning
 from diptych.evaluation.statistics import Score, mean_of
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell
-from diptych.request import Media, Message
+from diptych.request import Media, Message, check_seed
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_scene_facts, sample_wanted, swapped_binding
 from diptych.worlds.emoji.edits import Edit
@@ -43,6 +44,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.prompts < 1:
             raise ValueError(f"prompts must be at least 1, got {self.prompts}")
+        check_seed(self.seed)
         if self.split not in ("all", "drawing", "questions", "edits"):
             raise ValueError(f"split must be all, drawing, questions or edits, got {self.split!r}")
 
@@ -179,7 +181,8 @@ def _edits(
             for n, edit in enumerate(edits)
         ]
         sized = [
-            pipeline.sized(plan, [Media.picture(source)]) for plan, source in zip(plans, sources, strict=True)
+            planning.sized(pipeline.system.settings, plan, [Media.picture(source)])
+            for plan, source in zip(plans, sources, strict=True)
         ]
         drawn = draw(pipeline.system, [plan for plan, _ in sized], [media for _, media in sized])
         pictures = [frames[0] for frames in drawn]

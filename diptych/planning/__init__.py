@@ -1,6 +1,7 @@
 """Plain requests to plans: a rule planner, and the normalisation that makes a plan possible."""
 
-from diptych.planning.normalise import Limits, settle
+from diptych.planning.normalise import settle
 from diptych.planning.rules import RulePlanner
+from diptych.planning.understanding import opened, sized, understood
 
-__all__ = ["Limits", "RulePlanner", "settle"]
+__all__ = ["RulePlanner", "opened", "settle", "sized", "understood"]

@@ -2,104 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from diptych.request import TASKS, Plan, Product, RequestError, Role, Task, check_roles
+from diptych.settings import Settings
 
 MAX_COUNT = 64
 MAX_STEPS = 1000
 MAX_PROMPT = 4000
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a system can do, as the planner needs to know it."""
-
-    width: int
-    height: int
-    """Size that is drawn where the request names none."""
-    max_side: int
-    round_size: Callable[[int, int], tuple[int, int]]
-    steps: int
-    guidance_scale: float
-    image_guidance_scale: float
-    tasks: frozenset[Task]
-    max_frames: int = 1
-    max_media: int = 1
-    """Attached media that are looked at for one request."""
-    control: str = ""
-    """What a picture attached to a drawing holds ('edges'), for a system that draws along one."""
-
-
-def settle(plan: Plan, limits: Limits) -> Plan:
+def settle(plan: Plan, settings: Settings) -> Plan:
     """Fill in, round and check a plan. Raises RequestError, one sentence, for what is impossible or
     contradicts itself."""
     if plan.missing:
         raise RequestError(f"the request needs {' and '.join(plan.missing)}")
     # before the task is judged: an attached picture may make it another task
     if plan.task is Task.TEXT_TO_IMAGE and plan.inputs:
-        plan = _attached(plan, limits)
-    if plan.task not in limits.tasks:
+        plan = _attached(plan, settings)
+    if plan.task not in settings.tasks:
         raise RequestError(
-            f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(limits.tasks))}"
+            f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(settings.tasks))}"
         )
     if not plan.prompt.strip():
         raise RequestError("the request is empty: say what to draw, to answer or to change")
-    if len(plan.prompt) > MAX_PROMPT:
-        raise RequestError(
-            f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read"
-        )
+    for what, text in (("request", plan.prompt), ("negative_prompt", plan.negative_prompt)):
+        if len(text) > MAX_PROMPT:
+            raise RequestError(
+                f"the {what} has {len(text)} characters, more than the {MAX_PROMPT} that are read"
+            )
+        # what a shell hands on that is no UTF-8 comes as lone surrogates, which no tokenizer takes
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise RequestError(f"the {what} holds bytes that are no UTF-8 text: write it in UTF-8")
     used = sum(role is not Role.UNUSED for role in plan.inputs)
-    if used > limits.max_media:
-        most = {0: "none", 1: "1; attach one"}.get(limits.max_media, f"{limits.max_media} at most")
+    if used > settings.max_media:
+        most = {0: "none", 1: "1; attach one"}.get(settings.max_media, f"{settings.max_media} at most")
         raise RequestError(f"{used} pictures are attached, but this model looks at {most}")
     check_roles(plan.task, plan.inputs)
     if TASKS[plan.task].makes is Product.TEXT:
         return plan
-    _check_numbers(plan, limits)
-    if plan.task is Task.EDIT and (plan.width is None) != (plan.height is None):
-        raise RequestError("an edit has the size of its picture: give both width and height, or neither")
-    if plan.task is Task.EDIT and plan.width is None and plan.height is None:
+    _check_numbers(plan, settings)
+    changes = TASKS[plan.task].changes
+    if changes and (plan.width is None) != (plan.height is None):
+        raise RequestError("an edit has the size of its source: give both width and height, or neither")
+    if changes and plan.width is None and plan.height is None:
         # the size of its source, which is not known here
-        return _filled(plan, limits)
-    width, height = plan.width or limits.width, plan.height or limits.height
-    rounded = limits.round_size(width, height)
+        return _filled(plan, settings)
+    width, height = plan.width or settings.native, plan.height or settings.native
+    rounded = settings.round_size(width, height)
     notes = list(plan.adjustments)
     # told and not refused: the request is plain words, and sizes are multiples only for the model's sake
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
-    return _filled(replace(plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes)), limits)
+    return _filled(replace(plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes)), settings)
 
 
-def _filled(plan: Plan, limits: Limits) -> Plan:
+def _filled(plan: Plan, settings: Settings) -> Plan:
     """With the system's steps and scales where the plan has none."""
-    image_guidance = plan.image_guidance_scale
+    sampler, scale, image_scale = settings.sampler, plan.guidance_scale, plan.image_guidance_scale
     return replace(
         plan,
         # None and not falsy: a guidance scale of 0 is a wish
-        steps=limits.steps if plan.steps is None else plan.steps,
-        guidance_scale=limits.guidance_scale if plan.guidance_scale is None else plan.guidance_scale,
-        image_guidance_scale=limits.image_guidance_scale if image_guidance is None else image_guidance,
+        steps=sampler.num_steps if plan.steps is None else plan.steps,
+        guidance_scale=sampler.guidance_scale if scale is None else scale,
+        image_guidance_scale=sampler.image_guidance_scale if image_scale is None else image_scale,
     )
 
 
-def _attached(plan: Plan, limits: Limits) -> Plan:
+def _attached(plan: Plan, settings: Settings) -> Plan:
     """Media attached to a drawing: the control picture for a system that draws along one, else unused, which
     is told."""
     asked = Role.CONTROL in plan.inputs
-    if Task.CONTROL_TO_IMAGE not in limits.tasks:
+    if Task.CONTROL_TO_IMAGE not in settings.tasks:
         if asked:
             raise RequestError("this model does not draw along an attached picture")
         return _noted(plan, "the attached picture is not used: the request asks for a new one")
     if len(plan.inputs) > 1:
         raise RequestError(
-            f"{len(plan.inputs)} pictures are attached, but this model draws along one ({limits.control})"
+            f"{len(plan.inputs)} pictures are attached, but this model draws along one ({settings.control})"
         )
     followed = replace(plan, task=Task.CONTROL_TO_IMAGE, inputs=(Role.CONTROL,))
     if asked:
         return followed
-    return _noted(followed, f"the attached picture is taken as the control picture ({limits.control})")
+    return _noted(followed, f"the attached picture is taken as the control picture ({settings.control})")
 
 
 def _noted(plan: Plan, note: str) -> Plan:
@@ -107,14 +92,14 @@ def _noted(plan: Plan, note: str) -> Plan:
     return plan if note in plan.adjustments else replace(plan, adjustments=(*plan.adjustments, note))
 
 
-def _check_numbers(plan: Plan, limits: Limits) -> None:
+def _check_numbers(plan: Plan, settings: Settings) -> None:
     for name, side in (("width", plan.width), ("height", plan.height)):
-        if side is not None and not 1 <= side <= limits.max_side:
-            raise RequestError(f"{name} must be 1 to {limits.max_side} px, got {side}")
+        if side is not None and not 1 <= side <= settings.max_side:
+            raise RequestError(f"{name} must be 1 to {settings.max_side} px, got {side}")
     if TASKS[plan.task].makes is Product.PICTURE and plan.frames != 1:
         raise RequestError(f"frames must be 1, got {plan.frames}: {plan.task.value!r} draws single pictures")
-    if not 1 <= plan.frames <= limits.max_frames:
-        raise RequestError(f"frames must be 1 to {limits.max_frames}, got {plan.frames}")
+    if not 1 <= plan.frames <= settings.max_frames:
+        raise RequestError(f"frames must be 1 to {settings.max_frames}, got {plan.frames}")
     if not 1 <= plan.count <= MAX_COUNT:
         raise RequestError(f"count must be 1 to {MAX_COUNT}, got {plan.count}")
     if not 0 <= plan.seed < 2**63:

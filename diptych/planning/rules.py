@@ -4,6 +4,7 @@ planner."""
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from diptych.planning.normalise import MAX_PROMPT
 from diptych.request import TASKS, Plan, RequestError, Role, Task
@@ -55,12 +56,38 @@ _SHAPES = {
     "portrait": (1.0, 4 / 3),
     "vertical": (1.0, 4 / 3),
 }
-_SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)")
+_SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)", re.IGNORECASE)
 # ', square' at the end may be a thing to draw, so square needs its 'format'
 _SHAPE_AFTER = re.compile(
     rf",? ?(?:\b(?:as|in) )?(?:\ba )?\b({'|'.join(_SHAPES)}) format\b|, "
-    rf"?({'|'.join(k for k in _SHAPES if k != 'square')})$"
+    rf"?({'|'.join(k for k in _SHAPES if k != 'square')})$",
+    re.IGNORECASE,
 )
+
+
+_LEAST_SIDE = 16
+"""Smaller numbers with an x between them count rows and columns, unless they are called pixels or a size."""
+_SIZE = re.compile(
+    r"(?P<led>,? ?\b(?:at|in|of|with)(?= )|,)? ?(?P<called>\bsized? (?:of )?)?"
+    # a minus sign is read along, so that the check can name the wrong value instead of drawing the right one
+    r"(?<![\w.])(?P<width>-?\d{1,12}) ?(?:x|×|by) ?(?P<height>-?\d{1,12})(?![\w.]*\d)"
+    r"(?P<px> ?(?:px|pixels)\b)?",
+    re.IGNORECASE,
+)
+
+
+class _Size(NamedTuple):
+    width: int
+    height: int
+
+
+def _meant(found: re.Match[str]) -> _Size | None:
+    """The size of a picture that a match names; None for a grid, and for a thing with such a name."""
+    size = _Size(int(found["width"]), int(found["height"]))
+    least, most = min(size), max(size)
+    # set off by a comma or a preposition, one side of a size is enough to tell it
+    sure = bool(found["called"] or found["px"]) or least <= 0 or least >= _LEAST_SIDE
+    return size if sure or (found["led"] and most >= _LEAST_SIDE) else None
 
 
 _PURPOSES = {
@@ -89,13 +116,14 @@ class RulePlanner:
             raise RequestError(
                 f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read"
             )
-        text = re.sub(r"\s+", " ", request).strip().lower()
-        understood, confidence = self._task(text, pictures)
+        text = re.sub(r"\s+", " ", request).strip()
+        # words are understood in small letters; the prompt keeps its own, which a model may have been taught
+        understood, confidence = self._task(text.lower(), pictures)
         if task is None:
             task = understood
         elif task is not understood:
             confidence = 1.0
-        missing = self._missing(text, task, pictures)
+        missing = self._missing(text.lower(), task, pictures)
         inputs = (TASKS[task].default_role,) * pictures
         # a question is passed on whole: what looks like a setting in it is part of the question
         if task is Task.ANSWER:
@@ -150,18 +178,14 @@ class RulePlanner:
         return ()
 
     def _size(self, text: str) -> tuple[str, int | None, int | None]:
-        # a minus sign is read along, so that the check can name the wrong value instead of drawing the right
-        # one
-        found = [(int(m[1]), int(m[2])) for m in re.finditer(r"(-?\d{1,12}) ?(?:x|×|by) ?(-?\d{1,12})", text)]
+        found = [size for match in _SIZE.finditer(text) if (size := _meant(match))]
         if len(set(found)) > 1:
-            sizes = " and ".join(f"{w}x{h}" for w, h in found)
+            sizes = " and ".join(f"{size.width}x{size.height}" for size in found)
             raise RequestError(f"the request names two sizes, {sizes}: keep one")
         if found:
-            pattern = (
-                r",? ?(?:\b(?:at|in|of|with|sized?) )?-?\d{1,12} ?(?:x|×|by) ?-?\d{1,12}(?: ?(?:px|pixels))?"
-            )
-            return re.sub(pattern, "", text), *found[0]
-        named = _SHAPE_BEFORE.findall(text) + [a or b for a, b in _SHAPE_AFTER.findall(text)]
+            return _SIZE.sub(lambda match: "" if _meant(match) else match[0], text), *found[0]
+        named = [word.lower() for word in _SHAPE_BEFORE.findall(text)]
+        named += [(a or b).lower() for a, b in _SHAPE_AFTER.findall(text)]
         if len({_SHAPES[word] for word in named}) > 1:
             raise RequestError(f"the request names two shapes of picture, {' and '.join(named)}: keep one")
         if named:
@@ -175,22 +199,24 @@ class RulePlanner:
 
     @staticmethod
     def _setting(text: str, pattern: str, name: str) -> tuple[str, str | None]:
-        values = re.findall(pattern, text)
+        values = re.findall(pattern, text, re.IGNORECASE)
         if len(set(values)) > 1:
             raise RequestError(f"the request names two values for {name}, {' and '.join(values)}: keep one")
-        return (re.sub(pattern, "", text), values[0]) if values else (text, None)
+        return (re.sub(pattern, "", text, flags=re.IGNORECASE), values[0]) if values else (text, None)
 
     @staticmethod
     def _count(text: str) -> tuple[str, int]:
         match = re.search(
-            rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ", text
+            rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ",
+            text,
+            re.IGNORECASE,
         )
         if not match:
             return text, 1
-        value = int(match[1]) if match[1].isdigit() else _NUMBERS[match[1]]
+        value = int(match[1]) if match[1].isdigit() else _NUMBERS[match[1].lower()]
         return text[: match.start()] + text[match.end() :], value
 
     @staticmethod
     def _negative(text: str) -> tuple[str, str]:
-        match = re.search(r",? (?:but )?(?:without|but no) (.+)$", text)
+        match = re.search(r",? (?:but )?(?:without|but no) (.+)$", text, re.IGNORECASE)
         return (text[: match.start()], match[1].strip(" .!")) if match else (text, "")

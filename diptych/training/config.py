@@ -4,22 +4,32 @@ Each family adds its own fields."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from diptych.optim.build import OptimConfig
+from diptych.request import check_seed
 
 PARALLEL = ("auto", "replicated", "sharded")
 WEIGHTS = ("float32", "bfloat16")
+LORA = "lora"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """One part of a run: for how long, and how fast it learns. Each kind of run adds its own fields."""
+    """One part of a run: for how long, what learns, and how fast. Each kind of run adds its own fields."""
+
+    parts: ClassVar[tuple[str, ...]] = ("all", LORA)
+    """What `trainable` may be."""
 
     name: str
     steps: int
+    trainable: str = "all"
+    """'all'; 'lora': the adapters alone; or a part that this kind of run knows."""
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        if self.trainable not in self.parts:
+            raise ValueError(f"trainable must be one of {', '.join(self.parts)}, got {self.trainable!r}")
         if self.steps < 0:
             raise ValueError(f"stage {self.name!r}: steps must not be negative, got {self.steps}")
 
@@ -28,10 +38,26 @@ class StageConfig:
 class RunConfig:
     """What every run has, whatever it trains."""
 
+    changeable: ClassVar[frozenset[str]] = frozenset(
+        {
+            "steps",
+            "save_every",
+            "keep",
+            "sample_every",
+            "log_every",
+            "max_skipped",
+            "max_bad_samples",
+            "parallel",
+            "checkpoint_blocks",
+            "compile_blocks",
+        }
+    )
+    """Fields, of a config or of its parts, that a run which goes on may be given anew; all others decide what
+    it computes, and stay."""
     name: str
     start: str = ""
-    """Model that a new run starts from: 'default', a folder or a hub id; '': from scratch. A run that goes on
-    has it already."""
+    """Model that a new run starts from: 'default', a folder or 'hf:owner/name'; '': from scratch. A run that
+    goes on has it already."""
     seed: int = 0
     stages: tuple[StageConfig, ...] = ()
     ema: float = 0.998
@@ -67,11 +93,26 @@ class RunConfig:
             raise ValueError(f"parallel must be one of {', '.join(PARALLEL)}, got {self.parallel!r}")
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
-        for name in ("save_every", "sample_every", "log_every", "max_skipped"):
+        for name in ("save_every", "keep", "sample_every", "log_every", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_seed(self.seed)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be 0 (no average) or above, and below 1, got {self.ema}")
+        if self.max_bad_samples < 0:
+            raise ValueError(f"max_bad_samples must be 0 or above, got {self.max_bad_samples}")
+        names = [stage.name for stage in self.stages]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            # jobs tell by a stage which of them it is, and so where its data begin
+            raise ValueError(f"two stages are called {twice!r}: give each a name of its own")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 (no adapters) or above, got {self.lora_rank}")
+        # stages of no steps are those that a user has switched off
+        trained = [stage.trainable for stage in self.stages if stage.steps]
+        if LORA in trained and not self.lora_rank:
+            raise ValueError("a stage trains 'lora', but lora_rank is 0")
+        if self.lora_rank and trained and LORA not in trained:
+            raise ValueError(f"lora_rank is {self.lora_rank}, but no stage trains 'lora'")
         if self.weights == "bfloat16" and self.ema:
             raise ValueError(
                 "an EMA is a float32 copy, which weights in bfloat16 are meant to save; set --ema 0"

@@ -11,7 +11,8 @@ from torch import Tensor
 from diptych.contracts import Family, Job, OpenSystem, System
 from diptych.files.typed import read_json
 from diptych.training import checkpoint
-from diptych.training.trainer import CONFIG, PARENT
+from diptych.training.identity import CONFIG
+from diptych.training.trainer import PARENT
 
 OPTIMISER = "optimiser.safetensors"
 """In a model folder: optimiser state that a run which starts from the model takes over."""

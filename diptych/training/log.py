@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from diptych.files.visible import one_line, visible
 
 if TYPE_CHECKING:
     from diptych.contracts import Losses
@@ -61,7 +64,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(visible(text), markup=False)
 
     def step(self, step: int, stage: str, report: StepReport, seconds: float) -> None:
         if self.quiet:
@@ -102,10 +105,10 @@ class RunLog:
             self._progress.start()
             self._bar = self._progress.add_task("", total=self.config.steps, completed=step)
         text = "  ".join([stage, *(f"{name} {mean:.3f}" for name, mean in report.means.items())])
-        self._progress.update(self._bar, completed=step, description=text)
+        self._progress.update(self._bar, completed=step, description=escape(visible(text)))
 
     def bad_sample(self, step: int, reason: str) -> None:
-        self.say(f"step {step}: unusable sample: {reason}")
+        self.say(one_line(f"step {step}: unusable sample: {reason}"))
         self._append("bad_samples.jsonl", {"step": step, "reason": reason})
 
     def _append(self, name: str, row: dict[str, Any]) -> None:

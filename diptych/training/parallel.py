@@ -6,7 +6,6 @@ rank are given memory. No rank holds the whole model that it does not need, and 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -19,17 +18,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.utils.checkpoint import checkpoint
 
 from diptych.contracts import BlockModel, Job
+from diptych.files.memory import give_memory_back
 from diptych.training.ranks import Ranks, local, share
 
 STATE_BYTES = 20
-"""A parameter with its gradient, two optimiser states and EMA, float32."""
+"""A parameter that learns with its gradient, two optimiser states and EMA, float32; a frozen one has none."""
 SHARE = 0.4
 """Of a device's memory that these may take before the model is sharded; the rest is for activations."""
-
-RETURNED = 2**20
-"""Bytes from which memory is given back at once on a CPU: far below a block, far above what is often made."""
-_MMAP_THRESHOLD = -3
-"""glibc's number for it (malloc.h)."""
 
 
 def prepare(
@@ -81,7 +76,7 @@ def _chosen(task: nn.Module, ranks: Ranks, parallel: str) -> tuple[Ranks, str]:
     """Whether the model is sharded, by what was asked for or by its size."""
     if ranks.mesh is None:
         return ranks, ""
-    needed = STATE_BYTES * sum(p.numel() for p in task.parameters())
+    needed = sum(p.numel() * (STATE_BYTES if p.requires_grad else 4) for p in task.parameters())
     room = _memory(ranks)
     if parallel == "replicated" or (parallel == "auto" and needed <= room * SHARE):
         return ranks, (
@@ -111,19 +106,11 @@ def _shard(task: nn.Module, body: BlockModel, ranks: Ranks) -> None:
         fully_shard(cast(nn.Module, body).get_submodule(name), mesh=ranks.mesh)
     fully_shard(task, mesh=ranks.mesh)
     if ranks.device.type == "cpu":
-        _give_memory_back()
+        # by itself glibc keeps, piece by piece, room for the whole gathered model
+        give_memory_back()
     # drawing calls no forward of the task: this stands in for it, and has the rest gathered meanwhile
     task._call = _call  # type: ignore[assignment]
     register_fsdp_forward_method(task, "_call")
-
-
-def _give_memory_back() -> None:
-    """Have glibc return large tensors to the system when they are freed. By itself it keeps ever larger ones
-    for what comes next, and so, piece by piece, room for the whole gathered model. Other C libraries and
-    allocators have no such setting."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, RETURNED)
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -6,7 +6,6 @@ import fcntl
 import math
 import signal
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,10 +23,9 @@ from diptych.training import ranks as distributed
 from diptych.training.config import StageConfig
 from diptych.training.curves import draw_curves
 from diptych.training.ema import EMA
+from diptych.training.identity import CONFIG, check_same, described
 from diptych.training.log import RunLog, StepReport
 
-CONFIG = "config.json"
-"""In a run's folder: its family, and its resolved config."""
 PARENT = "parent.json"
 """In a run's folder: what the run started from, as it was named and with its card."""
 
@@ -48,6 +46,7 @@ class Trainer:
         if not config.stages or not config.steps:
             raise ValueError("a run needs at least one stage with at least one step")
         check_finite(config, "config")
+        check_same(folder, job.family, config)
         self.job, self.config, self.folder = job, config, folder
         self.model, self.task = job.model, job.task
         self.ranks = distributed.start()
@@ -71,6 +70,10 @@ class Trainer:
             number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
+            # data that cannot be used are found before anything is written
+            for stage in self.config.stages:
+                if stage.steps:
+                    self._dataset(stage)
             if self.ranks.first:
                 self._open()
             # a new run says what it is before its first checkpoint; one that goes on only once its checkpoint
@@ -105,7 +108,7 @@ class Trainer:
         """Write into the run's folder what the run is."""
         if not self.ranks.first:
             return
-        write_whole(self.folder / CONFIG, to_json({"family": self.job.family, **asdict(self.config)}))
+        write_whole(self.folder / CONFIG, described(self.job.family, self.config))
         self.job.prepare(self.folder)
 
     def begin(self) -> None:
@@ -274,7 +277,11 @@ class Trainer:
             found.read("optimiser", moments, ranks)
             state.restore(self.optimisers, self._names(), moments)
         self.saved = self.step
-        self.log.say(f"resumed at step {self.step} of {self.config.steps}")
+        if self.step:
+            self.log.say(f"resumed at step {self.step} of {self.config.steps}")
+        else:
+            # its first checkpoint holds what it starts from, and no step of its own
+            self.log.say(f"begun again at its first step of {self.config.steps}")
         return True
 
     def _begin_from(self, card: dict[str, Any]) -> None:

@@ -53,12 +53,35 @@ def test_a_picture_from_a_cold_start_in_sixteen_seconds_of_processor(tmp_path):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 32
 
 
-def test_a_plan_is_shown_without_what_it_does_not_need():
+HEAVY = {"torch", "numba", "transformers", "diffusers", "matplotlib", "tensorboard", "peft", "PIL", "numpy"}
+"""What takes longer to load than a plan takes to be made."""
+
+
+def test_a_plan_is_shown_before_anything_heavy_is_loaded():
     code = "import sys; from diptych.cli import main; main(['plan', 'a cat']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert "torch" in loaded
-    assert not loaded & {"torch._dynamo", "transformers", "diffusers", "matplotlib", "tensorboard", "peft"}
+    assert not HEAVY & set(done.stdout.splitlines()[-1].split())
+
+
+def test_do_tells_the_plan_that_it_carries_out_before_anything_heavy_is_loaded(tmp_path):
+    """What is loaded when the plan is printed, and the plan that is in the answer."""
+    code = f"""
+import sys
+from diptych.commands import do
+
+said = do.print_plan
+do.print_plan = lambda plan: (said(plan), print(*sys.modules, file=sys.stderr))
+from diptych.cli import main
+
+main(["do", "a Cat, 64x48, 2 steps", "--json", "-o", {str(tmp_path / "out.png")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    told = dict(line.split(maxsplit=1) for line in done.stderr.splitlines() if line.startswith("  "))
+    loaded = next(line for line in done.stderr.splitlines() if "diptych.commands.do" in line)
+    assert not HEAVY & set(loaded.split())
+    carried_out = json.loads(done.stdout)["plan"]
+    assert {key: str(carried_out[key]) for key in told} == told
+    assert (told["prompt"], told["width"], told["steps"]) == ("a Cat", "64", "2")
 
 
 def test_plan_prints_only_the_plan_and_every_field_can_be_overridden(capsys):
@@ -134,7 +157,8 @@ COMMANDS = (
     info.Info,
     evaluate.Evaluate,
     export.Export,
-    convert.Convert,
+    convert.command_type(),
+    *(family.options for family in FAMILIES if family.options is not None),
     data_command.Index,
     data_command.Inspect,
     data_command.Cache,
@@ -170,7 +194,8 @@ def test_the_set_of_flags_is_frozen():
         ("Info", ["model", "json"]),
         ("Evaluate", ["model", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
         ("Export", ["run", "output", "hardware"]),
-        ("Convert", ["source", "output", "to", "base", "cross_heads", "lora"]),
+        ("ConvertCommand", ["source", "output", "to", "sana"]),
+        ("ConvertOptions", ["base", "cross_heads", "lora"]),
         ("Index", ["folder", "output"]),
         ("Inspect", ["folder", "output", "resolutions", "multiple"]),
         (
@@ -242,6 +267,8 @@ def test_train_lists_every_recipe_with_what_it_says_of_itself(capsys):
     assert cli.main(["train", "--help"]) == 0
     said = capsys.readouterr().out
     assert [name for name in recipes() if name not in said] == []
+    # each tells how long it takes, or that nobody has measured it
+    assert said.count("Time: ") == len(recipes())
 
 
 def test_convert_tells_its_forms_and_refuses_others(tmp_path, capsys):
@@ -282,8 +309,70 @@ def test_a_run_that_goes_on_keeps_what_it_was_begun_with(tmp_path):
     assert first.jsonl == ("a.jsonl",)
     assert resolved(tmp_path) == first
     assert resolved(tmp_path, "--size", "4", "--jsonl", "a.jsonl") == first
-    again = resolved(tmp_path, "--save-every", "3", "--mixture", "a", "0.5", "edit", "0.5")
-    assert again == dataclasses.replace(first, save_every=3, mixture={"a": 0.5, "edit": 0.5})
+    assert resolved(tmp_path, "--save-every", "3") == dataclasses.replace(first, save_every=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["emoji", "--seed", "5"], "begun with seed 0, not 5: leave --seed out to go on with it, or choose"),
+        (["emoji", "--model.depth", "3"], "begun with model.depth 6, not 3"),
+        (["emoji", "--mixture", "edit", "1.0"], "begun with mixture {}, not {'edit': 1.0}"),
+        (["emoji", "--start", "default"], "begun with start '', not 'default'"),
+        (["emoji-small"], "holds the run 'emoji' of the family u1, not 'emoji-small'"),
+        (["sana-small"], "holds the run 'emoji' of the family u1, not 'sana-small'"),
+    ],
+)
+def test_a_run_is_not_taken_over(tmp_path, capsys, given, says):
+    begun(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000006").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    status, said = call("train", *given, "-o", str(tmp_path), capsys=capsys)
+    assert status == 2
+    assert says in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_of_no_known_family_names_its_file(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"family": "another"}')
+    status, said = call("export", str(tmp_path), "-o", str(tmp_path / "out"), capsys=capsys)
+    assert status == 2
+    assert f"{tmp_path}/config.json: there is no family 'another'; families: " in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "emoji", "--seed", "1" + "0" * 30],
+        ["evaluate", "--seed", "-1"],
+        ["grow", "default", "--depth", "8", "--seed", str(2**32)],
+    ],
+)
+def test_a_seed_that_is_none_is_refused(tmp_path, capsys, arguments):
+    status, said = call(*arguments, "-o", str(tmp_path / "out"), capsys=capsys)
+    assert status == 2
+    assert "seed must be 0 or more and below 2^32, got" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_whose_data_are_missing_says_which(tmp_path, capsys):
+    out = tmp_path / "out"
+    status, said = call("train", "emoji-verifier", "--start", "default", "-o", str(out), capsys=capsys)
+    assert status == 2
+    assert "draws from 'drawn'" in said
+    assert "--jsonl drawn.jsonl" in said
+    assert not out.exists()
+
+
+def test_an_estimate_is_of_the_model_that_the_run_starts_from(capsys):
+    weights = {}
+    for start in ([], ["--start", "default"]):
+        status, said = call("info", "--train", "emoji-small", *start, capsys=capsys)
+        assert status == 0
+        weights[bool(start)] = int(said.split("weights │ ")[1].split()[0])
+    # 5.9M parameters in float32, and a recipe of less than half as many
+    assert weights[True] == 22
+    assert weights[False] < 11
 
 
 def test_a_dial_that_contradicts_a_run_is_refused(tmp_path, capsys):

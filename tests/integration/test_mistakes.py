@@ -13,7 +13,8 @@ from PIL import Image
 import diptych
 from diptych import cli
 from diptych.commands import plan as plan_command
-from diptych.commands.terminal import Terminal, visible
+from diptych.commands.terminal import Terminal
+from diptych.files.visible import visible
 from diptych.inference.demo import left_over
 
 QUICK = ("--steps", "1")
@@ -200,7 +201,7 @@ def test_an_edit_has_the_size_that_is_asked_for(capsys):
     assert cli.main([*edit, "--width", "64", "--height", "32"]) == 0
     assert Image.open("b.png").size == (64, 32)
     assert "width                 64" in capsys.readouterr().err
-    assert "cannot change a picture at 192x192" in refused(capsys, *edit, "--width", "192", "--height", "192")
+    assert "cannot change a source at 192x192" in refused(capsys, *edit, "--width", "192", "--height", "192")
     assert "give both" in refused(capsys, *edit, "--width", "64")
 
 

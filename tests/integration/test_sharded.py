@@ -53,6 +53,8 @@ def runs(tmp_path_factory) -> Path:
         *((folder / f"{name}-2-2", settings(name, stop=2, sample_every=2)) for name in OPTIMISERS),
         *((folder / f"{name}-2-2", settings(name)) for name in OPTIMISERS),
         (folder / "adamw-2-4", settings("adamw", stop=1)),
+        (folder / "spoilt", settings("adamw", spoilt=True)),
+        (folder / "too-spoilt", settings("adamw", spoilt=True, save_every=1, max_bad_samples=7)),
     )
     assert checkpoint.latest_step(folder / "adamw-1-2-1" / "checkpoints") == 4
     assert checkpoint.latest_step(folder / "adamw-2-4" / "checkpoints") == 2
@@ -82,6 +84,18 @@ def test_an_interrupted_run_on_two_ranks_equals_the_straight_one_to_the_bit(runs
     assert (runs / f"{optimiser}-2-2" / "samples" / "step-00000002.png").is_file()
     straight, broken = weights(runs / f"{optimiser}-2"), weights(runs / f"{optimiser}-2-2")
     assert all(torch.equal(straight[name], broken[name]) for name in straight)
+
+
+def test_samples_that_no_rank_can_use_are_counted_over_all_and_stop_all(runs):
+    found = checkpoint.latest(runs / "spoilt" / "checkpoints").state
+    assert (found["step"], found["bad_samples"]) == (STEPS, 3 * STEPS)
+    rows = [json.loads(line) for line in (runs / "spoilt" / "bad_samples.jsonl").read_text().splitlines()]
+    assert sorted((row["step"], row["reason"]) for row in rows) == [
+        (step, reason) for step in range(STEPS) for reason in ("rank 0, 0", "rank 1, 0", "rank 1, 1")
+    ]
+    # neither rank alone has more than seven in three steps
+    stopped = checkpoint.latest(runs / "too-spoilt" / "checkpoints").state
+    assert (stopped["step"], stopped["bad_samples"]) == (2, 6)
 
 
 def test_ranks_write_what_they_hold_and_nothing_that_runs_code(runs):
