@@ -74,14 +74,14 @@ def run(command: Do, console: Console) -> int:
         raise RequestError(
             "best of N chooses among drawings of one prompt: ask for one picture, and for no edit"
         )
-    # the plan is told before torch, the model and even a picture's format are loaded
-    print_plan(plan)
-    import diptych
     from diptych.data.pictures import names
 
     output = command.output or Path("out.png")
     for path in names(output, command.keep if command.best_of > 1 else plan.count):
         check_file(path, plan.frames)
+    print_plan(plan)
+    # here and not above: the plan is told before torch and the model are loaded, which takes seconds
+    import diptych
     from diptych.inference import Result
 
     pipeline = diptych.load(command.model)

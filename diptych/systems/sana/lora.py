@@ -119,8 +119,9 @@ def read_lora(weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         module, kind = _split(key)
-        if not (tensor.is_floating_point() and tensor.isfinite().all()):
-            raise ValueError(f"{key!r}: the LoRA file holds values that are no finite fractions")
+        # alpha may be stored as a whole number
+        if not tensor.isfinite().all() or not (kind == "alpha" or tensor.is_floating_point()):
+            raise ValueError(f"{key!r}: the LoRA file holds what is no finite number, or whole ones")
         found = parts.setdefault(module, {})
         if kind in found:
             raise ValueError(f"the LoRA file has several adapters of {module}, among them {key!r}")
