@@ -65,7 +65,7 @@ PlanOverrides = Annotated[Overrides, tyro.conf.arg(name=""), tyro.conf.EnumChoic
 def print_plan(plan: Plan) -> None:
     for key, value in plan.shown().items():
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        aside.print(f"  [dim]{key:<22}[/dim]{escape(text)}", highlight=False)
+        aside.print(f"  [dim]{key:<22}[/dim]{escape(text)}", highlight=False, soft_wrap=True)
 
 
 def understood(

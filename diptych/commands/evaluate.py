@@ -52,6 +52,8 @@ class Evaluate:
 def run(command: Evaluate, console: Console) -> int:
     if command.verifier and command.best_of == 1:
         raise RequestError("--verifier says how the best of several is chosen: give --best-of too")
+    if command.split != "all" and command.best_of != 1:
+        raise RequestError("--best-of judges drawing alone: leave --split out")
     # before hours of work, whose results would have no place
     check_output(command.output, BEST_OF if command.best_of != 1 else ())
     import diptych

@@ -159,7 +159,8 @@ def _eight_bit(image: Image.Image, label: str) -> np.ndarray:
         tops = [top for top in (255.0, 65535.0, 2.0**31 - 1) if values.max(initial=0) <= top]
         top = tops[0] if tops else 2.0**32 - 1
     else:
-        top = 65535.0
+        # Pillow gives 12 bits of a TIFF in 16 as well
+        top = 2.0 ** tags.get(_BITS, (16,))[0] - 1
     shares = (values.astype(np.float32) / np.float32(top)).clip(0, 1)
     if tags.get(_PHOTOMETRIC) == 0:
         # in such a TIFF the smallest value is white
@@ -167,7 +168,7 @@ def _eight_bit(image: Image.Image, label: str) -> np.ndarray:
     return (shares * 255).astype(np.uint8)
 
 
-_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 
 def names(path: Path, count: int) -> list[Path]:

@@ -11,14 +11,14 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from diptych.contracts import Verifier
 from diptych.evaluation.emoji import EvaluationConfig
 from diptych.files import journal
-from diptych.files.typed import to_json
+from diptych.files.typed import convert, to_json
 from diptych.files.whole import write_whole
 from diptych.inference import Pipeline, draw
 from diptych.inference.verifiers import scores
@@ -93,7 +93,18 @@ def _resume(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} holds candidates of another model, verifier or number; choose another folder with -o"
         )
+    for number, row in enumerate(rows[1:], 2):
+        convert(_Judged, row, f"{path}:{number}")
     return rows[1:]
+
+
+class _Judged(TypedDict):
+    """A line of candidates.jsonl, below the first: a prompt and its candidates."""
+
+    category: str
+    prompt: str
+    right: list[int]
+    scores: dict[str, list[float]]
 
 
 def curve(rows: Sequence[dict[str, Any]]) -> Curve:

@@ -5,24 +5,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from diptych.contracts import VERIFY
 from diptych.data.pictures import save_picture
 from diptych.files import journal
-from diptych.files.typed import read_json, to_json
-from diptych.files.whole import write_whole
 from diptych.inference import Pipeline, draw
 from diptych.request import check_seed
 from diptych.worlds.emoji import CATEGORIES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import caption, sample_wanted
 from diptych.worlds.emoji.claims import spoiled
 
-FILE, REQUEST = "drawn.jsonl", "request.json"
+FILE = "drawn.jsonl"
 BATCH = 32
 """Prompts drawn and labelled together; after each batch the file is whole."""
+# written as a call: `from` is a word of Python's own
+Turn = TypedDict("Turn", {"from": str, "value": str})
+
+
+class Drawn(TypedDict):
+    """A line of drawn.jsonl."""
+
+    conversations: list[Turn]
+    image: str
 
 
 def write_drawn(
@@ -44,8 +51,9 @@ def write_drawn(
         raise ValueError(f"count must be at least 1, got {count}")
     check_seed(seed)
     checker, path = Checker(world), folder / FILE
-    _begin(folder, {"model": pipeline.system.card.get("sha256", {}), "seed": seed, "batch": BATCH})
-    rows = journal.resume(path, BATCH)
+    about = {"model": pipeline.system.card.get("sha256", {}), "seed": seed, "batch": BATCH}
+    journal.begin(folder, about, "drawings", "model or seed")
+    rows = journal.resume(path, Drawn, BATCH)
     for start in range(len(rows), count, BATCH):
         numbers = range(start, min(count, start + BATCH))
         # one stream a batch, and only whole batches are kept, so that a resumed run draws what an unbroken
@@ -56,7 +64,7 @@ def write_drawn(
             pipeline.plan(caption(world, w), seed=seed + n, task="text-to-image", count=1)
             for w, n in zip(wanted, numbers, strict=True)
         ]
-        fresh = []
+        fresh: list[Drawn] = []
         for number, request, frames in zip(numbers, wanted, draw(pipeline.system, plans), strict=True):
             name, pixels = f"{number:06d}.png", frames[0]
             # pictures before their rows: a row stands only for a picture that is there
@@ -76,16 +84,3 @@ def write_drawn(
             progress(len(rows), count)
     answers = [turn["value"] for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
     return {word: answers.count(word) for word in ("yes", "no")}
-
-
-def _begin(folder: Path, request: dict[str, Any]) -> None:
-    """Note in the folder what is drawn there. Raises ValueError where it holds something else, which would be
-    cut off or mixed with what is drawn now."""
-    note = folder / REQUEST
-    if note.is_file():
-        if read_json(note) != request:
-            raise ValueError(f"{folder} holds drawings of another model or seed; choose another folder")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds something else than such drawings; choose an empty or a new folder")
-    else:
-        write_whole(note, to_json(request))

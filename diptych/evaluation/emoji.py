@@ -30,6 +30,8 @@ HELD_OUT = ("two", "counting", "position", "binding")
 """Categories that have combinations held out of training."""
 SWAPPABLE = ("position", "binding")
 Progress = Callable[[str, int, int], Any]
+MAX_PROMPTS = 10_000
+"""With so many of a type an interval is a hundredth; all of a type are held at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.prompts < 1:
             raise ValueError(f"prompts must be at least 1, got {self.prompts}")
+        if self.prompts > MAX_PROMPTS:
+            raise ValueError(f"prompts must be at most {MAX_PROMPTS}, got {self.prompts}")
         check_seed(self.seed)
         if self.split not in ("all", "drawing", "questions", "edits"):
             raise ValueError(f"split must be all, drawing, questions or edits, got {self.split!r}")

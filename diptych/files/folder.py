@@ -24,6 +24,8 @@ HUB = "hf:"
 may be anybody's."""
 ALIGNMENT = 64
 """Bytes; torch's own tensors begin at multiples of this."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of weights that are read, in safetensors' words."""
 _HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -96,10 +98,24 @@ def refuse_code(folder: Path) -> None:
             raise ModelFolderError(
                 f"{path} puts adapters on a model that it names itself: refused, merge them into the weights"
             )
-        if "auto_map" in _object(path):
+        if key := _code_in(_object(path)):
             raise ModelFolderError(
-                f"{path} names code of its own (auto_map): refused, as no code of a model is ever run"
+                f"{path} names code of its own ({key}): refused, as no code of a model is ever run"
             )
+
+
+def _code_in(values: Mapping[str, Any]) -> str | None:
+    """The key of a config, or of a part's config in it, under which transformers would find code to run."""
+    for key, value in values.items():
+        # a kernel of the hub is written owner/name where an attention is chosen, there also for each part
+        chosen = value.values() if isinstance(value, Mapping) else (value,)
+        if key == "auto_map" or (
+            key.endswith("_implementation") and any("/" in str(choice) for choice in chosen)
+        ):
+            return key
+        if isinstance(value, Mapping) and (found := _code_in(value)):
+            return found
+    return None
 
 
 def check_depth(config: Mapping[str, Any], names: Collection[str], where: str) -> None:
@@ -210,20 +226,37 @@ class Weights(Mapping[str, "Tensor"]):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors, from the headers of the files."""
-        found: dict[str, tuple[int, ...]] = {}
-        for path in dict.fromkeys(self._places.values()):
+        return {name: tuple(header.get_shape()) for name, header in self._headers()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Types of all tensors as safetensors calls them, from the headers of the files."""
+        return {name: header.get_dtype() for name, header in self._headers()}
+
+    def _headers(self) -> Iterator[tuple[str, Any]]:
+        by_path: dict[Path, list[str]] = {}
+        for name, path in self._places.items():
+            by_path.setdefault(path, []).append(name)
+        for path, names in by_path.items():
             with _opened(path) as file:
-                found |= {
-                    name: tuple(file.get_slice(name).get_shape())
-                    for name, place in self._places.items()
-                    if place == path
-                }
-        return found
+                yield from ((name, file.get_slice(name)) for name in names)
 
 
 def open_weights(folder: Path, stem: str = "model") -> Weights:
-    """Weights `stem`.safetensors of a folder, in one file or in shards that an index lists, to be read tensor
-    by tensor; every file of the folder is checked against its card's checksums where it has some.
+    """Weights of a model as `open_tensors` has them. Raises ModelFolderError too for tensors of another type
+    than FLOATS: what was quantised needs scales that nothing here reads, and would draw noise without."""
+    weights = open_tensors(folder, stem)
+    for name, dtype in weights.dtypes().items():
+        if dtype not in FLOATS:
+            raise ModelFolderError(
+                f"{folder}: {name} is of type {dtype}; weights are read as {', '.join(FLOATS)} "
+                "(quantised ones must be made whole first)"
+            )
+    return weights
+
+
+def open_tensors(folder: Path, stem: str) -> Weights:
+    """Tensors of `stem`.safetensors of a folder, in one file or in shards that an index lists, to be read one
+    by one; every file of the folder is checked against its card's checksums where it has some.
 
     Raises ModelFolderError for a file that is missing, damaged, a pickle, or holds less than the index says.
     """

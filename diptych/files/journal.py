@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.files.typed import convert, parse, read_json, to_json
 from diptych.files.whole import write_whole
+from diptych.request import RequestError
+
+REQUEST = "request.json"
+"""In a folder that a journal fills: what its rows are of."""
 
 
-def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add rows, a JSON line each, and wait until they are on disk."""
     with path.open("a") as file:
         # json.dumps escapes all but ASCII, so that no line end of another alphabet can cut a row when it is
@@ -21,19 +26,39 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def resume(path: Path, multiple: int = 1) -> list[dict[str, Any]]:
-    """Rows that were written whole, in multiples of `multiple`; half a line that a kill left is cut off, so
-    that more can be added.
+def resume(path: Path, kind: Any = dict[str, Any], multiple: int = 1) -> list[Any]:
+    """Rows of `kind` that were written whole, in multiples of `multiple`; half a line that a kill left is cut
+    off, so that more can be added.
 
-    Raises ValueError naming the file where it holds something else.
+    Raises ValueError naming file and line where it holds something else.
     """
     if not path.is_file():
         return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     lines = lines[: len(lines) // multiple * multiple]
     try:
-        rows = [json.loads(line) for line in lines]
-    except ValueError as error:
+        rows = [
+            convert(kind, parse(line.decode(), f"{path}:{number}", python=True), f"{path}:{number}")
+            for number, line in enumerate(lines, 1)
+        ]
+    except UnicodeError as error:
         raise ValueError(f"{path} is no JSONL ({error}); choose another folder") from error
-    write_whole(path, "".join(lines))
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another folder") from error
+    write_whole(path, b"".join(lines).decode())
     return rows
+
+
+def begin(folder: Path, request: dict[str, Any], what: str, of: str) -> None:
+    """Note in a folder what its rows and pictures answer. Raises RequestError where it holds something else
+    than `what`, which would be cut off, overwritten or mixed with it, or such `of` another request."""
+    note = folder / REQUEST
+    if note.is_file():
+        if read_json(note) != request:
+            raise RequestError(f"{folder} holds {what} of another {of}; choose another folder")
+        return
+    there = folder.iterdir() if folder.is_dir() else [folder] if os.path.lexists(folder) else []
+    # .request.json.PID.part was being written when the command was killed
+    if any(not (path.name.startswith(f".{REQUEST}.") and path.suffix == ".part") for path in there):
+        raise RequestError(f"{folder} holds something else than {what}; choose an empty or a new folder")
+    write_whole(note, to_json(request))

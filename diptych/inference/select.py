@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,13 +14,19 @@ from diptych.contracts import System, Verifier
 from diptych.data.pictures import open_picture, save_picture
 from diptych.files import journal
 from diptych.files.typed import parse, read_json, to_json
-from diptych.files.whole import write_whole
 from diptych.inference.draw import BATCH, draw
 from diptych.inference.verifiers import scores
 from diptych.request import Media, Plan, RequestError
 
 MAX_CANDIDATES = 4096
-_SCORES, _REQUEST = "scores.jsonl", "request.json"
+_SCORES = "scores.jsonl"
+
+
+class _Score(TypedDict):
+    """A line of scores.jsonl."""
+
+    seed: int
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +83,7 @@ def best_of(
 def begun_with(folder: Path) -> int | None:
     """Seed of the selection that lies in a folder; None where there is none. One that was begun with a fresh
     seed goes on with it. Raises ValueError for a folder whose request is damaged."""
-    path = folder / _REQUEST
+    path = folder / journal.REQUEST
     if not path.is_file():
         return None
     request = read_json(path)
@@ -101,7 +107,6 @@ def _save(folder: Path, found: Sequence[Candidate]) -> None:
 
 def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dict[int, float]:
     """Scores that lie in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     # all that candidates depend on, the size of a batch included, as a kernel may round otherwise in another;
     # but not their number, so that a selection may go on to more
     request = {
@@ -110,12 +115,6 @@ def _resume(folder: Path, system: System, plan: Plan, verifier: Verifier) -> dic
         "model": system.card.get("sha256", {}),
         "batch": BATCH,
     }
-    path = folder / _REQUEST
-    if not path.is_file():
-        write_whole(path, to_json(request))
-    elif read_json(path) != request:
-        raise RequestError(
-            f"{folder} holds candidates of another request, model or verifier; choose another folder"
-        )
+    journal.begin(folder, request, "candidates", "request, model or verifier")
     # a seed that was drawn again in a larger last batch stands twice: the later score goes with the file
-    return {row["seed"]: row["score"] for row in journal.resume(folder / _SCORES)}
+    return {row["seed"]: row["score"] for row in journal.resume(folder / _SCORES, _Score)}

@@ -17,6 +17,7 @@ from diptych.files.typed import convert, read_json, to_json
 from diptych.files.whole import whole, write_whole
 from diptych.models.meta import without_storage
 from diptych.settings import round_sides
+from diptych.spaces.pixels import to_bytes
 from diptych.spaces.tiny import TinyAutoencoder
 
 TILE = 1024
@@ -89,13 +90,12 @@ class LatentSpace:
         return latents.unflatten(0, pixels.shape[:2])
 
     def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Scaled latents (B, F, channels, h, w) -> uint8 (B, F, 3, h factor, w factor), clamped."""
+        """Scaled latents (B, F, channels, h, w) -> uint8 (B, F, 3, h factor, w factor), clamped. Raises
+        ValueError as `to_bytes`."""
         parts = self._parameters()
         latents = (target.flatten(0, 1) / self.scale).to(parts)
-        x = self._tiled(
-            latents, self.autoencoder.decode, self.tile // self.factor, float(self.factor)
-        ).float()
-        return ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).unflatten(0, target.shape[:2])
+        x = self._tiled(latents, self.autoencoder.decode, self.tile // self.factor, float(self.factor))
+        return to_bytes(x).unflatten(0, target.shape[:2])
 
     def shape(self, width: int, height: int, frames: int = 1) -> tuple[int, int, int, int]:
         """(frames, channels, height, width) of the target tensor."""

@@ -15,6 +15,18 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def to_bytes(x: Tensor) -> Tensor:
+    """-1..1 -> uint8, clamped. Raises ValueError for what is no number, which would become black."""
+    # in float32: in bfloat16 the sum, between 1 and 2, is rounded to steps as wide as a shade
+    x = x.float()
+    if bool(x.isnan().any()):
+        raise ValueError(
+            "the model drew values that are no numbers (NaN): its weights are damaged, or it needs more "
+            "precision than it was loaded in"
+        )
+    return ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 class PixelSpace:
     """Frames in -1..1 for drawing, ImageNet-normalised pictures for reading; sides multiples of
     `multiple`."""
@@ -31,9 +43,8 @@ class PixelSpace:
         return pixels.float() / 127.5 - 1.0
 
     def decode(self, target: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """-1..1 -> uint8, clamped, of the same shape."""
-        # in float32: in bfloat16 the sum, between 1 and 2, is rounded to steps as wide as a shade
-        return ((target.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        """-1..1 -> uint8, clamped, of the same shape. Raises ValueError as `to_bytes`."""
+        return to_bytes(target)
 
     def read(self, pixels: Tensor) -> Tensor:
         """uint8 (P, 3, height, width) -> ImageNet-normalised, for the understanding side."""

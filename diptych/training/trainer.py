@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
 import signal
 import time
 from pathlib import Path
@@ -316,9 +317,13 @@ class Trainer:
 
 def _lock(folder: Path) -> IO[str]:
     """Hold the run's folder, so that two processes never write one run. Raises TrainingStopped if another
-    holds it."""
+    holds it, ValueError where it is a link."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / ".lock").open("w")
+    path = folder / ".lock"
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, which may lead out of the run's folder: remove it")
+    # nothing is ever written into it, nor cut off from what is there
+    handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

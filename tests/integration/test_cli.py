@@ -147,6 +147,8 @@ def test_shipped_model_is_at_most_20_mb():
         (["do", "a cat", "--model", "nowhere"], "neither a folder"),
         (["train", "emojy"], "no recipe 'emojy' (nearest: 'emoji')"),
         (["evaluate", "--prompts", "0"], "prompts must be at least 1"),
+        (["evaluate", "--prompts", "100000000"], "prompts must be at most 10000"),
+        (["evaluate", "--best-of", "2", "--split", "edits"], "--best-of judges drawing alone"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_status_2(arguments, message, capsys):

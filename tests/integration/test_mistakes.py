@@ -112,6 +112,13 @@ def test_a_question_goes_to_stdout_and_its_plan_to_stderr(capsys):
     assert "answer" in said.err
 
 
+def test_a_printed_plan_has_a_line_a_field_however_long(capsys):
+    text = "a cat beside a red heart and " * 20
+    assert cli.main(["do", text, "--steps", "1"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.split(maxsplit=1) == ["prompt", text.strip()] for line in lines)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

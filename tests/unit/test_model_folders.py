@@ -7,15 +7,17 @@ import shutil
 import socket
 import sys
 
+import diffusers
 import judges
 import pytest
 import torch
+from PIL import Image
 from published import pipeline
 from safetensors.torch import load_file, save_file
 
 import diptych
 from diptych.encoders.gemma import GemmaEncoder
-from diptych.files.folder import ModelFolderError, check_shapes, open_weights
+from diptych.files.folder import ModelFolderError, check_shapes, locate, open_weights
 from diptych.inference.verifiers import load_verifier
 from diptych.spaces import load_space, save_space, tiny_space
 
@@ -85,6 +87,11 @@ def adapters(folder):
         (path.parent / "adapter_config.json").write_text(json.dumps(told))
 
 
+def kernels(folder):
+    for path in configs_of(folder):
+        changed(path, attn_implementation="owner/evil", text_config={"_attn_implementation": "owner/evil"})
+
+
 TRICKS = {
     "code beside": lambda folder: None,
     "auto_map": auto_map,
@@ -93,6 +100,10 @@ TRICKS = {
     "custom components": custom_pipeline,
     "custom pipeline": custom_pipeline_class,
     "adapters": adapters,
+    "auto_map in a part's config": lambda folder: [
+        changed(path, text_config={"auto_map": {"AutoModel": "evil.Evil"}}) for path in configs_of(folder)
+    ],
+    "kernels of the hub": kernels,
 }
 
 
@@ -129,7 +140,7 @@ def test_code_of_a_model_is_never_run_and_never_asked_about(loader, trick, model
     assert not [name for name in sys.modules if name.endswith("evil")]
     if trick == "code beside":
         assert refused is None
-    if trick.startswith("auto_map") and loader not in ("system", "space"):
+    if trick.startswith(("auto_map", "kernels")) and loader not in ("system", "space"):
         assert refused is not None
         assert "names code of its own" in refused
 
@@ -248,3 +259,54 @@ def test_shapes_are_compared_name_by_name():
     ):
         with pytest.raises(ModelFolderError, match=said):
             check_shapes(expected, stored, "here")
+
+
+PARTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn], ids=lambda dtype: str(dtype))
+def test_weights_of_a_type_that_holds_no_plain_fractions_are_refused(part, dtype, models, tmp_path):
+    folder = shutil.copytree(models / "sana", tmp_path / "model")
+    path = folder / part / f"{PARTS[part]}.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    path.unlink()
+    save_file({**weights, name: weights[name].to(dtype)}, path)
+    with pytest.raises(ModelFolderError, match=f"{name} is of type"):
+        diptych.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_no_numbers_draw_nothing(part, models, tmp_path):
+    folder = shutil.copytree(models / "sana", tmp_path / "model")
+    path = folder / part / f"{PARTS[part]}.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}, path)
+    with pytest.raises(ValueError, match="no numbers"):
+        diptych.load(folder, "cpu").run("a cat", seed=1, steps=1)
+
+
+def test_a_shipped_model_with_damaged_weights_answers_nothing(tmp_path):
+    folder = shutil.copytree(locate(None), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({n: torch.full_like(w, float("nan")) for n, w in weights.items()}, folder / "model.safetensors")
+    (folder / "card.json").unlink()
+    Image.new("RGB", (96, 96)).save(tmp_path / "in.png")
+    with pytest.raises(ValueError, match="no numbers"):
+        diptych.load(folder, "cpu").run("how many cats are there?", [tmp_path / "in.png"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheduler"),
+    [("SanaSprintPipeline", "DPMSolverMultistepScheduler"), ("SanaPipeline", "SCMScheduler")],
+)
+def test_a_pipeline_of_the_other_kinds_scheduler_is_refused(kind, scheduler, models, tmp_path):
+    folder = shutil.copytree(models / "sana", tmp_path / "model")
+    changed(folder / "model_index.json", _class_name=kind)
+    if scheduler == "SCMScheduler":
+        diffusers.SCMScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(ModelFolderError, match=f"{kind} has guidance_embeds .* {scheduler}"):
+        diptych.load(folder, "cpu")

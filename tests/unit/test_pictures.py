@@ -76,3 +76,13 @@ def test_edges_are_the_published_operator_in_both_directions():
     assert found[6, 6] == 0
     assert (edges(pixels) == edges(pixels)[..., :1]).all()
     assert (edges(pixels.transpose(1, 0, 2))[..., 0] == found.T).all()
+
+
+def test_twelve_bits_of_gray_are_scaled_by_their_own_top(tmp_path):
+    """A TIFF by hand, as Pillow writes none: two values in three bytes."""
+    entries = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3)]
+    ifd = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in entries)
+    data = bytes([0xFF, 0xF8, 0x00, 0])
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    (tmp_path / "12.tif").write_bytes(head + data + struct.pack("<H", len(entries)) + ifd + bytes(4))
+    assert open_picture(tmp_path / "12.tif")[0, :, 0].tolist() == [255, 127]

@@ -30,8 +30,9 @@ from diptych.models.mot import convert as mot
 from diptych.request import RequestError
 from diptych.systems.registry import open_system, settings_of
 from diptych.systems.sana import lora
-from diptych.systems.sana.convert import from_checkpoint
+from diptych.systems.sana.convert import from_checkpoint, read_checkpoint
 from diptych.systems.sana.settings import SCHEDULERS, sampler_of
+from diptych.systems.sana.system import SanaSystem
 from diptych.systems.u1.job import _facts
 from diptych.systems.u1.recipes import RECIPES
 
@@ -528,3 +529,71 @@ def test_the_table_of_published_fields_is_in_step():
 def test_every_field_of_the_public_classes_has_its_place(public, fields):
     names = set(inspect.signature(public.__init__).parameters) - {"self"}
     assert names - set(fields) == set()
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.5])
+def test_times_are_cut_off_before_they_are_scaled(scale):
+    """The scheduler counts whole times to 1000; a teacher of Sprint then sees a thousandth of them."""
+    config = LinearDiTConfig(depth=1, width=32, cross_heads=1, whole_time=True, time_scale=1000 * scale)
+    model, seen = LinearDiT(config), []
+    model.time_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for sigma in (
+        torch.tensor([[0.9995], [0.7004]], dtype=torch.float64),
+        torch.tensor([[0.9995], [0.7004]]),
+    ):
+        with torch.no_grad():
+            model._time(sigma, None, torch.float32)
+    for features in seen:
+        torch.testing.assert_close(features, sinusoid(torch.tensor([[999.0], [700.0]]) * scale))
+
+
+def test_a_block_number_without_end_is_refused_before_its_names_are_made():
+    weights = {**transformer().state_dict(), "transformer_blocks.999999999.attn1.to_q.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"blocks\.2\."):
+        linear.from_diffusers(weights)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_scale_of_times_must_be_a_number_above_zero(value):
+    values = json.loads(transformer().to_json_string())
+    with pytest.raises(ValueError, match="time_scale"):
+        linear.config_from_diffusers({**values, "timestep_scale": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("pos_embed", torch.ones(5), "pos_embed"),
+        ("pos_embed", torch.ones(1, 0, 64), "pos_embed"),
+        ("x_embedder.proj.weight", torch.ones(3), "4 axes"),
+        ("y_embedder.y_proj.fc1.weight", torch.ones(()), "2 axes"),
+        ("blocks.0.mlp.depth_conv.conv.weight", torch.ones(()), "4 axes"),
+        ("y_embedder.y_embedding", torch.ones(3, 5), "null caption"),
+        ("y_embedder.y_embedding", torch.ones(24), "null caption"),
+        ("t_block.1.weight", torch.ones(384, 64).to_sparse(), "no plain tensor"),
+        ("t_block.1.weight", torch.ones(384, 64, device="meta"), "no plain tensor"),
+        ("t_block.1.weight", torch.zeros(1).expand(384, 64), "no plain tensor"),
+        ("t_block.1.weight", torch.ones(384, 64, dtype=torch.int8), "int8"),
+    ],
+)
+def test_a_native_checkpoint_of_odd_tensors_is_refused(name, tensor, said, tmp_path):
+    pipeline(tmp_path / "base")
+    system = SanaSystem.load(tmp_path / "base")
+    weights = {**linear.to_native(dict(system.model.state_dict())), name: tensor}
+    torch.save({"state_dict": weights}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=said):
+        from_checkpoint(tmp_path / "odd.pth", tmp_path / "base", 2)
+
+
+def test_a_text_that_calls_itself_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / "odd.pth").write_text("hello")
+    with pytest.raises(ModelFolderError, match="no checkpoint"):
+        read_checkpoint(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(("solver", "whole"), [("dpm", True), ("euler", False)])
+def test_a_conversion_notes_the_times_that_the_targets_scheduler_gives(solver, whole):
+    for told in (True, False):
+        config = LinearDiTConfig(depth=1, width=32, cross_heads=1, whole_time=told)
+        notes = [f"whole_time is {told} here and {whole} there"] if told != whole else []
+        assert linear.conventions_lost(config, "diffusers", solver) == notes

@@ -211,3 +211,30 @@ def test_a_rank_that_is_not_that_of_the_settings_is_refused(tmp_path):
     save_file({key: tensor.contiguous() for key, tensor in weights.items()}, path)
     with pytest.raises(ValueError, match="the rank 8, its matrices have 4"):
         read_lora(load_file(path), settings_of(path))
+
+
+A, B = f"{BLOCK}attn1.to_q.lora_A.weight", f"{BLOCK}attn1.to_q.lora_B.weight"
+Q = {A: torch.ones(2, 64), B: torch.ones(64, 2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({A: torch.ones(2, 64).to(torch.float8_e4m3fn)}, "float8_e4m3fn, which is not read"),
+        ({A: torch.ones(2, 64, dtype=torch.int8)}, "int8, which is not read"),
+        ({f"{BLOCK}attn1.to_q.alpha": torch.tensor(4 + 1j)}, "complex64, which is not read"),
+        ({f"{BLOCK}attn1.to_q.alpha": torch.tensor(True)}, "bool, which is not read"),
+        ({A: torch.full((2, 64), 9.0), f"{BLOCK}attn1.to_q.alpha": torch.tensor(3e38)}, None),
+        ({B: torch.full((64, 2), 9.0), f"{BLOCK}attn1.to_q.alpha": torch.tensor(3e38)}, "too large"),
+        ({A.replace("to_q", "to_k"): torch.ones(2, 32), B.replace("to_q", "to_k"): torch.ones(64, 2)}, "one"),
+        ({A.replace("to_q", "to_k"): torch.ones(2, 64), B.replace("to_q", "to_k"): torch.ones(32, 2)}, "one"),
+        ({A: torch.ones(2, 16, 2, 2), B: torch.ones(64, 2, 1, 1)}, "not 1x1"),
+        ({A.replace("s.0.", "s.00."): torch.ones(2, 64)}, "is no key"),
+    ],
+)
+def test_types_sizes_and_kernels_that_are_no_plain_product_are_refused(change, said):
+    if said is None:
+        assert read_lora({**Q, **change})
+        return
+    with pytest.raises(ValueError, match=said):
+        read_lora({**Q, **change})

@@ -97,6 +97,29 @@ def test_a_selection_goes_on_and_ends_the_same(pipeline, plan, tmp_path, monkeyp
         best_of(pipeline.system, replace(plan, prompt="a dog"), Counting(), 8, folder=tmp_path)
 
 
+def test_candidates_take_no_place_among_other_files(pipeline, plan, tmp_path):
+    for name in ("5.png", "scores.jsonl"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(RequestError, match="holds something else than candidates"):
+            best_of(pipeline.system, plan, Counting(), 2, folder=folder)
+        with pytest.raises(RequestError, match="holds something else than candidates"):
+            best_of(pipeline.system, plan, Counting(), 2, folder=folder / name)
+        assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("row", [b"{}", b"[5]", b'{"seed": "5", "score": 1.0}', b"\xff", b"[" * 100_000])
+def test_scores_that_are_none_are_refused_by_file_and_line(row, pipeline, plan, tmp_path):
+    best_of(pipeline.system, plan, Counting(), 1, folder=tmp_path)
+    with (tmp_path / "scores.jsonl").open("ab") as file:
+        file.write(row + b"\n")
+    before = (tmp_path / "scores.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"scores\.jsonl.*choose another folder"):
+        best_of(pipeline.system, plan, Counting(), 2, folder=tmp_path)
+    assert (tmp_path / "scores.jsonl").read_bytes() == before
+
+
 def test_a_selection_survives_a_kill(tmp_path):
     command = [
         sys.executable,

@@ -321,6 +321,16 @@ def test_two_processes_never_share_a_folder(tokenizer, tmp_path):
     held.close()
 
 
+def test_a_lock_that_leads_out_of_the_folder_is_refused(tokenizer, tmp_path):
+    mine, run = tmp_path / "mine.txt", tmp_path / "run"
+    mine.write_text("mine")
+    run.mkdir()
+    (run / ".lock").symlink_to(mine)
+    with pytest.raises(ValueError, match=r"\.lock is a link"):
+        trainer(tokenizer, run).train()
+    assert mine.read_text() == "mine"
+
+
 def save(folder, step: int, keep: int = 3):
     return checkpoint.save(folder, step, {"model|w": torch.full((4,), float(step))}, {"step": step}, keep)
 

@@ -53,7 +53,8 @@ class LinearDiTConfig:
     time_scale: float = 1000.0
     """What the time embedding sees is time_scale * sigma; Sprint: 1."""
     whole_time: bool = False
-    """Floor the time to a whole number, as the published native model does; diffusers keeps fractions."""
+    """Cut the time 1000 sigma off to a whole number before it is scaled, as the published native model and
+    diffusers' DPM scheduler do."""
     attention_eps: float = 1e-15
     """Added to the divisor of the linear attention: 1e-8 in the native code, 1e-15 in diffusers."""
     cross_norm_eps: float = 1e-5
@@ -69,6 +70,8 @@ class LinearDiTConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.depth > MAX_DEPTH:
             raise ValueError(f"depth must be at most {MAX_DEPTH:,}, got {self.depth}")
+        if not 0 < self.time_scale < math.inf:
+            raise ValueError(f"time_scale must be a number above 0, got {self.time_scale}")
         if not 0 < self.mlp_ratio <= 100:
             raise ValueError(f"mlp_ratio must be above 0 and at most 100, got {self.mlp_ratio}")
         if self.position_scale is not None and not 0 < self.position_scale < math.inf:

@@ -181,7 +181,9 @@ def config_from_native(
     be told. Raises ValueError where they are not, and where weights do not say whether the model adds
     positions (`position_scale` among the overrides tells).
     """
-    width = weights["x_embedder.proj.weight"].shape[0]
+    width, channels, _, patch = _shape(weights, "x_embedder.proj.weight", 4)
+    caption_channels = _shape(weights, "y_embedder.y_proj.fc1.weight", 2)[1]
+    inner = _shape(weights, "blocks.0.mlp.depth_conv.conv.weight", 4)[0] // 2
     heads = cross_heads or {1152: 16, 2240: 20}.get(width)
     if heads is None:
         raise ValueError(f"width {width} is no published one: tell the number of cross-attention heads")
@@ -190,10 +192,10 @@ def config_from_native(
         "depth": 1 + max(int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))),
         "width": width,
         "cross_heads": heads,
-        "channels": weights["x_embedder.proj.weight"].shape[1],
-        "patch": weights["x_embedder.proj.weight"].shape[-1],
-        "caption_channels": weights["y_embedder.y_proj.fc1.weight"].shape[1],
-        "mlp_ratio": ratio_of(weights["blocks.0.mlp.depth_conv.conv.weight"].shape[0] // 2, width),
+        "channels": channels,
+        "patch": patch,
+        "caption_channels": caption_channels,
+        "mlp_ratio": ratio_of(inner, width),
         "qk_norm": "blocks.0.attn.q_norm.weight" in weights,
         "guidance_embedding": guided,
         # the native code truncates the time to an integer unless it is normalised to 0..1, as Sprint's is
@@ -206,6 +208,14 @@ def config_from_native(
     if "position_scale" not in overrides:
         values |= _positions(weights.get("pos_embed"), width, values["patch"])
     return LinearDiTConfig(**{**values, **overrides})
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    """Shape of a weight that sizes are read from; a KeyError where it is missing."""
+    shape = tuple(weights[name].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ValueError(f"{name} is {shape}, and {axes} axes are needed")
+    return shape
 
 
 ONE_TABLE_SIDE = 64
@@ -221,6 +231,10 @@ def _positions(table: Tensor | None, width: int, patch: int) -> dict[str, Any]:
     """
     if table is None:
         return {}
+    if table.ndim < 2 or not table.numel():
+        raise ValueError(
+            f"the checkpoint's table of positions (pos_embed) is {tuple(table.shape)}, which is none"
+        )
     side = round(table.shape[-2] ** 0.5)
     if not bool(table.any()):
         if side >= ONE_TABLE_SIDE:
@@ -312,11 +326,13 @@ def config_to_diffusers(config: LinearDiTConfig) -> dict[str, Any]:
     }
 
 
-def conventions_lost(config: LinearDiTConfig, target: str) -> list[str]:
+def conventions_lost(config: LinearDiTConfig, target: str, solver: str) -> list[str]:
     """What the target's code ('native' or 'diffusers') computes otherwise than this config says, in words."""
-    theirs = {"native": (1e-8, 1e-6, not config.guidance_embedding), "diffusers": (1e-15, 1e-5, False)}[
-        target
-    ]
+    theirs = {
+        "native": (1e-8, 1e-6, not config.guidance_embedding),
+        # there the scheduler decides: that of DPM-Solver++ alone counts whole times
+        "diffusers": (1e-15, 1e-5, solver == "dpm"),
+    }[target]
     named = dataclasses.asdict(config)
     fields = ("attention_eps", "cross_norm_eps", "whole_time")
     return [
@@ -384,8 +400,8 @@ def _optional(ours: str) -> bool:
 
 def _our_names(weights: Iterable[str], blocks: str) -> list[str]:
     """Our names of everything that a checkpoint of this depth can hold."""
-    numbers = {int(found[1]) for name in weights if (found := re.match(rf"{blocks}\.(\d+)\.", name))}
-    depth = max(numbers, default=-1) + 1
+    # counted, not the highest number: a name can hold any
+    depth = len({found[1] for name in weights if (found := re.match(rf"{blocks}\.(\d+)\.", name))})
     names = ["caption_norm", "head_table"]
     for module in (
         "patch_embed",

@@ -35,6 +35,8 @@ CAPTION_NORM_START = 0.01
 """Where the caption norm's weight starts in training from scratch (SANA section 2.3)."""
 NEW_STD, NEW_DEPTHWISE_STD = 0.02, 0.2
 """Deviations of a block that is put on top of trained ones (SANA-1.5 section 3.1)."""
+TIMES = 1000
+"""Noise levels that the published schedulers count."""
 FRAME_PARTS = ("roles", "frame_time.weight", ".mix", ".beside")
 """Ends of the names of what `multi_frame` adds: a model of single pictures goes on with them at zero."""
 _SMALL = ("time_in", "time_out", "modulation", "caption_in", "caption_out", "guidance_in")
@@ -269,11 +271,12 @@ class LinearDiT(nn.Module):
         # float32 up to the sinusoid: bfloat16 rounds times near 1000 to steps of 4
         time = sigma.float() * config.time_scale
         if config.whole_time and sigma.dtype == torch.float64:
-            # a sampler's level: cut off in the precision in which the public scheduler cuts
-            time = torch.floor(sigma * config.time_scale).float()
+            # a sampler's level: cut off in the precision in which the public scheduler cuts, which counts to
+            # 1000 whatever the model makes of its times
+            time = torch.floor(sigma * TIMES).float() * (config.time_scale / TIMES)
         elif config.whole_time:
             # sigma = time / 1000 in float32 may come back a hair below a whole number
-            time = torch.floor(time + 1e-3)
+            time = torch.floor(sigma.float() * TIMES + 1e-3) * (config.time_scale / TIMES)
         embedded = self.time_out(F.silu(self.time_in(sinusoid(time).to(dtype))))
         if config.guidance_embedding:
             if guidance is None:

@@ -26,6 +26,8 @@ from diptych.systems.sana.parts import Parts, denoiser, open_parts
 from diptych.systems.sana.settings import SPRINT_SAMPLER
 from diptych.systems.sana.system import SanaSystem
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types of a native checkpoint's weights that are read."""
 LORA = "lora-"
 """Begins the forms that are LoRA files."""
 
@@ -69,7 +71,7 @@ def convert(
     if form == "diptych":
         return []
     target = "diffusers" if form == "diffusers" else "native"
-    return published.conventions_lost(system.model.config, target)
+    return published.conventions_lost(system.model.config, target, system.sampler.solver)
 
 
 def _write_lora(source: Path, out: Path, style: str) -> None:
@@ -90,6 +92,11 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
             "autoencoder go with it"
         )
     weights = read_checkpoint(path)
+    for name, tensor in weights.items():
+        if tensor.dtype not in FLOATS:
+            raise ModelFolderError(
+                f"{path}: {name} is of type {tensor.dtype}: quantised weights are not read"
+            )
     parts = open_parts(base)
     try:
         config = published.config_from_native(weights, cross_heads, **_told_positions(weights, parts))
@@ -121,7 +128,11 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
 def _told_positions(weights: dict[str, Tensor], parts: Parts) -> dict[str, Any]:
     """Where an empty table leaves open whether the model adds positions, a base of the same size tells."""
     stored, patch = weights.get("pos_embed"), parts.model.patch
-    same = stored is not None and stored.shape[-2] == (parts.model.position_base // patch) ** 2
+    same = (
+        stored is not None
+        and stored.ndim > 1
+        and stored.shape[-2] == (parts.model.position_base // patch) ** 2
+    )
     if stored is None or not same or bool(stored.any()) or parts.model.position_scale is None:
         return {}
     return {"position_scale": parts.model.position_scale, "position_base": parts.model.position_base}
@@ -145,15 +156,30 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ModelFolderError(
             f"{path} needs more than plain tensors to be read and could run code: refused"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    # its reader fails on damaged bytes in as many ways as there are: KeyError, UnicodeDecodeError ...
+    except Exception as error:
         raise ModelFolderError(
             f"{path} cannot be read ({error}): cut off, damaged or no checkpoint"
         ) from error
     # training checkpoints hold the weights beside optimiser and step; released files may hold them bare
     found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    ):
         raise ModelFolderError(f"{path} is no state dict of tensors")
+    for name, tensor in found.items():
+        if not _plain(tensor):
+            raise ModelFolderError(
+                f"{path}: {name} is no plain tensor: it is sparse, quantised or without values of its own"
+            )
     return found
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether it is dense and the file holds all of its values: a view can claim any size."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def _write_native(system: SanaSystem, out: Path) -> None:

@@ -24,7 +24,7 @@ from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.frames import FrameBatch, collate
 from diptych.data.pictures import CONTROLS
 from diptych.encoders.learned import LearnedEncoder
-from diptych.files.folder import locate, open_weights
+from diptych.files.folder import locate, open_tensors
 from diptych.files.lineage import data_of
 from diptych.files.typed import read as read_typed
 from diptych.files.typed import to_json
@@ -141,7 +141,7 @@ class SanaJob:
         # state of the whole matrices says nothing of adapters
         if self.source is None or not (self.source / OPTIMISER).is_file() or self.config.lora_rank:
             return {}
-        return open_weights(self.source, OPTIMISER.removesuffix(".safetensors"))
+        return open_tensors(self.source, OPTIMISER.removesuffix(".safetensors"))
 
     def totals(self, batch: FrameBatch) -> dict[str, float]:
         return {"flow": float(batch.weight.sum())}

@@ -20,6 +20,8 @@ from diptych.files.fields import HARMLESS, HONOURED, Fields, check_fields, only,
 from diptych.files.typed import convert, parse, read_json
 from diptych.models.linear_dit.convert import DIFFUSERS, DIFFUSERS_BLOCK, DIFFUSERS_GUIDED
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+WHOLE = (torch.int64, torch.int32)
 STYLES = ("peft", "diffusers", "kohya")
 _PREFIX = {"peft": "base_model.model.", "diffusers": "transformer.", "kohya": "lora_unet_"}
 _DOWN_UP = {
@@ -120,8 +122,12 @@ def read_lora(weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
     for key, tensor in weights.items():
         module, kind = _split(key)
         # alpha may be stored as a whole number
-        if not tensor.isfinite().all() or not (kind == "alpha" or tensor.is_floating_point()):
-            raise ValueError(f"{key!r}: the LoRA file holds what is no finite number, or whole ones")
+        if tensor.dtype not in FLOATS and not (kind == "alpha" and tensor.dtype in WHOLE):
+            raise ValueError(
+                f"{key!r}: the LoRA file holds numbers of type {tensor.dtype}, which is not read"
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key!r}: the LoRA file holds what is no finite number")
         found = parts.setdefault(module, {})
         if kind in found:
             raise ValueError(f"the LoRA file has several adapters of {module}, among them {key!r}")
@@ -137,10 +143,15 @@ def read_lora(weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
                 f"the LoRA's adapter of {module} has factors of {tuple(down.shape)} and {tuple(up.shape)}, "
                 "which have no product"
             )
-        up = up.flatten(1)
         if module != DIFFUSERS["patch_embed"]:
+            # a larger kernel may have as many values as the matrix, in another order
+            if down[0].numel() != down.shape[1]:
+                raise ValueError(f"the LoRA's adapter of {module} has a kernel, {tuple(down.shape)}, not 1x1")
             down = down.flatten(1)
-        singles[module] = (down, up * _scale(module, len(down), found.get("alpha"), settings or {}))
+        up = up.flatten(1) * _scale(module, len(down), found.get("alpha"), settings or {})
+        if not up.isfinite().all():
+            raise ValueError(f"the LoRA's alpha of {module} is too large for float32")
+        singles[module] = (down, up)
     return _ours(singles)
 
 
@@ -199,7 +210,7 @@ def _split(key: str) -> tuple[str, str]:
     # peft's own prefix stands before a pipeline's
     for prefix in _DOTTED:
         name = name.removeprefix(prefix)
-    block = re.fullmatch(r"transformer_blocks\.\d{1,6}\.(.+)", name)
+    block = re.fullmatch(r"transformer_blocks\.(?:0|[1-9]\d{0,5})\.(.+)", name)
     if not (name in _TOP_THEIRS or (block and block[1] in _THEIRS)):
         raise ValueError(_unknown(key))
     if block and _THEIRS[block[1]][0] == _DEPTHWISE:
@@ -237,6 +248,10 @@ def _ours(singles: Mapping[str, tuple[Tensor, Tensor]]) -> Adapters:
         groups.setdefault(f"blocks.{number}.{ours}", {})[place] = pair
     for name, pairs in groups.items():
         count = len(_BLOCK[name.split(".", 2)[2]])
+        sizes = {(up.shape[0], down.shape[1]) for down, up in pairs.values()}
+        if len(sizes) > 1:
+            found = " and ".join(str(size) for size in sorted(sizes))
+            raise ValueError(f"the LoRA's adapters of {name} are for matrices of {found}, which lie in one")
         out = next(iter(pairs.values()))[1].shape[0]
         # a part without an adapter keeps rows of zeros
         ups = [pairs[place][1] if place in pairs else torch.zeros(out, 0) for place in range(count)]

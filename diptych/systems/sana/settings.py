@@ -111,6 +111,14 @@ def read_published(folder: Path) -> Published:
         )
     )
     sampler, whole_time = sampler_of(scheduler)
+    # each pipeline calls its denoiser in its own way: of the other kind, it draws nothing or something else
+    sprint = kind == PIPELINES[1]
+    found = (bool(transformer.get("guidance_embeds")), sampler.solver == "trigflow")
+    if found != (sprint, sprint):
+        raise ValueError(
+            f"{kind} has guidance_embeds {sprint} in its transformer and {'an' if sprint else 'no'} "
+            f"SCMScheduler, here they are guidance_embeds {found[0]} and {scheduler.get('_class_name')}"
+        )
     return Published(transformer=transformer, sampler=sampler, whole_time=whole_time)
 
 

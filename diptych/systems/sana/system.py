@@ -67,6 +67,12 @@ class SanaSystem:
             )
         if null not in NULLS or (null == "caption_mask") != (null_caption is not None):
             raise ValueError(f"null must be 'empty', or 'caption_mask' with a null caption, got {null!r}")
+        if null_caption is not None and (
+            null_caption.ndim != 2 or not len(null_caption) or null_caption.shape[1] != text.channels
+        ):
+            raise ValueError(
+                f"the null caption is {tuple(null_caption.shape)}, and (tokens, {text.channels}) is needed"
+            )
         if control and not model.config.multi_frame:
             raise ValueError(f"control {control!r} needs a model with multi_frame")
         self.model, self.text, self.space, self.sampler = model.eval(), text, space, sampler

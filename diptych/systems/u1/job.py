@@ -16,7 +16,7 @@ from diptych.data.conversations.loader import DocumentDataset
 from diptych.data.conversations.packing import Batch
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.mixture import Mixture, shares_of
-from diptych.files.folder import card, locate, open_weights
+from diptych.files.folder import card, locate, open_tensors, open_weights
 from diptych.files.lineage import data_of
 from diptych.files.typed import convert, read_json
 from diptych.files.whole import whole_folder
@@ -111,7 +111,7 @@ class JointJob:
     def optimiser_state(self) -> Mapping[str, Tensor]:
         if self.start is None or not (self.start / OPTIMISER).is_file() or self.config.lora_rank:
             return {}
-        return open_weights(self.start, OPTIMISER.removesuffix(".safetensors"))
+        return open_tensors(self.start, OPTIMISER.removesuffix(".safetensors"))
 
     def totals(self, batch: Batch) -> dict[str, float]:
         return JointTask.totals(batch, self.task.token)

@@ -218,7 +218,11 @@ class U1System:
         hidden, cache = self._prefix(documents)
         lengths = torch.tensor([len(d) for d in documents], device=self.device)
         last = hidden[torch.arange(len(documents), device=self.device), lengths - 1]
-        return self.model.text_head(last), cache
+        logits = self.model.text_head(last)
+        if bool(logits.isnan().any()):
+            # the likeliest of them would be whichever word comes first
+            raise ValueError("the model answers with no numbers (NaN): its weights are damaged")
+        return logits, cache
 
     def _prefix(self, documents: Sequence[Document]) -> tuple[Tensor, Cache]:
         return read_prefixes(self.model, self.space, documents, self.device)
