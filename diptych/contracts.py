@@ -357,17 +357,31 @@ class BlockModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture inside a turn: uint8 RGB (height, width, 3). `drawn` pictures are to be generated, others are
-    read."""
+    """A picture inside a turn: RGB (height, width, 3), uint8, or float32 with 0..1 for black to white: what a
+    model has drawn is read back as it is, neither rounded nor clamped. `drawn` pictures are to be generated,
+    others are read."""
 
     pixels: np.ndarray
     drawn: bool = False
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+        if (
+            self.pixels.ndim != 3
+            or self.pixels.shape[2] != 3
+            or self.pixels.dtype not in (np.uint8, np.float32)
+        ):
             raise ValueError(
-                f"a picture must be uint8 (height, width, 3), got {self.pixels.dtype} {self.pixels.shape}"
+                "a picture must be uint8 or float32 (height, width, 3), got "
+                f"{self.pixels.dtype} {self.pixels.shape}"
             )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model has written, as its own tokens: said again in other tokens of the same text, it would not
+    be the same context."""
+
+    ids: tuple[int, ...]
 
 
 SPEAKERS = ("user", "assistant", "system")
@@ -376,7 +390,7 @@ SPEAKERS = ("user", "assistant", "system")
 @dataclass(frozen=True, eq=False)
 class Turn:
     role: str
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | Picture | Written, ...]
 
     def __post_init__(self) -> None:
         if self.role not in SPEAKERS:

@@ -20,6 +20,7 @@ from diptych.data import foreign
 from diptych.data.captioned.buckets import Bucket, fit
 from diptych.data.conversations.loader import LONGEST, DocumentDataset, LoaderConfig
 from diptych.data.conversations.readers import JsonlSource, TextSource
+from diptych.data.conversations.template import FORMS, Template
 from diptych.data.mixture import Mixture
 from diptych.data.pictures import MAX_BYTES, PictureError, open_picture
 from diptych.data.prompts import read_prompts
@@ -333,7 +334,9 @@ def test_steps_go_on_past_every_bad_line_and_again_after_a_resume(media, tokeniz
     config = LoaderConfig(documents_per_step=10, workers=0)
 
     def steps(start):
-        data = DocumentDataset(Mixture({"own": source}, {"own": 1.0}, 0), tokenizer, 8, config)
+        data = DocumentDataset(
+            Mixture({"own": source}, {"own": 1.0}, 0), Template(FORMS["marks"], tokenizer, 8), config
+        )
         return list(data.steps(start, 4))
 
     unbroken = steps(0)
@@ -350,7 +353,9 @@ def test_texts_beyond_a_sane_length_are_named(tmp_path, tokenizer):
             return Sample((Turn("assistant", ("cat " * 20_000,)),), "text", "long.txt, paragraph 7")
 
     config = LoaderConfig(documents_per_step=1, row_tokens=64, workers=0)
-    data = DocumentDataset(Mixture({"long": Long()}, {"long": 1.0}, 0), tokenizer, 8, config)[0]
+    data = DocumentDataset(
+        Mixture({"long": Long()}, {"long": 1.0}, 0), Template(FORMS["marks"], tokenizer, 8), config
+    )[0]
     assert data.bad[0].startswith("long.txt, paragraph 7: ")
     assert f"at most {LONGEST * 64:,}" in data.bad[0]
     (tmp_path / "book.txt").write_text("x" * 200_000)

@@ -9,7 +9,6 @@ import torch
 from conftest import TINY
 
 from diptych.contracts import AnswerLimits, Backbone, Prompt, Sample, Stack, Turn
-from diptych.data.conversations.tokens import answer_prefix
 from diptych.files.folder import ModelFolderError, locate
 from diptych.flow import FlowConfig, SamplerConfig
 from diptych.inference import Pipeline, draw
@@ -131,7 +130,7 @@ def test_the_backbone_reads_what_an_answer_is_written_from(system):
     assert isinstance(backbone, Backbone)
     questions = ["what is this?", "how many dogs are there in it?"]
     samples = [Sample((Turn("user", (text,)),), "answer") for text in questions]
-    rows = [answer_prefix(sample, system.tokenizer, system.token).ids.tolist() for sample in samples]
+    rows = [system.template.answer_prefix(sample).ids.tolist() for sample in samples]
     assert backbone.tokens("how many dogs") == system.tokenizer.encode("how many dogs")
     mask = torch.zeros(2, max(map(len, rows)), dtype=torch.bool)
     ids = torch.zeros_like(mask, dtype=torch.long)

@@ -16,6 +16,7 @@ from toy_job import ToyJob, ToyStage, toy_config
 
 from diptych.contracts import Picture, Sample, Turn
 from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
+from diptych.data.conversations.template import FORMS, Template
 from diptych.data.mixture import Mixture
 from diptych.files.typed import convert, to_json
 from diptych.flow import FlowConfig
@@ -181,7 +182,9 @@ def test_loss_does_not_depend_on_how_documents_are_packed(tokenizer):
     sums = []
     for row_tokens in (16, 32, 200):
         batch = DocumentDataset(
-            mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0)
+            mix,
+            Template(FORMS["marks"], tokenizer, 8),
+            LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0),
         )[0].batches[0]
         losses = task(batch)
         sums.append((losses.sums["text"].item(), losses.sums["flow"].item()))
@@ -199,8 +202,7 @@ def test_training_lowers_the_loss_of_one_batch(tokenizer):
     task = JointTask(model, FlowConfig())
     batch = DocumentDataset(
         Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0),
-        tokenizer,
-        8,
+        Template(FORMS["marks"], tokenizer, 8),
         LoaderConfig(documents_per_step=8, workers=0),
     )[0].batches[0]
     optimisers = build_optimisers(model.named_parameters(), OptimConfig(lr=5e-3))

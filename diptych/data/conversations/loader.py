@@ -8,7 +8,8 @@ import numpy as np
 
 from diptych.contracts import BadSample
 from diptych.data.conversations.packing import Batch, collate, pack
-from diptych.data.conversations.tokens import Document, TextTokenizer, write
+from diptych.data.conversations.template import Template
+from diptych.data.conversations.tokens import Document
 from diptych.data.loader import MAX_WORKERS, StepData, StepDataset
 from diptych.data.mixture import Mixture
 
@@ -51,15 +52,14 @@ class DocumentDataset(StepDataset[Batch]):
     def __init__(
         self,
         mixture: Mixture,
-        tokenizer: TextTokenizer,
-        token: int,
+        template: Template,
         config: LoaderConfig,
         *,
         first_sample: int = 0,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.mixture, self.tokenizer, self.token, self.config = mixture, tokenizer, token, config
+        self.mixture, self.template, self.config = mixture, template, config
         self.first_sample, self.rank, self.ranks = first_sample, rank, ranks
         self.workers = config.workers
 
@@ -82,7 +82,7 @@ class DocumentDataset(StepDataset[Batch]):
             documents, keys = [d for d, _ in part], [k for _, k in part]
             # packed by rank and accumulation: rows differ with their numbers, losses do not, as they are sums
             rows = pack([len(d) for d in documents], self.config.row_tokens) or [[]]
-            batches.append(collate(rows, documents, keys, self.tokenizer.ids["<|pad|>"]))
+            batches.append(collate(rows, documents, keys, self.template.pad))
         return StepData(tuple(batches), tuple(bad))
 
     def _key(self, n: int) -> int:
@@ -103,7 +103,7 @@ class DocumentDataset(StepDataset[Batch]):
             drop_pictures = has_source and draw < self.config.drop_all
             drop_text = draw < self.config.drop_text + (self.config.drop_all if has_source else 0.0)
         try:
-            document = write(sample, self.tokenizer, self.token, drop_text, drop_pictures)
+            document = self.template.write(sample, drop_text, drop_pictures)
         except ValueError as error:
             raise BadSample(str(error)) from error
         if len(document) > LONGEST * self.config.row_tokens:

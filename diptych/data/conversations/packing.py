@@ -73,7 +73,7 @@ def runs(pictures: list[np.ndarray]) -> tuple[Tensor, ...]:
     stacks: list[list[np.ndarray]] = []
     for pixels in pictures:
         # only neighbours: the order of pictures is that of their tokens
-        if stacks and stacks[-1][0].shape == pixels.shape:
+        if stacks and (stacks[-1][0].shape, stacks[-1][0].dtype) == (pixels.shape, pixels.dtype):
             stacks[-1].append(pixels)
         else:
             stacks.append([pixels])

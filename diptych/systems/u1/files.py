@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diptych.data.conversations.template import FORMS
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.files import folder as model_folder
 from diptych.files.folder import ModelFolderError
@@ -20,6 +21,7 @@ from diptych.flow import FlowConfig
 from diptych.models.meta import without_storage
 from diptych.models.mot import MoT, MoTConfig
 from diptych.systems.u1 import NAME
+from diptych.systems.u1.conversation import Conversation
 
 # fields of the first folders, before noise law and objective were objects
 _FLAT = {"t_mean", "t_std", "sigma_min", "loss_sigma_min"}
@@ -34,6 +36,7 @@ class Contents:
     """Side, px, of the pictures that the model was trained on."""
     model: MoTConfig
     flow: FlowConfig
+    conversation: Conversation = field(default_factory=Conversation)
 
 
 def check_flow(flow: FlowConfig) -> None:
@@ -55,7 +58,8 @@ def read_contents(folder: Path) -> tuple[Contents, TextTokenizer]:
         values = {**values, "flow": _nested(values["flow"])}
     try:
         contents = convert(Contents, values, str(folder / "config.json"))
-        tokenizer = TextTokenizer.load(folder / "tokenizer.json")
+        marks = FORMS[contents.conversation.form].marks
+        tokenizer = TextTokenizer.load(folder / "tokenizer.json", marks)
     except ValueError as error:
         raise ModelFolderError(str(error)) from error
     # fewer is fine: published vocabularies are padded
@@ -110,6 +114,7 @@ def read_folder(folder: Path, device: torch.device | str) -> dict[str, Any]:
         "flow": contents.flow,
         "native": contents.native,
         "card": model_folder.card(folder),
+        "conversation": contents.conversation,
     }
 
 

@@ -23,6 +23,7 @@ from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import read_contents, write_adapters
 from diptych.systems.u1.packed import JointTask
 from diptych.systems.u1.sources import VALIDATION_SEED, kept_sources, sources_of, vocabulary
@@ -76,6 +77,7 @@ class JointJob:
                 f"({config.model.vocab_size})"
             )
         self.config, self.sources, self.tokenizer = config, sources, tokenizer
+        self.template = Conversation().template(tokenizer, config.model.token)
         self.validation, self.start = validation or {}, start
         self.parent = None if start is None else card(start)
         with torch.device("meta"):
@@ -123,9 +125,7 @@ class JointJob:
         for later in self.config.stages:
             # a file that is missing is found now as well, and nothing is opened once more in each worker
             self._mixture(later)
-        return DocumentDataset(
-            self._mixture(stage), self.tokenizer, self.task.token, self.config.data, rank=rank, ranks=ranks
-        )
+        return DocumentDataset(self._mixture(stage), self.template, self.config.data, rank=rank, ranks=ranks)
 
     def _mixture(self, stage: Stage) -> Mixture:
         return Mixture(self.sources, self.config.shares(stage), self.config.seed)
@@ -156,9 +156,7 @@ class JointJob:
         if not kept:
             return {}
         mixture = Mixture(self.validation, kept, VALIDATION_SEED)
-        data = DocumentDataset(
-            mixture, self.tokenizer, self.task.token, replace(self.config.data, workers=0, accumulate=1)
-        )
+        data = DocumentDataset(mixture, self.template, replace(self.config.data, workers=0, accumulate=1))
         sums, totals = dict.fromkeys(self.loss_names, 0.0), dict.fromkeys(self.loss_names, 0.0)
         for start in range(0, VALIDATION_DOCUMENTS, self.config.data.documents_per_step):
             (batch,) = data[start // self.config.data.documents_per_step].batches

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diptych import surgery
 from diptych.contracts import Picture, Probe, Sample, Turn
 from diptych.data.conversations.packing import Batch, collate, pack
-from diptych.data.conversations.tokens import TextTokenizer, write
+from diptych.data.conversations.template import FORMS, Template
+from diptych.data.conversations.tokens import TextTokenizer
 from diptych.models.mot import MoT
 from diptych.systems.u1.config import Stage, TrainConfig
 from diptych.systems.u1.packed import JointTask
@@ -48,22 +49,22 @@ def micro_batch(config: TrainConfig) -> Batch:
     """The packed micro-batch of the stage with the most to keep: its mixture's samples, at the world's size,
     with as many words as they mostly have."""
     # one token a word is all that counting needs
-    words = TextTokenizer.train(["a"], 300)
+    words = Template(FORMS["marks"], TextTokenizer.train(["a"], 300), config.model.token)
     trained = [stage for stage in config.stages if stage.steps] or list(config.stages)
     batches = [_of_stage(config, stage, words) for stage in trained]
     return max(batches, key=lambda batch: int((batch.kind >= 0).sum()))
 
 
-def _of_stage(config: TrainConfig, stage: Stage, words: TextTokenizer) -> Batch:
+def _of_stage(config: TrainConfig, stage: Stage, words: Template) -> Batch:
     count = -(-config.data.documents_per_step // config.data.accumulate)
     shares = config.shares(stage)
     ends = np.cumsum(list(shares.values())) / sum(shares.values())
     # shares laid end to end and read at even steps: the mixture in small, without chance
     tasks = [list(shares)[int(np.searchsorted(ends, (n + 0.5) / count))] for n in range(count)]
     token = config.model.token
-    documents = [write(_sample(task, config.world.size // token * token), words, token) for task in tasks]
+    documents = [words.write(_sample(task, config.world.size // token * token)) for task in tasks]
     rows = pack([len(document) for document in documents], config.data.row_tokens)
-    return collate(rows, documents, list(range(count)), words.ids["<|pad|>"])
+    return collate(rows, documents, list(range(count)), words.pad)
 
 
 def _sample(task: str, size: int) -> Sample:

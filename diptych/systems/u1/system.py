@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.contracts import AnswerLimits, Given, Picture, Prompt, Sample, Stack, Turn
-from diptych.data.conversations.tokens import Document, TextTokenizer, answer_prefix
+from diptych.data.conversations.tokens import Document, TextTokenizer
 from diptych.data.pictures import resize
 from diptych.flow import FlowConfig, SamplerConfig, noise_scale, to_velocity
 from diptych.models.mot import Cache, MoT
@@ -20,6 +20,7 @@ from diptych.request import TASKS, Message, RequestError, Task
 from diptych.spaces import PixelSpace
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.condition import PrefixCondition, Request
+from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import Contents, check_flow, read_folder, write_folder
 from diptych.systems.u1.reading import read_prefixes
 
@@ -49,13 +50,16 @@ class U1System:
         flow: FlowConfig,
         native: int,
         card: dict[str, Any] | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
         """`native` is the side, px, of the pictures that the model was trained on. Raises ValueError for a
-        flow that the model cannot run in."""
+        flow that the model cannot run in, or a tokenizer without the marks of its conversations."""
         check_flow(flow)
         self.model, self.tokenizer, self.flow, self.native = model.eval(), tokenizer, flow, native
         self.card = card or {}
         self.token = model.config.token
+        self.conversation = conversation or Conversation()
+        self.template = self.conversation.template(tokenizer, self.token)
         self.space = PixelSpace(self.token)
 
     @property
@@ -92,7 +96,10 @@ class U1System:
         if first.width % self.token or first.height % self.token:
             raise ValueError(f"sides must be multiples of {self.token} px, got {first.width}x{first.height}")
         requests = tuple(
-            Request(prompt.text, prompt.negative, tuple(self._picture(given) for given in stack.given))
+            Request(
+                (Turn("user", (*(self._picture(given) for given in stack.given), prompt.text)),),
+                prompt.negative,
+            )
             for prompt, stack in zip(prompts, stacks, strict=True)
         )
         scale = noise_scale(self.flow, first.width * first.height // self.token**2)
@@ -101,8 +108,7 @@ class U1System:
             width=first.width,
             height=first.height,
             scale=torch.full((len(requests),), scale, device=self.device),
-            tokenizer=self.tokenizer,
-            token=self.token,
+            template=self.template,
             # late: guidance and dropout first decide which conversations are read at all
             reader=lambda documents: self._prefix(documents)[1],
         )
@@ -145,7 +151,7 @@ class U1System:
     def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
         """The answer to a conversation, as pieces of text while they come (greedy)."""
         logits, cache = self._first_logits([messages])
-        end = self.tokenizer.ids["<|end|>"]
+        end = self.template.end
         ids: list[int] = []
         said = ""
         while len(ids) < limits.max_tokens:
@@ -169,7 +175,7 @@ class U1System:
     ) -> list[str]:
         """Answers to many conversations at once (greedy)."""
         logits, cache = self._first_logits(conversations)
-        end = self.tokenizer.ids["<|end|>"]
+        end = self.template.end
         written: list[Tensor] = []
         while len(written) < limits.max_tokens:
             so_far = (
@@ -203,7 +209,7 @@ class U1System:
             turns = tuple(
                 Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), m.text)) for m in messages
             )
-            documents.append(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token))
+            documents.append(self.template.answer_prefix(Sample(turns, "answer")))
         hidden, cache = self._prefix(documents)
         lengths = torch.tensor([len(d) for d in documents], device=self.device)
         last = hidden[torch.arange(len(documents), device=self.device), lengths - 1]
@@ -214,7 +220,13 @@ class U1System:
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config, tokenizer, weights and card."""
-        contents = Contents(family=NAME, native=self.native, model=self.model.config, flow=self.flow)
+        contents = Contents(
+            family=NAME,
+            native=self.native,
+            model=self.model.config,
+            flow=self.flow,
+            conversation=self.conversation,
+        )
         write_folder(Path(folder), contents, self.tokenizer, self.model.state_dict(), self.card, dtype)
 
     @classmethod
