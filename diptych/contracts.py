@@ -9,6 +9,7 @@ Shapes: B rows of a batch, F frames, C channels, H and W sides of a target; pixe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,15 @@ class Prompt:
     """What a pass without the text reads in its place; '': nothing at all."""
     states: Tensor | None = None
     """Hidden states (T, channels) of `text` that a cache holds, where the text encoder never changes."""
+    history: tuple[Message, ...] = ()
+    """Turns before the text, for a system that holds conversations; so are the fields below."""
+    thought: Written | None = None
+    """What the model has thought before it draws."""
+    begun: tuple[str | Picture | Written, ...] | None = None
+    """What the model has said and drawn so far, of an answer with text and pictures in turn; None for a
+    picture that is the whole answer."""
+    think: bool = False
+    """Whether such an answer begins with thoughts, which are then the first of what it says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +150,29 @@ class ImageSpace(Protocol):
 class AnswerLimits:
     """How an answer is written."""
 
-    max_tokens: int = 64
+    max_tokens: int | None = None
+    """None: as many as the model's settings say."""
+    temperature: float = 0.0
+    """What logits are divided by before a token is drawn at random; 0: always the likeliest token."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability may be drawn."""
+    seed: int = 0
+    """Of the draws; every row of a batch draws as it would alone."""
+    stop: tuple[str, ...] = ()
+    """Texts before which an answer ends."""
     allowed_tokens: Callable[[list[int]], Sequence[int]] | None = None
     """Tokens that may follow those written so far; None: any. What is decoded under a grammar cannot break
     it."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
+        if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if isinstance(self.stop, str) or "" in self.stop:
+            raise ValueError(f"stop must be texts that are not empty, got {self.stop!r}")
 
 
 class System(Protocol):
@@ -329,6 +354,12 @@ class BlockFacts:
     well."""
     apart: tuple[str, ...] = ()
     """Modules of the model outside the blocks that are as large as one, and are sharded by themselves."""
+    streams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Part of the model that is counted by itself -> pieces of the names of its parameters; what has none of
+    them is shared."""
+    cached: Callable[[Any], int] | None = None
+    """Values that a model of this config keeps of each token that it has read; None for one that keeps
+    none."""
 
 
 class BlockModel(Protocol):
@@ -546,6 +577,19 @@ class Form:
 
     name: str
     about: str
+    of_files: bool = False
+    """Whether single files are converted into it, and not folders alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A model that was not loaded."""
+
+    model: BlockModel
+    """Without storage."""
+    card: dict[str, Any]
+    native: int
+    sampler: SamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -559,8 +603,9 @@ class Family:
     recognises: Callable[[Path], bool]
     """Whether a folder, ours or published, holds a model of this family; looks at names and configs, loads no
     weights."""
-    load: Callable[[Path, OpenSystem, torch.device | str], System]
-    """Raises files.folder.ModelFolderError for a folder that is not whole."""
+    load: Callable[[Path, OpenSystem, torch.device | str, torch.dtype | None], System]
+    """With weights in a type, or as the family keeps them (None). Raises files.folder.ModelFolderError for a
+    folder that is not whole."""
     config: Callable[[], type]
     """The dataclass of its runs' configs."""
     job: Callable[[Any, Path, OpenSystem], Job]
@@ -574,10 +619,13 @@ class Family:
     """For memory estimates of a run before it starts."""
     presets: Callable[[], Mapping[str, Callable[[], BlockModel]]] = dict
     """Published sizes by name; each makes its model, on torch's current device."""
+    outline: Callable[[Path], Outline] | None = None
+    """What a folder holds, where that can be told without loading its weights."""
     forms: tuple[Form, ...] = ()
     """What `convert` can write."""
     convert: Callable[..., list[str]] | None = None
-    """convert(source, out, form, open_system, **options) -> what the target computes otherwise, in words."""
+    """convert(source, out, form, open_system, **options) -> what the target computes otherwise, in words; its
+    parameters behind those four are the options that it takes."""
 
 
 def named(families: Iterable[Family], name: str) -> Family:

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from diptych.data.foreign import regular
 from diptych.files.whole import whole
+from diptych.request import FPS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """Formats that are read. Pillow knows some forty, among them ones that start other programs (EPS)."""
@@ -22,8 +23,6 @@ MAX_SIDE = 32_768
 """Longest side, px: a strip of 30,000,000 x 1 has few pixels, and what it is resized to has many."""
 MAX_BYTES = 2**28
 """Largest file: 16 bits of four channels of the largest picture, uncompressed."""
-FPS = 8.0
-"""Frames a second of a clip that says nothing of them."""
 
 
 class PictureError(ValueError):

@@ -3,15 +3,18 @@ keeps there. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+import struct
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.files.typed import read_json, to_json
@@ -20,6 +23,13 @@ from diptych.files.whole import checksum, whole, write_whole
 DEFAULT = "default"
 ALIGNMENT = 64
 """Bytes; torch's own tensors begin at multiples of this."""
+FLOATS = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""Types of weights, by the names that safetensors files have for them; narrow before wide."""
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
@@ -90,7 +100,7 @@ def check_depth(config: Mapping[str, Any], names: Collection[str], where: str) -
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_depth(value, names, f"{where}.{key}")
-        elif "layers" in key or key in ("depth", "count", "num_experts"):
+        elif "layers" in key or key in ("depth", "count") or key.endswith("num_experts"):
             counts = value if isinstance(value, list) else [value]
             asked = sum(count for count in counts if isinstance(count, int))
             if asked > stored:
@@ -138,7 +148,19 @@ def _object(path: Path) -> dict[str, Any]:
     return values
 
 
-class Weights(Mapping[str, Tensor]):
+class Planned(Mapping[str, Tensor]):
+    """Tensors that are read or made when they are asked for, and whose shapes and types are known before."""
+
+    @abstractmethod
+    def layout(self) -> Mapping[str, Tensor]:
+        """All of them on the meta device."""
+
+    def copy(self, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
+        """One of them in memory of its own, in `dtype` or its own type."""
+        return self[name].to(device, dtype, copy=True)
+
+
+class Weights(Planned):
     """Tensors of safetensors files by name, each read from disk when it is asked for and kept by nobody
     here."""
 
@@ -165,6 +187,15 @@ class Weights(Mapping[str, Tensor]):
             found |= {name: _aligned(tensor) for name, tensor in load_file(path).items()}
         return found
 
+    def copy(self, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
+        # from the open file: nothing of it stays mapped, and a tensor that lies askew in it is copied once
+        with _opened(self._places[name]) as file:
+            return cast(Tensor, file.get_tensor(name).to(device, dtype, copy=True))
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._places[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without its values."""
         with _opened(self._places[name]) as file:
@@ -172,15 +203,28 @@ class Weights(Mapping[str, Tensor]):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors, from the headers of the files."""
-        found: dict[str, tuple[int, ...]] = {}
-        for path in dict.fromkeys(self._places.values()):
-            with _opened(path) as file:
-                found |= {
-                    name: tuple(file.get_slice(name).get_shape())
-                    for name, place in self._places.items()
-                    if place == path
-                }
+        return {name: tuple(entry.get_shape()) for name, entry in self._entries()}
+
+    def layout(self) -> dict[str, Tensor]:
+        """All tensors without storage: shapes and types, from the headers of the files. Raises
+        ModelFolderError for a type that no weights have here."""
+        found = {}
+        for name, entry in self._entries():
+            kind = entry.get_dtype()
+            if kind not in FLOATS:
+                raise ModelFolderError(
+                    f"{self._places[name]}: {name} is stored as {kind}; weights are {', '.join(FLOATS)}"
+                )
+            found[name] = torch.empty(entry.get_shape(), dtype=FLOATS[kind], device="meta")
         return found
+
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        names: dict[Path, list[str]] = {}
+        for name, path in self._places.items():
+            names.setdefault(path, []).append(name)
+        for path, held in names.items():
+            with _opened(path) as file:
+                yield from ((name, file.get_slice(name)) for name in held)
 
 
 def open_weights(folder: Path, stem: str = "model") -> Weights:
@@ -229,12 +273,13 @@ def _indexed(index: Path) -> dict[str, Path]:
             raise ModelFolderError(f"{index} names the shard {name!r}, which is no plain file name")
         shard = index.parent / name
         with _opened(shard) as file:
-            found |= dict.fromkeys(file.keys(), shard)
-    missing = [name for name in places if name not in found]
-    if missing:
-        raise ModelFolderError(
-            f"{index.parent / places[missing[0]]} lacks {missing[0]}, which {index.name} says it holds"
-        )
+            held = set(file.keys())
+        listed = {tensor for tensor, place in places.items() if place == name}
+        if missing := sorted(listed - held):
+            raise ModelFolderError(f"{shard} lacks {missing[0]}, which {index.name} says it holds")
+        if unlisted := sorted(held - listed):
+            raise ModelFolderError(f"{shard} holds {unlisted[0]}, which {index.name} does not place there")
+        found |= dict.fromkeys(held, shard)
     return found
 
 
@@ -264,16 +309,41 @@ def write(
 ) -> None:
     """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their
     own."""
+    layout = weights.layout() if isinstance(weights, Planned) else weights
+    stored = {name: tensor.to("meta", dtype or tensor.dtype) for name, tensor in layout.items()}
     write_whole(folder / "config.json", to_json(config))
-    stored = {
-        name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous()
-        for name, tensor in weights.items()
-    }
-    with whole(folder / "model.safetensors") as aside:
-        save_file(stored, aside)
-        # safetensors creates its file for the owner alone
-        aside.chmod(0o644)
+    write_tensors(folder / "model.safetensors", stored, weights.__getitem__)
+    write_card(folder, about)
+
+
+def write_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write card.json with checksums of every file of the folder."""
     # the card last: it vouches for files that are whole by then, those of other parts of the system included
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "card.json")
     sums = {path.relative_to(folder).as_posix(): checksum(path) for path in files}
     write_whole(folder / "card.json", to_json({**about, "sha256": sums}))
+
+
+def write_tensors(path: Path, layout: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
+    """Write a safetensors file tensor by tensor, so that no more than one is ever held for it: those of
+    `layout`, which has their types and shapes (on the meta device, say), each with the values that `read`
+    gives."""
+    kinds = {dtype: kind for kind, dtype in FLOATS.items()}
+    # in the order of the library's own writer: the widest first, then by name, so that none is misaligned
+    wide = list(FLOATS)
+    names = sorted(layout, key=lambda name: (-wide.index(kinds[layout[name].dtype]), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name in names:
+        end = at + layout[name].numel() * layout[name].element_size()
+        shape = list(layout[name].shape)
+        header[name] = {"dtype": kinds[layout[name].dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with whole(path) as aside, aside.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            tensor = read(name).detach().to("cpu", layout[name].dtype).contiguous()
+            assert tensor.shape == layout[name].shape
+            file.write(tensor.flatten().view(torch.uint8).numpy().data)

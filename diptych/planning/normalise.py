@@ -30,6 +30,11 @@ class Limits:
     """Attached media that are looked at for one request."""
     control: str = ""
     """What a picture attached to a drawing holds ('edges'), for a system that draws along one."""
+    free: bool = False
+    """As `inference.converse.Converses` has it; so are the fields below."""
+    max_text: int = MAX_PROMPT
+    think_tokens: int = 0
+    sizes_free: bool = False
 
 
 def settle(plan: Plan, limits: Limits) -> Plan:
@@ -46,15 +51,16 @@ def settle(plan: Plan, limits: Limits) -> Plan:
         )
     if not plan.prompt.strip():
         raise RequestError("the request is empty: say what to draw, to answer or to change")
-    if len(plan.prompt) > MAX_PROMPT:
+    if len(plan.prompt) > limits.max_text:
         raise RequestError(
-            f"the request has {len(plan.prompt)} characters, more than the {MAX_PROMPT} that are read"
+            f"the request has {len(plan.prompt)} characters, more than the {limits.max_text} that are read"
         )
     used = sum(role is not Role.UNUSED for role in plan.inputs)
     if used > limits.max_media:
         most = {0: "none", 1: "1; attach one"}.get(limits.max_media, f"{limits.max_media} at most")
         raise RequestError(f"{used} pictures are attached, but this model looks at {most}")
     check_roles(plan.task, plan.inputs)
+    _check_thoughts(plan, limits)
     if TASKS[plan.task].makes is Product.TEXT:
         return plan
     _check_numbers(plan, limits)
@@ -69,7 +75,14 @@ def settle(plan: Plan, limits: Limits) -> Plan:
     # told and not refused: the request is plain words, and sizes are multiples only for the model's sake
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
-    return _filled(replace(plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes)), limits)
+    sizes = tuple(limits.round_size(*size) for size in plan.sizes)
+    notes += [
+        f"size {a[0]}x{a[1]} -> {b[0]}x{b[1]} (what the model's tokens allow)"
+        for a, b in zip(plan.sizes, sizes, strict=True)
+        if a != b
+    ]
+    settled = replace(plan, width=rounded[0], height=rounded[1], sizes=sizes, adjustments=tuple(notes))
+    return _filled(settled, limits)
 
 
 def _filled(plan: Plan, limits: Limits) -> Plan:
@@ -107,14 +120,29 @@ def _noted(plan: Plan, note: str) -> Plan:
     return plan if note in plan.adjustments else replace(plan, adjustments=(*plan.adjustments, note))
 
 
+def _check_thoughts(plan: Plan, limits: Limits) -> None:
+    if plan.think and not limits.think_tokens:
+        raise RequestError("this model was not taught to think before it draws: leave out think")
+    if plan.think and TASKS[plan.task].makes is Product.TEXT:
+        raise RequestError(f"think has no effect on {plan.task.value!r}: it is for what is drawn")
+    if plan.think_tokens is not None and not 1 <= plan.think_tokens <= limits.think_tokens:
+        raise RequestError(f"think_tokens must be 1 to {limits.think_tokens}, got {plan.think_tokens}")
+
+
 def _check_numbers(plan: Plan, limits: Limits) -> None:
-    for name, side in (("width", plan.width), ("height", plan.height)):
+    sides = [("width", plan.width), ("height", plan.height)]
+    sides += [("a side of sizes", side) for size in plan.sizes for side in size]
+    for name, side in sides:
         if side is not None and not 1 <= side <= limits.max_side:
             raise RequestError(f"{name} must be 1 to {limits.max_side} px, got {side}")
-    if TASKS[plan.task].makes is Product.PICTURE and plan.frames != 1:
+    if TASKS[plan.task].makes is not Product.CLIP and plan.frames != 1:
         raise RequestError(f"frames must be 1, got {plan.frames}: {plan.task.value!r} draws single pictures")
     if not 1 <= plan.frames <= limits.max_frames:
         raise RequestError(f"frames must be 1 to {limits.max_frames}, got {plan.frames}")
+    if plan.sizes and TASKS[plan.task].makes is not Product.STORY:
+        raise RequestError(f"{plan.task.value!r} draws pictures of one size: give width and height, no sizes")
+    if TASKS[plan.task].makes is Product.STORY and plan.count != 1:
+        raise RequestError(f"count must be 1, got {plan.count}: the model draws as many as its answer needs")
     if not 1 <= plan.count <= MAX_COUNT:
         raise RequestError(f"count must be 1 to {MAX_COUNT}, got {plan.count}")
     if not 0 <= plan.seed < 2**63:

@@ -55,11 +55,13 @@ _SHAPES = {
     "portrait": (1.0, 4 / 3),
     "vertical": (1.0, 4 / 3),
 }
-_SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)")
+_SIZE = re.compile(r"(-?\d{1,12}) ?(?:x|×|by) ?(-?\d{1,12})", re.IGNORECASE)
+_SHAPE_BEFORE = re.compile(rf"\b({'|'.join(_SHAPES)}) (?=(?:picture|image|photo)\b)", re.IGNORECASE)
 # ', square' at the end may be a thing to draw, so square needs its 'format'
 _SHAPE_AFTER = re.compile(
     rf",? ?(?:\b(?:as|in) )?(?:\ba )?\b({'|'.join(_SHAPES)}) format\b|, "
-    rf"?({'|'.join(k for k in _SHAPES if k != 'square')})$"
+    rf"?({'|'.join(k for k in _SHAPES if k != 'square')})$",
+    re.IGNORECASE,
 )
 
 
@@ -72,10 +74,11 @@ _PURPOSES = {
 
 
 class RulePlanner:
-    """`native` is the size, px, that words such as 'wide' are measured against."""
+    """`native` is the size, px, that words such as 'wide' are measured against. `free`: the prompt keeps its
+    letters and lines, and a question needs no picture, see `inference.converse.Converses`."""
 
-    def __init__(self, native: int) -> None:
-        self.native = native
+    def __init__(self, native: int, free: bool = False, max_text: int = MAX_PROMPT) -> None:
+        self.native, self.free, self.max_text = native, free, max_text
 
     def plan(self, request: str, pictures: int = 0, task: Task | None = None, seed: int = 0) -> Plan:
         """What a request with `pictures` attached pictures asks for; `task` overrules the rules, `seed` is
@@ -85,21 +88,29 @@ class RulePlanner:
         """
         if not request.strip():
             raise RequestError("the request is empty: say what to draw, to answer or to change")
-        if len(request) > MAX_PROMPT:
+        if len(request) > self.max_text:
             raise RequestError(
-                f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read"
+                f"the request has {len(request)} characters, more than the {self.max_text} that are read"
             )
-        text = re.sub(r"\s+", " ", request).strip().lower()
-        understood, confidence = self._task(text, pictures)
+        plain = re.sub(r"\s+", " ", request).strip().lower()
+        text = request if self.free else plain
+        understood, confidence = self._task(plain, pictures)
         if task is None:
             task = understood
         elif task is not understood:
             confidence = 1.0
-        missing = self._missing(text, task, pictures)
+        missing = self._missing(plain, task, pictures)
         inputs = (TASKS[task].default_role,) * pictures
         # a question is passed on whole: what looks like a setting in it is part of the question
-        if task is Task.ANSWER:
-            return Plan(task=task, prompt=text, inputs=inputs, confidence=confidence, missing=missing)
+        if TASKS[task].writes:
+            return Plan(
+                task=task,
+                prompt=text,
+                inputs=inputs,
+                seed=0 if task is Task.ANSWER else seed,
+                confidence=confidence,
+                missing=missing,
+            )
         # each setting is cut out of the prompt, or the model would be asked to draw it; the negative prompt
         # comes last, since it takes all that is left up to the end
         text, width, height = self._size(text)
@@ -112,7 +123,8 @@ class RulePlanner:
         text, negative = self._negative(text)
         return Plan(
             task=task,
-            prompt=text.strip(" ,.!"),
+            # what is cut out leaves its comma; a prompt that nothing was cut out of is the user's own
+            prompt=text if self.free and text == request else text.strip(" ,.!"),
             inputs=inputs,
             width=width,
             height=height,
@@ -139,20 +151,21 @@ class RulePlanner:
             return Task.EDIT, 1.0
         return (Task.EDIT, 0.5) if pictures else (Task.TEXT_TO_IMAGE, 0.9)
 
-    @staticmethod
-    def _missing(text: str, task: Task, pictures: int) -> tuple[str, ...]:
+    def _missing(self, text: str, task: Task, pictures: int) -> tuple[str, ...]:
         role = TASKS[task].default_role
-        # a subject may be absent (a question without a picture), but the rules never mean that
-        if not pictures and (role is Role.SUBJECT or TASKS[task].takes.get(role, (0, 0))[0]):
+        # a subject may be absent (a question without a picture), but the rules only mean that where any text
+        # may be said
+        asked = role is Role.SUBJECT and task is Task.ANSWER and not self.free
+        if not pictures and (asked or TASKS[task].takes.get(role, (0, 0))[0]):
             return (f"a picture {_PURPOSES[role]} (attach one)",)
-        if role is not Role.UNUSED and pictures < 2 and _SEVERAL.search(text):
+        if not self.free and role is not Role.UNUSED and pictures < 2 and _SEVERAL.search(text):
             return (f"two pictures, but {pictures} is attached",)
         return ()
 
     def _size(self, text: str) -> tuple[str, int | None, int | None]:
         # a minus sign is read along, so that the check can name the wrong value instead of drawing the right
         # one
-        found = [(int(m[1]), int(m[2])) for m in re.finditer(r"(-?\d{1,12}) ?(?:x|×|by) ?(-?\d{1,12})", text)]
+        found = [(int(m[1]), int(m[2])) for m in _SIZE.finditer(text)]
         if len(set(found)) > 1:
             sizes = " and ".join(f"{w}x{h}" for w, h in found)
             raise RequestError(f"the request names two sizes, {sizes}: keep one")
@@ -160,8 +173,9 @@ class RulePlanner:
             pattern = (
                 r",? ?(?:\b(?:at|in|of|with|sized?) )?-?\d{1,12} ?(?:x|×|by) ?-?\d{1,12}(?: ?(?:px|pixels))?"
             )
-            return re.sub(pattern, "", text), *found[0]
+            return re.sub(pattern, "", text, flags=re.IGNORECASE), *found[0]
         named = _SHAPE_BEFORE.findall(text) + [a or b for a, b in _SHAPE_AFTER.findall(text)]
+        named = [word.lower() for word in named]
         if len({_SHAPES[word] for word in named}) > 1:
             raise RequestError(f"the request names two shapes of picture, {' and '.join(named)}: keep one")
         if named:
@@ -175,22 +189,24 @@ class RulePlanner:
 
     @staticmethod
     def _setting(text: str, pattern: str, name: str) -> tuple[str, str | None]:
-        values = re.findall(pattern, text)
+        values = re.findall(pattern, text, re.IGNORECASE)
         if len(set(values)) > 1:
             raise RequestError(f"the request names two values for {name}, {' and '.join(values)}: keep one")
-        return (re.sub(pattern, "", text), values[0]) if values else (text, None)
+        return (re.sub(pattern, "", text, flags=re.IGNORECASE), values[0]) if values else (text, None)
 
     @staticmethod
     def _count(text: str) -> tuple[str, int]:
         match = re.search(
-            rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ", text
+            rf"\b{_NUMBER} (?:different )?(?:pictures|images|versions|variations|drawings) of ",
+            text,
+            re.IGNORECASE,
         )
         if not match:
             return text, 1
-        value = int(match[1]) if match[1].isdigit() else _NUMBERS[match[1]]
+        value = int(match[1]) if match[1].isdigit() else _NUMBERS[match[1].lower()]
         return text[: match.start()] + text[match.end() :], value
 
     @staticmethod
     def _negative(text: str) -> tuple[str, str]:
-        match = re.search(r",? (?:but )?(?:without|but no) (.+)$", text)
+        match = re.search(r",? (?:but )?(?:without|but no) (.+)$", text, re.IGNORECASE)
         return (text[: match.start()], match[1].strip(" .!")) if match else (text, "")

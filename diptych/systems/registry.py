@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diptych.contracts import Family, Recipe, System, named
+from diptych.contracts import Family, Outline, Recipe, System, named
 from diptych.files.folder import DEFAULT, ModelFolderError, family_name, locate
 from diptych.files.typed import convert, read_json
 from diptych.systems.sana.family import FAMILY as SANA
@@ -23,8 +23,11 @@ def recognised(folder: Path) -> Family | None:
     return next((family for family in FAMILIES if family.recognises(folder)), None)
 
 
-def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") -> System:
-    """A model by 'default', folder or hub id, of any family.
+def open_system(
+    name: str | Path = DEFAULT, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> System:
+    """A model by 'default', folder or hub id, of any family; its weights in `dtype`, or as the family keeps
+    them.
 
     Raises ModelFolderError for a folder that is not whole or of no known family.
     """
@@ -36,7 +39,15 @@ def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") 
             f"{', '.join(f.name for f in FAMILIES)}"
         )
     # the opener is handed down, so that a system that uses another need not import the registry
-    return family.load(folder, open_system, device)
+    return family.load(folder, open_system, device, dtype)
+
+
+def outlined(name: str) -> tuple[Family, Outline] | None:
+    """A model's outline, told without loading it; None where it has to be loaded. Raises as
+    `open_system`."""
+    folder = locate(name)
+    family = recognised(folder)
+    return None if family is None or family.outline is None else (family, family.outline(folder))
 
 
 def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:
@@ -46,7 +57,7 @@ def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:
         return None
     folder = locate(name)
     family = recognised(folder)
-    return None if family is None else family.load(folder, open_system, device)
+    return None if family is None else family.load(folder, open_system, device, None)
 
 
 def recipes() -> dict[str, tuple[Family, Recipe]]:

@@ -156,8 +156,10 @@ def test_the_set_of_flags_is_frozen():
             [
                 "request",
                 "image",
+                "history",
                 "output",
                 "model",
+                "dtype",
                 "best_of",
                 "keep",
                 "verifier",
@@ -168,9 +170,9 @@ def test_the_set_of_flags_is_frozen():
         ),
         ("ShowPlan", ["request", "image", "model", "json", "plan"]),
         ("Info", ["model", "json"]),
-        ("Evaluate", ["model", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
+        ("Evaluate", ["model", "dtype", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
         ("Export", ["run", "output", "hardware"]),
-        ("Convert", ["source", "output", "to", "base", "cross_heads", "lora"]),
+        ("Convert", ["source", "output", "to", "base", "cross_heads", "lora", "settings"]),
         ("Index", ["folder", "output"]),
         ("Inspect", ["folder", "output", "resolutions", "multiple"]),
         (
@@ -209,6 +211,8 @@ def test_the_set_of_flags_is_frozen():
         "guidance_scale",
         "image_guidance_scale",
         "negative_prompt",
+        "think",
+        "think_tokens",
     ]
     emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
     assert sorted(recipes()) == [

@@ -21,7 +21,9 @@ def recognises(folder: Path) -> bool:
     return family_name(folder) == NAME
 
 
-def load(folder: Path, open_system: OpenSystem, device: torch.device | str = "cpu") -> System:
+def load(
+    folder: Path, open_system: OpenSystem, device: torch.device | str, dtype: torch.dtype | None = None
+) -> System:
     return ToySystem.load(folder, device)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from diptych.contracts import BadSample, Picture, Sample, Turn
 from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
 from diptych.data.conversations.packing import collate, pack
-from diptych.data.conversations.readers import JsonlSource, TextSource, fit
+from diptych.data.conversations.readers import JsonlSource, TextSource, fit, within
 from diptych.data.conversations.template import FORMS, Template
 from diptych.data.conversations.tokens import (
     CLEAN,
@@ -323,7 +323,7 @@ def lines(tmp_path, *rows: object):
     Image.new("RGB", (40, 24), "red").save(tmp_path / "cat_1.png")
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
-    return JsonlSource(path, seed=0, multiple=8, max_side=32)
+    return JsonlSource(path, seed=0, sizes=within(8, 32))
 
 
 GOOD = {
@@ -375,7 +375,7 @@ def test_plain_text_and_files_that_cannot_be(tmp_path):
         TextSource(tmp_path / "none.txt", seed=0)
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no samples"):
-        JsonlSource(tmp_path / "empty.jsonl", seed=0, multiple=8, max_side=32)
+        JsonlSource(tmp_path / "empty.jsonl", seed=0, sizes=within(8, 32))
 
 
 def test_lines_are_drawn_in_another_order_each_once(tmp_path):

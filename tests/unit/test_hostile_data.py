@@ -19,7 +19,7 @@ from diptych.contracts import BadSample, Sample, Turn
 from diptych.data import foreign
 from diptych.data.captioned.buckets import Bucket, fit
 from diptych.data.conversations.loader import LONGEST, DocumentDataset, LoaderConfig
-from diptych.data.conversations.readers import JsonlSource, TextSource
+from diptych.data.conversations.readers import JsonlSource, TextSource, within
 from diptych.data.conversations.template import FORMS, Template
 from diptych.data.mixture import Mixture
 from diptych.data.pictures import MAX_BYTES, PictureError, open_picture
@@ -293,7 +293,7 @@ def media(tmp_path):
 def jsonl(folder, *rows):
     path = folder / "own.jsonl"
     path.write_bytes("\n".join(rows).encode(errors="surrogateescape") + b"\n")
-    return JsonlSource(path, seed=0, multiple=8, max_side=32)
+    return JsonlSource(path, seed=0, sizes=within(8, 32))
 
 
 @pytest.mark.parametrize("number", range(len(BAD_LINES)))
@@ -390,7 +390,7 @@ def test_fuzzed_lines_are_samples_or_bad_samples(tmp_path_factory, turns, image,
     rows = [json.dumps({"conversations": told, "image": image}).encode(), b"." + junk.replace(b"\n", b"")]
     path = folder / "fuzz.jsonl"
     path.write_bytes(b"\n".join(rows))
-    source = JsonlSource(path, seed=0, multiple=8, max_side=32)
+    source = JsonlSource(path, seed=0, sizes=within(8, 32))
     for number in range(len(source)):
         # anything but a BadSample fails
         with suppress(BadSample):

@@ -141,8 +141,8 @@ def test_the_backbone_reads_what_an_answer_is_written_from(system):
     hidden = backbone.hidden(embeddings, mask)
     assert hidden.shape == (2, mask.shape[1], backbone.channels)
     last = hidden[torch.arange(2), mask.sum(1) - 1]
-    logits, _ = system._first_logits([[Message("user", text)] for text in questions])
-    torch.testing.assert_close(system.model.text_head(last), logits, rtol=0, atol=1e-5)
+    read, _ = system._last([system._asked([Message("user", text)]) for text in questions])
+    torch.testing.assert_close(system.model.text_head(last), system.model.text_head(read), rtol=0, atol=1e-5)
     last[0].sum().backward()
     gradient = embeddings.grad.abs().sum(-1)
     assert (gradient[0][mask[0]] > 0).all()

@@ -18,11 +18,10 @@ from diptych.data.conversations.tokens import CLEAN, NO_LABEL, NOISY, TEXT, Docu
 
 IMAGE, END_IMAGE, IN_IMAGE = "<img>", "</img>", "<IMG_CONTEXT>"
 THINK, END_THINK = "<think>", "</think>"
-MARK = "<image>"
-"""Stands in a text where a picture belongs."""
 # what a sample is for, and so which of a model's system texts goes before it
 ANSWER, DRAW, STORY = "answer", "draw", "story"
-_PURPOSES = {"generate": DRAW, "edit": DRAW, "interleave": STORY}
+PURPOSES = {"generate": DRAW, "edit": DRAW, "interleave": STORY}
+"""What a sample of a task is for, where that is not an answer."""
 
 
 @dataclass(frozen=True)
@@ -74,28 +73,32 @@ class Template:
         Raises ValueError for a picture whose sides are no multiples of a token.
         """
         out = _Writer(self.tokenizer)
+        drawn = [picture for picture in sample.pictures if picture.drawn]
         # a picture that nothing follows needs no clean copy: nobody reads it
         last = sample.turns[-1].parts[-1] if sample.turns and sample.turns[-1].parts else None
         for turn in self._turns(sample, drop_text):
             own = turn.role == "assistant"
+            # in a story the model itself says where a picture begins, and that all is told
+            tells = own and self._tells(turn, sample) and not drop_text
             self._open(out, turn.role)
             if own and not drop_text:
                 self._thoughts(out, turn, sample)
-            for part in turn.parts:
+            for part in self._thought_apart(turn) if own else turn.parts:
                 if isinstance(part, Picture):
-                    if part.drawn:
-                        self._drawn(out, part, sample, twice=part is not last)
-                    elif own or not drop_pictures:
+                    if part.drawn and not (drop_pictures and part is not drawn[-1]):
+                        self._drawn(out, part, sample, tells, twice=tells or part is not last)
+                    elif not part.drawn and (own or not drop_pictures):
                         self._read(out, part, sample)
-                elif own:
+                # what the pass without text draws from has no words of its own either
+                elif own and not drop_text:
                     self._said(out, part, predicted=True)
                 elif not drop_text:
                     assert isinstance(part, str)
                     out.words(part)
             # after the noisy tokens there is nothing to say: drawing ends by its last step, not by a mark
-            if not (isinstance(last, Picture) and last.drawn and turn is sample.turns[-1]):
+            if tells or not (isinstance(last, Picture) and last.drawn and turn is sample.turns[-1]):
                 spoken = bool(turn.parts) and not isinstance(turn.parts[-1], Picture)
-                out.mark(self.end, predicted=own and spoken)
+                out.mark(self.end, predicted=tells or (own and spoken and not drop_text))
                 out.words(self.form.after_end)
         return out.document(sample.task)
 
@@ -112,11 +115,12 @@ class Template:
         drop_text: bool = False,
         drop_pictures: bool = False,
         thought: Written | None = None,
+        think: bool = False,
     ) -> Document:
         """Everything before a picture that is to be drawn: the turns, the assistant's opening, what it has
         thought, and the mark <img>. The assistant's last turn, if the sample ends in one, is what it has said
-        and drawn so far; hidden text and pictures are hidden in it too."""
-        out = self._begun(sample, drop_text, drop_pictures, thought, STORY if _told(sample) else DRAW)
+        and drawn so far, with `think` its thoughts first; hidden text and pictures are hidden in it too."""
+        out = self._begun(sample, drop_text, drop_pictures, thought, STORY if _told(sample) else DRAW, think)
         out.mark(self.image)
         return out.document(sample.task)
 
@@ -183,7 +187,7 @@ class Template:
 
     def _turns(self, sample: Sample, drop_text: bool, purpose: str | None = None) -> Iterator[Turn]:
         """The turns behind the system text of their purpose; without text, without a system text."""
-        told = self.system.get(purpose or _PURPOSES.get(sample.task, ANSWER), "")
+        told = self.system.get(purpose or PURPOSES.get(sample.task, ANSWER), "")
         if told and not drop_text and not any(turn.role == "system" for turn in sample.turns):
             yield Turn("system", (told,))
         yield from (turn for turn in sample.turns if not (drop_text and turn.role == "system"))
@@ -196,11 +200,26 @@ class Template:
         """The empty block of thoughts before what is drawn without any; nothing of it is learnt."""
         draws = any(isinstance(part, Picture) and part.drawn for part in turn.parts)
         thought = turn.parts and isinstance(turn.parts[0], str) and turn.parts[0].startswith(THINK)
-        if self.form.thinks and not thought and (draws or _PURPOSES.get(sample.task) == STORY):
+        if self.form.thinks and not thought and (draws or PURPOSES.get(sample.task) == STORY):
             out.mark(self.tokenizer.ids[THINK])
             out.words("\n\n")
             out.mark(self.tokenizer.ids[END_THINK])
             out.words("\n\n")
+
+    def _thought_apart(self, turn: Turn) -> tuple[str | Picture | Written, ...]:
+        """The parts of what the assistant says; thoughts that they begin with stand as a prefix has them."""
+        first = turn.parts[0] if turn.parts else None
+        if not (
+            self.form.thinks and isinstance(first, str) and first.startswith(THINK) and END_THINK in first
+        ):
+            return turn.parts
+        thought, _, rest = first.removeprefix(THINK).partition(END_THINK)
+        return (f"{THINK}\n{thought.strip()}\n{END_THINK}\n\n{rest.lstrip()}", *turn.parts[1:])
+
+    def _tells(self, turn: Turn, sample: Sample) -> bool:
+        """Whether a turn is text and pictures in turn; a single picture is one only where a model thinks of
+        the two as one kind of answer."""
+        return PURPOSES.get(sample.task) == STORY and (self.form.thinks or len(turn.parts) > 1)
 
     def _told(self, out: _Writer, role: str, part: str | Written) -> None:
         """Words that nothing is learnt from."""
@@ -229,9 +248,9 @@ class Template:
         out.picture(self._checked(picture, sample), self.token, noisy=False)
         out.mark(self.tokenizer.ids[END_IMAGE])
 
-    def _drawn(self, out: _Writer, picture: Picture, sample: Sample, twice: bool) -> None:
+    def _drawn(self, out: _Writer, picture: Picture, sample: Sample, told: bool, twice: bool) -> None:
         pixels, closing = self._checked(picture, sample), self.tokenizer.ids[END_IMAGE]
-        out.mark(self.image)
+        out.mark(self.image, predicted=told)
         # back to the time of <img>: the clean copy stands where the noisy one stood, and what follows goes on
         # as if there were one picture
         start = out.time - 1

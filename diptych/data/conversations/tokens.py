@@ -49,7 +49,7 @@ class TextTokenizer:
         self.inner = tokenizer
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+    def train(cls, texts: Iterable[str], vocab_size: int, marks: Sequence[str] = SPECIAL) -> TextTokenizer:
         """Learn a vocabulary; every word of the texts is one token where the size allows."""
         tokenizer = Tokenizer(models.BPE())
         # with a space before it, a word at the beginning is the same token as within a sentence
@@ -57,13 +57,13 @@ class TextTokenizer:
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(SPECIAL),
+            special_tokens=list(marks),
             # all 256 bytes, whether the texts have them or not: nothing is unknown later
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer)
+        return cls(tokenizer, marks)
 
     @classmethod
     def load(cls, path: Path, marks: Sequence[str] = SPECIAL) -> TextTokenizer:

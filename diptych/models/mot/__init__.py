@@ -1,8 +1,9 @@
 """SenseNova-U1's mixture of transformers."""
 
-from diptych.models.mot.config import Experts, MoTConfig, by_size, u1_8b, u1_a3b
+from diptych.models.mot.cache import Cache
+from diptych.models.mot.config import Experts, MoTConfig, by_size, u1_5_8b, u1_8b, u1_a3b
 from diptych.models.mot.layout import CLEAN, NOISY, PAD, TEXT, Layout, Slots, may_see
-from diptych.models.mot.model import Cache, MoT, picture_positions
+from diptych.models.mot.model import MoT, picture_positions
 
 __all__ = [
     "CLEAN",
@@ -18,6 +19,7 @@ __all__ = [
     "by_size",
     "may_see",
     "picture_positions",
+    "u1_5_8b",
     "u1_8b",
     "u1_a3b",
 ]

@@ -27,6 +27,8 @@ class Request:
     negative: str
     thought: Written | None = None
     """What the model has thought before it draws."""
+    think: bool = False
+    """Whether the assistant's last turn begins with thoughts."""
     drop_text: bool = False
     drop_pictures: bool = False
 
@@ -38,7 +40,7 @@ class Request:
             asked = Turn("user", (*([] if self.drop_pictures else pictures), self.negative))
             return template.drawing_prefix(Sample((asked,), "generate"))
         sample = Sample(self.turns, "generate")
-        return template.drawing_prefix(sample, self.drop_text, self.drop_pictures, self.thought)
+        return template.drawing_prefix(sample, self.drop_text, self.drop_pictures, self.thought, self.think)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,19 +9,35 @@ from typing import Any
 
 import torch
 
-from diptych.contracts import BlockModel, Family, Job, OpenSystem, Probe, Recipe, System
+from diptych.contracts import BlockModel, Family, Form, Job, OpenSystem, Outline, Probe, Recipe, System
 from diptych.files.folder import family_name
-from diptych.systems.u1 import NAME
+from diptych.systems.u1 import NAME, is_published
 
 
 def _recognises(folder: Path) -> bool:
-    return family_name(folder) == NAME
+    """A folder of ours, or one as SenseNova-U1 is published."""
+    return family_name(folder) == NAME or is_published(folder)
 
 
-def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> System:
+def _load(
+    folder: Path, open_system: OpenSystem, device: torch.device | str, dtype: torch.dtype | None = None
+) -> System:
     from diptych.systems.u1.system import U1System
 
-    return U1System.load(folder, device)
+    return U1System.load(folder, device, dtype)
+
+
+def _outline(folder: Path) -> Outline:
+    from diptych.models.meta import without_storage
+    from diptych.models.mot import MoT
+    from diptych.systems.u1.files import card, read_contents, stored_weights
+
+    contents, _ = read_contents(folder)
+    # files that are missing or of another model are told of here as well
+    stored_weights(folder, contents.model)
+    with without_storage():
+        model = MoT(contents.model)
+    return Outline(model=model, card=card(folder), native=contents.native, sampler=contents.flow.sampler)
 
 
 def _config() -> type:
@@ -56,9 +72,22 @@ def _probe(config: Any) -> Probe:
 
 
 def _presets() -> Mapping[str, Callable[[], BlockModel]]:
-    from diptych.models.mot import MoT, u1_8b, u1_a3b
+    from diptych.models.mot import MoT, u1_5_8b, u1_8b, u1_a3b
 
-    return {"u1_8b": partial(MoT, u1_8b()), "u1_a3b": partial(MoT, u1_a3b())}
+    return {config.__name__: partial(MoT, config()) for config in (u1_8b, u1_5_8b, u1_a3b)}
+
+
+def _convert(
+    source: Path,
+    out: Path,
+    form: str,
+    open_system: OpenSystem,
+    lora: Path | None = None,
+    settings: Path | None = None,
+) -> list[str]:
+    from diptych.systems.u1.convert import convert
+
+    return convert(source, out, form, lora, settings)
 
 
 FAMILY = Family(
@@ -72,4 +101,10 @@ FAMILY = Family(
     export=_export,
     probe=_probe,
     presets=_presets,
+    outline=_outline,
+    forms=(
+        Form(name="diptych", about="our folder"),
+        Form(name="u1", about="a folder as SenseNova-U1 is published"),
+    ),
+    convert=_convert,
 )
