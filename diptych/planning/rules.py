@@ -115,12 +115,13 @@ class RulePlanner:
         # comes last, since it takes all that is left up to the end
         text, width, height = self._size(text)
         text, named = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
-        text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
+        text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d{1,12}) steps", "steps")
         text, guidance = self._setting(
             text, r",? ?(?:with |and )?guidance(?: scale)?(?: of| =)? (-?\d+(?:\.\d+)?)", "guidance"
         )
         text, count = self._count(text)
-        text, negative = self._negative(text)
+        # in a text of many words 'without' is a part of what is to be seen
+        text, negative = (text, "") if self.free else self._negative(text)
         return Plan(
             task=task,
             # what is cut out leaves its comma; a prompt that nothing was cut out of is the user's own

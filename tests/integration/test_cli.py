@@ -144,6 +144,7 @@ COMMANDS = (
     prune.Prune,
     command_type("emoji", recipes()["emoji"][1], recipes()["emoji"][1]()),
     command_type("sana-small", recipes()["sana-small"][1], recipes()["sana-small"][1]()),
+    command_type("u1", recipes()["u1"][1], recipes()["u1"][1]()),
 )
 
 
@@ -197,6 +198,7 @@ def test_the_set_of_flags_is_frozen():
         ("Prune", ["source", "depth", "calibrate", "output", "prompts"]),
         ("TrainRecipe", ["output", "size", "depth", "config"]),
         ("TrainRecipe", ["output", "depth", "heads", "config"]),
+        ("TrainRecipe", ["output", "size", "depth", "lora", "part", "config"]),
     ]
     assert [f.name for f in dataclasses.fields(Overrides)] == [
         "task",
@@ -222,6 +224,7 @@ def test_the_set_of_flags_is_frozen():
         "sana-finetune",
         "sana-lora",
         "sana-small",
+        "u1",
     ]
 
 

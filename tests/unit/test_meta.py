@@ -13,6 +13,7 @@ from diptych.contracts import BadSample, Picture
 from diptych.data.captioned.index import build
 from diptych.data.conversations.meta import read_meta
 from diptych.data.conversations.readers import JsonlSource, TextSource, within
+from diptych.data.pictures import save_picture
 from diptych.systems.u1.config import Stage, TrainConfig
 from diptych.systems.u1.conversation import Bounds, Conversation
 from diptych.systems.u1.recipes import RECIPES
@@ -207,3 +208,18 @@ def test_a_finished_run_needs_its_list_no_more(listed):
         sources["my-t2i"]
     with pytest.raises(ValueError, match="no such file"):
         sources_of(run_of(listed))
+
+
+def test_a_clip_is_read_as_its_frames_with_their_times(listed):
+    frames = np.zeros((4, 32, 64, 3), dtype=np.uint8)
+    frames[:, :, :, 0] = np.arange(0, 240, 60)[:, None, None]
+    save_picture(frames, listed.parent / "media" / "a.gif", fps=2.0)
+    row = said("<video>\nwhat happens?", "it reddens", video="a.gif")
+    write_lines(listed.parent / "none.jsonl", row)
+    bounds = Bounds(least=1024, most=4096)
+    conversation = Conversation(form="neo1_0", read=bounds, clip_frames=2)
+    sample = sources_of(run_of(listed, conversation=conversation))["my-none"].draw(0)
+    first, one, line, second, other, *_ = sample.turns[0].parts
+    assert (first, line, second, sample.task) == ("0.0 s: ", "\n", "1.5 s: ", "understand")
+    assert one.pixels[..., 0].mean() < other.pixels[..., 0].mean()
+    assert not one.drawn

@@ -385,6 +385,21 @@ def test_do_goes_on_with_a_conversation_in_a_file(folder, tmp_path, capsys, monk
     assert turns[3]["text"] == "The ground is pale blue."
 
 
+def test_do_shows_thoughts_and_keeps_what_it_drew(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", str(folder), "--dtype", "float32", "--history", "talk.json"]
+    how = ["--width", "64", "--height", "64", "--steps", "4", "--seed", "42", "-o", "apple.png"]
+    run = RUNS["draw_think"]
+    assert main(["do", run["settings"]["prompt"], "--think", *how, *model]) == 0
+    told = capsys.readouterr()
+    assert run["think_text"] in told.err
+    assert told.out == "apple.png\n"
+    drawn = json.loads((tmp_path / "talk.json").read_text())[1]
+    assert drawn == {"role": "assistant", "text": "<image>", "media": ["apple.png"]}
+    assert main(["do", "What is it?", *model]) == 0
+    assert len(json.loads((tmp_path / "talk.json").read_text())) == 4
+
+
 @pytest.mark.parametrize(
     ("talk", "message"),
     [

@@ -9,9 +9,11 @@ import torch
 from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 
 from diptych.contracts import AnswerLimits
+from diptych.data.conversations.tokens import TextTokenizer
 from diptych.models.mot import CLEAN, PAD, TEXT, Cache, MoT, Slots, may_see, picture_positions
 from diptych.models.mot.cache import ROOM
 from diptych.models.mot.model import attend
@@ -283,10 +285,11 @@ def test_bytes_that_are_no_text_are_shown_as_a_decoder_shows_them(tokenizer, raw
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_an_answer_ends_before_the_first_stop_text(tokenizer, text, stops, strip):
+def test_an_answer_ends_before_the_stop_text_that_is_complete_first(tokenizer, text, stops, strip):
     ids = tokenizer.encode(text)
     whole = tokenizer.decode_exactly(ids)
-    first = min((place for stop in stops if (place := whole.find(stop)) >= 0), default=None)
+    found = [(place + len(stop), place) for stop in stops if (place := whole.find(stop)) >= 0]
+    first = min(found)[1] if found else None
     speech = Speech(tokenizer, stops, strip)
     said = ""
     for token in ids:
@@ -296,6 +299,27 @@ def test_an_answer_ends_before_the_first_stop_text(tokenizer, text, stops, strip
     said += speech.finish()
     assert said == (whole[:first].strip() if strip else whole[:first])
     assert speech.stopped == (first is not None)
+
+
+@pytest.fixture
+def words() -> TextTokenizer:
+    """Whole words are its tokens, and its decoder drops the space before the first."""
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(("▁a", "▁cat", "▁aST"))}))
+    inner.decoder = decoders.Metaspace()
+    return TextTokenizer(inner, marks=())
+
+
+def test_a_word_keeps_its_space_whatever_the_decoder_makes_of_it_alone(words):
+    speech = Speech(words)
+    assert [speech.add(token) for token in (0, 1, 1, 0)] == ["a", " cat", " cat", " a"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"), [(("ST", "aS"), "cat"), (("S", "aST"), "cat a"), (("ST", "aSTx"), "cat a")]
+)
+def test_of_several_stop_texts_in_one_token_the_one_that_is_complete_first_counts(words, stop, said):
+    speech = Speech(words, stop)
+    assert "".join([*(speech.add(token) for token in (1, 2, 1)), speech.finish()]) == said
 
 
 def test_answers_of_a_batch_end_each_at_its_own_stop_text(tokenizer):

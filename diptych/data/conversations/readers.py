@@ -190,8 +190,8 @@ class JsonlSource:
                 parts.append(Picture(self.sizes(pixels, task=task, drawn=drawn, together=together), drawn))
             elif piece == CLIP:
                 parts += self._clip(next(media[1]), where)
-            elif piece.strip():
-                parts.append(piece if self.exact else piece.strip())
+            elif said := piece if self.exact else piece.strip():
+                parts.append(said)
         return tuple(parts)
 
     def _picture(self, name: str, where: str) -> np.ndarray:

@@ -167,18 +167,15 @@ class JointJob:
         shares = self.config.shares(self.config.stages[-1])
         own = [name for name, share in shares.items() if share and name not in TASKS]
         if own:
-            show([self._shown(name) for name in sorted(own)], self.system({}), path)
+            trained = [(self.sources[name], False) for name in sorted(own)]
+            kept = [(self.validation[name], True) for name in sorted(own) if name in self.validation]
+            show([(s, k) for s, k in (*trained, *kept) if _size(s)], self.system({}), path)
             return
         pipeline = Pipeline(self.system({}))
         plans = [pipeline.plan(prompt, seed=1, task="text-to-image") for prompt in SAMPLE_PROMPTS]
         pictures = [frames[0] for frames in draw(pipeline.system, plans)]
         if path is not None:
             contact_sheet([Cell(p, t) for p, t in zip(pictures, SAMPLE_PROMPTS, strict=True)], path)
-
-    def _shown(self, name: str) -> Source:
-        """What a source keeps, or else what it trains on."""
-        kept = self.validation.get(name)
-        return self.sources[name] if kept is None or not _size(kept) else kept
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:

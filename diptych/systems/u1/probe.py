@@ -53,7 +53,7 @@ def probe(config: TrainConfig) -> Probe:
 
 def micro_batch(config: TrainConfig) -> Batch:
     """The packed micro-batch of the stage with the most to keep: of the emoji world its mixture's samples, at
-    the world's size, with as many words as they mostly have; of one's own data the first ones."""
+    its size, with as many words as they mostly have; of one's own data the first ones."""
     if config.meta or config.own:
         return _largest(_first(config))
     # one token a word is all that counting needs
@@ -81,12 +81,13 @@ def never(name: str) -> System:
 
 def _of_stage(config: TrainConfig, stage: Stage, words: Template) -> Batch:
     count = -(-config.data.documents_per_step // config.data.accumulate)
-    shares = config.shares(stage)
+    # without any data yet, of what takes most
+    shares = config.shares(stage) or {"edit": 1.0}
     ends = np.cumsum(list(shares.values())) / sum(shares.values())
     # shares laid end to end and read at even steps: the mixture in small, without chance
     tasks = [list(shares)[int(np.searchsorted(ends, (n + 0.5) / count))] for n in range(count)]
     token = config.model.token
-    documents = [words.write(_sample(task, config.world.size // token * token)) for task in tasks]
+    documents = [words.write(_sample(task, config.native // token * token)) for task in tasks]
     rows = pack([len(document) for document in documents], config.data.row_tokens)
     return collate(rows, documents, list(range(count)), words.pad)
 

@@ -15,8 +15,9 @@ from diptych.inference.sheet import Cell, contact_sheet
 from diptych.request import MARK, Media, Message, Plan, Task
 from diptych.systems.u1.system import U1System
 
-PICTURES, ANSWERS = 6, 8
-"""Of each source: samples that are shown."""
+PICTURES, ANSWERS = 4, 6
+"""Samples that are shown of what a source trains on, and as many of what it keeps."""
+MOST = 24
 TRIED = 4
 """Samples looked at for each that is shown; those of several turns are passed over."""
 STEPS, TOKENS = 12, 64
@@ -27,14 +28,21 @@ class Asked(NamedTuple):
     sample: Sample
     text: str
     media: list[Media]
+    kept: bool
+    """Whether it is never trained on."""
+
+    @property
+    def title(self) -> str:
+        return f"kept: {self.text}" if self.kept else self.text
 
 
-def show(sources: Sequence[Source], system: U1System, path: Path | None) -> None:
-    """Draw and answer fixed samples, and write them as one sheet and one page beside it: what was asked, what
-    the data have, what the model made. None: only draw and answer, with ranks that share the model."""
-    found = [_asked(source, system.conversation.free) for source in sources]
-    drawings = [asked for of_one in found for asked in of_one if _drawn(asked.sample)][: PICTURES * 3]
-    questions = [asked for of_one in found for asked in of_one if not _drawn(asked.sample)][: ANSWERS * 3]
+def show(sources: Sequence[tuple[Source, bool]], system: U1System, path: Path | None) -> None:
+    """Draw and answer fixed samples of sources, each with whether it is one of kept samples, and write them
+    as one sheet and one page beside it: what was asked, what the data have, what the model made. None: only
+    draw and answer, with ranks that share the model."""
+    found = [asked for source, kept in sources for asked in _asked(source, kept, system.conversation.free)]
+    drawings = [asked for asked in found if _drawn(asked.sample)][:MOST]
+    questions = [asked for asked in found if not _drawn(asked.sample)][:MOST]
     cells: list[Cell] = []
     if drawings:
         plans = [_plan(system, asked) for asked in drawings]
@@ -42,7 +50,7 @@ def show(sources: Sequence[Source], system: U1System, path: Path | None) -> None
         for asked, pixels in zip(drawings, pictures, strict=True):
             cells += [Cell(_square(medium.pixels), "given") for medium in asked.media[:1]]
             cells += [
-                Cell(_square(_drawn(asked.sample)[0].pixels), asked.text),
+                Cell(_square(_drawn(asked.sample)[0].pixels), asked.title),
                 Cell(_square(pixels), "drawn"),
             ]
     lines: list[str] = []
@@ -50,7 +58,7 @@ def show(sources: Sequence[Source], system: U1System, path: Path | None) -> None
         talks = [[Message("user", asked.text, tuple(asked.media))] for asked in questions]
         answers = system.answers(talks, AnswerLimits(max_tokens=TOKENS))
         for asked, answer in zip(questions, answers, strict=True):
-            lines += [f"asked: {asked.text}", f"data:  {_told(asked.sample)}", f"model: {answer}", ""]
+            lines += [f"asked: {asked.title}", f"data:  {_told(asked.sample)}", f"model: {answer}", ""]
     if path is None:
         return
     if cells:
@@ -59,7 +67,7 @@ def show(sources: Sequence[Source], system: U1System, path: Path | None) -> None
         write_whole(path.with_suffix(".txt"), "\n".join(lines))
 
 
-def _asked(source: Source, free: bool) -> list[Asked]:
+def _asked(source: Source, kept: bool, free: bool) -> list[Asked]:
     """The first samples of a source that ask once."""
     found: list[Asked] = []
     for number in range(TRIED * max(PICTURES, ANSWERS)):
@@ -76,7 +84,7 @@ def _asked(source: Source, free: bool) -> list[Asked]:
         # a free model has marks where pictures stand, and the others read words alone
         words = [part if isinstance(part, str) else MARK * free for part in parts]
         media = [Media.picture(picture.pixels) for picture in pictures]
-        found.append(Asked(sample, "".join(words).strip(), media))
+        found.append(Asked(sample, "".join(words).strip(), media, kept))
         if len(found) >= (PICTURES if _drawn(sample) else ANSWERS):
             break
     return found

@@ -170,10 +170,11 @@ class Speech:
 
     def _say(self, text: str, last: bool = False) -> str:
         text = self._waiting + text
-        places = [place for stop in self.stop if (place := text.find(stop)) >= 0]
+        # the one that is complete first, however the text was cut into tokens
+        places = [(place + len(stop), place) for stop in self.stop if (place := text.find(stop)) >= 0]
         self.stopped = bool(places)
         keep = 0 if last else max((_overlap(text, stop) for stop in self.stop), default=0)
-        end = min(places, default=len(text) - keep)
+        end = min(places)[1] if places else len(text) - keep
         said, self._waiting = text[:end], text[end:]
         if self.strip:
             said = said if self._begun else said.lstrip()
