@@ -9,7 +9,8 @@ Shapes: B rows of a batch, F frames, C channels, H and W sides of a target; pixe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -39,6 +40,15 @@ class Prompt:
     """What a pass without the text reads in its place; '': nothing at all."""
     states: Tensor | None = None
     """Hidden states (T, channels) of `text` that a cache holds, where the text encoder never changes."""
+    history: tuple[Message, ...] = ()
+    """Turns before the text, for a system that holds conversations; so are the fields below."""
+    thought: Written | None = None
+    """What the model has thought before it draws."""
+    begun: tuple[str | Picture | Written, ...] | None = None
+    """What the model has said and drawn so far, of an answer with text and pictures in turn; None for a
+    picture that is the whole answer."""
+    think: bool = False
+    """Whether such an answer begins with thoughts, which are then the first of what it says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +163,29 @@ class ImageSpace(Protocol):
 class AnswerLimits:
     """How an answer is written."""
 
-    max_tokens: int = 64
+    max_tokens: int | None = None
+    """None: as many as the model's settings say."""
+    temperature: float = 0.0
+    """What logits are divided by before a token is drawn at random; 0: always the likeliest token."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability may be drawn."""
+    seed: int = 0
+    """Of the draws; every row of a batch draws as it would alone."""
+    stop: tuple[str, ...] = ()
+    """Texts before which an answer ends."""
     allowed_tokens: Callable[[list[int]], Sequence[int]] | None = None
     """Tokens that may follow those written so far; None: any. What is decoded under a grammar cannot break
     it."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
+        if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if isinstance(self.stop, str) or "" in self.stop:
+            raise ValueError(f"stop must be texts that are not empty, got {self.stop!r}")
 
 
 class System(Protocol):
@@ -337,6 +362,12 @@ class BlockFacts:
     well."""
     apart: tuple[str, ...] = ()
     """Modules of the model outside the blocks that are as large as one, and are sharded by themselves."""
+    streams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Part of the model that is counted by itself -> pieces of the names of its parameters; what has none of
+    them is shared."""
+    cached: Callable[[Any], int] | None = None
+    """Values that a model of this config keeps of each token that it has read; None for one that keeps
+    none."""
 
 
 class BlockModel(Protocol):
@@ -362,29 +393,45 @@ class BlockModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture inside a turn: uint8 RGB (height, width, 3). `drawn` pictures are to be generated, others are
-    read."""
+    """A picture inside a turn: RGB (height, width, 3), uint8, or float32 with 0..1 for black to white: what a
+    model has drawn is read back as it is, neither rounded nor clamped. `drawn` pictures are to be generated,
+    others are read."""
 
     pixels: np.ndarray
     drawn: bool = False
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != "uint8":
+        if (
+            self.pixels.ndim != 3
+            or self.pixels.shape[2] != 3
+            or self.pixels.dtype not in ("uint8", "float32")
+        ):
             raise ValueError(
-                f"a picture must be uint8 (height, width, 3), got {self.pixels.dtype} {self.pixels.shape}"
+                "a picture must be uint8 or float32 (height, width, 3), got "
+                f"{self.pixels.dtype} {self.pixels.shape}"
             )
 
 
 TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
 """What a slot of a packed row holds: words, a token of a picture that is read, of one that is drawn,
 nothing."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model has written, as its own tokens: said again in other tokens of the same text, it would not
+    be the same context."""
+
+    ids: tuple[int, ...]
+
+
 SPEAKERS = ("user", "assistant", "system")
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
     role: str
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | Picture | Written, ...]
 
     def __post_init__(self) -> None:
         if self.role not in SPEAKERS:
@@ -519,66 +566,3 @@ class Probe:
     """One forward pass of a micro-batch; returns the loss."""
     block_input: int
     """Values that one block's input holds for a micro-batch: all that a recomputed block keeps."""
-
-
-OpenSystem = Callable[[str], System]
-"""Opens a model by 'default', folder or 'hf:owner/name', of any family: handed to a system that uses
-another."""
-Recipe = Callable[..., Any]
-"""Returns a run's config; its parameters are dials (size, depth), each with a default, that resolve to fields
-of it. Its docstring is what `diptych train --help` says of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """One form on disk that a family's models are converted into and from."""
-
-    name: str
-    about: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """All that the rest of the project knows of a system. The functions import what they need when they are
-    called, so that a family costs nothing until it is used."""
-
-    name: str
-    about: str
-    """One line, for listings."""
-    recognises: Callable[[Path], bool]
-    """Whether a folder, ours or published, holds a model of this family; looks at names and configs, loads no
-    weights."""
-    load: Callable[[Path, OpenSystem, torch.device | str], System]
-    """Raises files.folder.ModelFolderError for a folder that is not whole."""
-    settings: Callable[[Path], Settings]
-    """Those of the model in a folder, from its JSON alone: torch is not loaded. Raises
-    files.folder.ModelFolderError for a folder that is not whole."""
-    config: Callable[[], type]
-    """The dataclass of its runs' configs."""
-    job: Callable[[Any, Path, OpenSystem], Job]
-    """A job for a resolved config, in a run's folder. Raises ValueError for settings that contradict one
-    another."""
-    recipes: Callable[[], Mapping[str, Recipe]]
-    """Full runs by name."""
-    export: Callable[[Job, dict[str, Any], Path], System]
-    """Write what a job has trained as a model folder, with a card."""
-    probe: Callable[[Any], Probe] | None = None
-    """For memory estimates of a run before it starts."""
-    presets: Callable[[], Mapping[str, Callable[[], BlockModel]]] = dict
-    """Published sizes by name; each makes its model, on torch's current device."""
-    sources: Callable[[Mapping[str, Any]], frozenset[str]] = lambda card: frozenset()
-    """Names of the sources that a model was trained on, by its card."""
-    forms: tuple[Form, ...] = ()
-    """What `convert` can write."""
-    options: type | None = None
-    """Dataclass of what `convert` takes besides; its fields are None unless given."""
-    convert: Callable[..., list[str]] | None = None
-    """convert(source, out, form, open_system, **options) -> what the target computes otherwise, in words."""
-
-
-def named(families: Iterable[Family], name: str) -> Family:
-    """Raises ValueError that lists what there is."""
-    for family in families:
-        if family.name == name:
-            return family
-    raise ValueError(f"there is no family {name!r}; families: {', '.join(f.name for f in families)}")

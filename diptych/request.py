@@ -47,7 +47,7 @@ class Role(StrEnum):
 
 class Task(StrEnum):
     """Unison's twelve tasks; its three kinds of understanding are one here, as the media tell them apart, and
-    an edit with a mask is an edit with one role more."""
+    an edit with a mask is an edit with one role more. And SenseNova-U1's answers of text and pictures."""
 
     ANSWER = "answer"
     TEXT_TO_IMAGE = "text-to-image"
@@ -59,14 +59,21 @@ class Task(StrEnum):
     REFERENCE_TO_CLIP = "reference-to-clip"
     EDIT_CLIP = "edit-clip"
     CONTROL_TO_CLIP = "control-to-clip"
+    INTERLEAVE = "interleave"
 
 
 class Product(StrEnum):
     TEXT = "text"
     PICTURE = "picture"
     CLIP = "clip"
+    STORY = "story"
+    """Text and pictures in turn."""
 
 
+MARK = "<image>"
+"""Stands in a text where a picture or a clip belongs."""
+FPS = 8.0
+"""Frames a second of a clip that says nothing of them."""
 MANY = 64
 """Media of one role that a request may have."""
 
@@ -91,6 +98,11 @@ class TaskFacts:
         """Whether it draws, and takes no medium at all."""
         return self.makes is not Product.TEXT and not self.takes
 
+    @property
+    def writes(self) -> bool:
+        """Whether there is text in what it makes."""
+        return self.makes in (Product.TEXT, Product.STORY)
+
 
 _ONE, _SOME, _MAYBE, _ANY = (1, 1), (1, MANY), (0, 1), (0, MANY)
 # planner, checks and drawing all read this table: a task is added here, and to the capabilities of a system
@@ -111,6 +123,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         Product.CLIP, {Role.SOURCE: _ONE, Role.MASK: _MAYBE, Role.REFERENCE: _ANY}, Role.SOURCE
     ),
     Task.CONTROL_TO_CLIP: TaskFacts(Product.CLIP, {Role.CONTROL: _ONE, Role.REFERENCE: _ANY}, Role.CONTROL),
+    Task.INTERLEAVE: TaskFacts(Product.STORY, {Role.SUBJECT: _ANY}, Role.SUBJECT),
 }
 """The one table of tasks: which roles each takes, how many of each, what it makes."""
 
@@ -124,6 +137,8 @@ class Media:
     name: str = "picture"
     fps: float | None = None
     """Frames a second of a clip; None for a picture."""
+    times: tuple[float, ...] = ()
+    """When each frame is shown, seconds, of a clip whose frames do not follow one another evenly."""
 
     def __post_init__(self) -> None:
         # a float picture in 0..1 would be taken for an almost black one, so the type is checked here
@@ -134,6 +149,8 @@ class Media:
             )
         if 0 in self.frames.shape:
             raise RequestError(f"{self.name}: media must show something, got {self.frames.shape}")
+        if self.times and len(self.times) != len(self.frames):
+            raise RequestError(f"{self.name}: {len(self.frames)} frames, but {len(self.times)} times")
 
     @classmethod
     def picture(cls, pixels: np.ndarray, name: str = "picture") -> Media:
@@ -150,6 +167,10 @@ class Media:
         if len(self.frames) != 1:
             raise RequestError(f"{self.name} is a clip of {len(self.frames)} frames, and a picture is needed")
         return self.frames[0]
+
+    def time(self, frame: int) -> float:
+        """When a frame is shown, seconds from the beginning."""
+        return self.times[frame] if self.times else frame / (self.fps or FPS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +213,13 @@ class Plan:
     guidance_scale: float | None = None
     image_guidance_scale: float | None = None
     negative_prompt: str = ""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height, px, of each picture of an answer with several, where they differ; the last one is
+    also that of all further ones."""
+    think: bool = False
+    """Whether the model thinks in words before it draws."""
+    think_tokens: int | None = None
+    """Most tokens of its thoughts."""
     confidence: float = 1.0
     """How sure the planner is of the task, 0..1."""
     missing: tuple[str, ...] = ()
@@ -248,6 +276,8 @@ class Plan:
             "negative_prompt": "",
             "frames": 1,
             "count": 1,
+            "sizes": (),
+            "think": False,
         }
         # object() equals nothing, so that a field without a silent value is shown unless it is None
         values = {k: v for k, v in asdict(self).items() if v is not None and silent.get(k, object()) != v}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.flow.config import SamplerConfig
-from diptych.request import Task
+from diptych.request import RequestError, Task
 
 
 def round_sides(width: int, height: int, multiple: int) -> tuple[int, int]:
@@ -14,6 +14,60 @@ def round_sides(width: int, height: int, multiple: int) -> tuple[int, int]:
         max(multiple, round(width / multiple) * multiple),
         max(multiple, round(height / multiple) * multiple),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Pixels that a picture is read at: at least and at most."""
+
+    least: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least <= self.most:
+            raise ValueError(f"least must be above 0 and at most most, got {self.least} and {self.most}")
+
+    def shared(self, everything: int, together: int) -> Bounds:
+        """Of one of so many pictures that may have `everything` px together; 0: no bound."""
+        most = min(self.most, everything // together) if everything else self.most
+        return Bounds(least=min(self.least, most), most=most)
+
+
+def size_between(width: int, height: int, multiple: int, bounds: Bounds) -> tuple[int, int]:
+    """The nearest size whose sides are multiples, ties to even, its area brought within the bounds: rounded
+    down where it was too large, up where it was too small."""
+    sides = round_sides(width, height, multiple)
+    area = sides[0] * sides[1]
+    if area > bounds.most:
+        ratio = (height * width / bounds.most) ** 0.5
+        return (
+            max(multiple, int(width / ratio // multiple) * multiple),
+            max(multiple, int(height / ratio // multiple) * multiple),
+        )
+    if area < bounds.least:
+        ratio = (bounds.least / (height * width)) ** 0.5
+        return (
+            -int(-(width * ratio) // multiple) * multiple,
+            -int(-(height * ratio) // multiple) * multiple,
+        )
+    return sides
+
+
+SLIMMEST = 200
+"""Of a longer strip the other side would be stretched many times to reach one token."""
+
+
+def check_shape(width: int, height: int) -> None:
+    """Raises RequestError for a picture that is more than SLIMMEST times as long as wide."""
+    if max(width, height) > SLIMMEST * min(width, height):
+        raise RequestError(
+            f"a picture of {width}x{height} px is attached, and one side may be at most {SLIMMEST} times the "
+            "other"
+        )
+
+
+MAX_TEXT = 4000
+"""Characters of a request that are read, unless a model says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +91,24 @@ class Settings:
     """Whether pictures that are given are brought to the native area where theirs is larger."""
     control: str = ""
     """What a control frame holds ('edges'), or ''."""
+    free: bool = False
+    """Whether it takes text in its own letters and lines, with or without media; else requests on one line,
+    and questions about what is attached."""
+    max_text: int = MAX_TEXT
+    """Characters of a request that are read."""
+    think_tokens: int = 0
+    """Most tokens of thoughts before a picture; 0: it does not think."""
+    story_pictures: int = 0
+    """Most pictures of one answer; 0: it does not draw within an answer."""
+    story_tokens: int = 0
+    """Most tokens of all the text of such an answer, unless a request says."""
+    clip_frames: int = 0
+    """Most frames of a clip that it looks at; 0: it looks at none."""
+    source: Bounds | None = None
+    """Pixels of a picture that is changed or continued, which may then be drawn at any size; None: it is
+    drawn at the size at which it is read."""
+    all_sources: int = 0
+    """Most pixels of all sources of a request together; 0: no bound."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.native <= self.max_side:
@@ -46,7 +118,12 @@ class Settings:
         """The nearest size, px, that can be drawn."""
         return round_sides(width, height, self.multiple)
 
-    def read_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size, px, at which a picture of this size is read."""
+    def read_size(self, width: int, height: int, together: int = 1) -> tuple[int, int]:
+        """The size, px, at which a picture of this size, one of so many of a request, is read. Raises
+        RequestError for a strip that is too thin."""
+        if self.source is not None:
+            check_shape(width, height)
+            bounds = self.source.shared(self.all_sources, together)
+            return size_between(width, height, self.multiple, bounds)
         shrink = min(1.0, (self.native**2 / (width * height)) ** 0.5) if self.reads_native else 1.0
         return self.round_size(round(width * shrink), round(height * shrink))

@@ -7,6 +7,7 @@ tells how the data was made.
 
 import json
 import lzma
+import shutil
 from math import prod
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 FOLDER = Path(__file__).resolve().parent / "golden"
+_PACKED = ".planes.xz"
 
 
 def load(name: str) -> dict[str, Tensor]:
@@ -32,11 +34,25 @@ def write(name: str, path: Path) -> Path:
     return path
 
 
+def write_folder(name: str, folder: Path) -> Path:
+    """Every file of a set's folder: safetensors files plain again, to the byte, all others as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (FOLDER / name).iterdir():
+        if path.name.endswith(_PACKED):
+            stem = path.name.removesuffix(_PACKED)
+            write(f"{name}/{stem}", folder / f"{stem}.safetensors")
+        else:
+            shutil.copyfile(path, folder / path.name)
+    return folder
+
+
 def _safetensors(name: str) -> bytes:
-    packed = lzma.decompress((FOLDER / f"{name}.planes.xz").read_bytes())
+    packed = lzma.decompress((FOLDER / f"{name}{_PACKED}").read_bytes())
     at = 8 + int.from_bytes(packed[:8], "little")
     parts, length = [packed[:at]], dict.fromkeys((8, 4, 2, 1), 0)
-    for entry in json.loads(packed[8:at]).values():
+    header = json.loads(packed[8:at])
+    header.pop("__metadata__", None)
+    for entry in header.values():
         begin, end = entry["data_offsets"]
         length[(end - begin) // prod(entry["shape"])] += end - begin
     # safetensors puts wide numbers before narrow ones, so that each width has its planes in one piece

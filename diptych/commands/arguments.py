@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.markup import escape
@@ -19,6 +19,7 @@ from diptych.settings import Settings
 
 Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
+Dtype = Literal["auto", "float32", "bfloat16"]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 _DRAWN = {
     "width",
@@ -52,10 +53,14 @@ class Overrides:
     guidance_scale: float | None = None
     image_guidance_scale: float | None = None
     negative_prompt: str | None = None
+    think: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Let the model think in words before it draws, and show its thoughts."""
+    think_tokens: int | None = None
+    """Most tokens of its thoughts."""
 
     def given(self) -> dict[str, Any]:
         # None is 'not given' and no value of its own, so a seed or a scale of 0 goes through
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and v is not False}
 
 
 # tasks and roles by the words that plans and messages use, not by the names of their members
@@ -73,13 +78,12 @@ def understood(
 ) -> tuple[Plan, list[Media]]:
     """A request as its settled plan with its media. Raises RequestError as `planning.understood`, and for an
     override without effect."""
-    media = [planning.opened(path) for path in images]
     given = overrides.given()
-    plan = planning.understood(settings, request, len(media), **given)
+    plan = planning.understood(settings, request, len(images), **given)
     guided = any(role is not Role.UNUSED for role in plan.inputs)
     without = set() if guided else {"image_guidance_scale"}
     if TASKS[plan.task].makes is Product.TEXT:
         without = _DRAWN
     if vain := sorted(without & set(given)):
         raise RequestError(f"{vain[0]} has no effect on {plan.task.value!r}: leave it out")
-    return planning.sized(settings, plan, media)
+    return planning.sized(settings, plan, planning.attached(settings, plan, images))

@@ -13,7 +13,9 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from diptych import planning
 from diptych.commands.arguments import (
+    Dtype,
     Images,
     Json,
     Overrides,
@@ -22,11 +24,12 @@ from diptych.commands.arguments import (
     print_plan,
     understood,
 )
-from diptych.commands.outputs import check_file
-from diptych.commands.terminal import progress
+from diptych.commands.outputs import check_file, check_page
+from diptych.commands.terminal import aside, progress
 from diptych.files.typed import to_json
 from diptych.files.visible import visible
-from diptych.request import TASKS, Media, Plan, Product, RequestError, Task
+from diptych.request import MARK, TASKS, Media, Message, Plan, Product, RequestError, Task
+from diptych.settings import Settings
 
 if TYPE_CHECKING:
     from diptych.inference import Pipeline, Result
@@ -34,17 +37,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Do:
-    """Carry out a request: draw, answer or edit. The plan and progress go to stderr, the answer or the names
-    of the pictures to stdout."""
+    """Carry out a request: draw, answer, edit, or answer with text and pictures in turn (--task interleave).
+    The plan, progress and thoughts go to stderr, the answer or the names of the pictures to stdout."""
 
     request: Positional[str]
     """In plain words: "two cats above a red heart", "how many cats are there?", "remove the heart"."""
     image: Images = ()
-    """Picture to ask about or to change."""
+    """Picture to ask about or to change, or clip to ask about."""
+    history: Path | None = None
+    """JSON file of earlier turns, [{"role": "user", "text": "...", "media": ["cat.png"]}, ...], with their
+    pictures in its folder: they go before the request, and this turn and its answer are added to the file,
+    which begins with them where it is not there."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Picture to write, out.png unless given; one that is there is replaced."""
+    """Picture to write, out.png unless given; one that is there is replaced. An answer of text and pictures
+    is written as out.md with out-0.png, out-1.png ..."""
     model: str = "default"
     """'default', a model folder, or 'hf:owner/name' of the hub."""
+    dtype: Dtype = "auto"
+    """Type of the model's weights; 'auto': as its family keeps them."""
     best_of: int = 1
     """Draw so many and keep the best by the verifier."""
     keep: int = 1
@@ -67,9 +77,13 @@ def run(command: Do, console: Console) -> int:
         from diptych.inference.select import begun_with
 
         overrides = dataclasses.replace(overrides, seed=begun_with(command.candidates))
-    plan, media = understood(settings_of(command.model), command.request, command.image, overrides)
-    if TASKS[plan.task].makes is Product.TEXT:
-        return _answer(command, plan, media)
+    settings = settings_of(command.model)
+    plan, media = understood(settings, command.request, command.image, overrides)
+    talk = Talk.read(settings, command.history)
+    if TASKS[plan.task].writes:
+        return _answer(command, plan, media, talk)
+    if command.best_of > 1 and talk.path is not None:
+        raise RequestError("best of N chooses among drawings of one prompt: leave out --history")
     if command.best_of > 1 and (plan.task is not Task.TEXT_TO_IMAGE or plan.count != 1):
         raise RequestError(
             "best of N chooses among drawings of one prompt: ask for one picture, and for no edit"
@@ -84,7 +98,7 @@ def run(command: Do, console: Console) -> int:
     import diptych
     from diptych.inference import Result
 
-    pipeline = diptych.load(command.model)
+    pipeline = diptych.load(command.model, dtype=command.dtype)
     scores: list[float] | None = None
     if command.best_of > 1:
         found = _best_of(command, pipeline, plan, media)
@@ -93,8 +107,11 @@ def run(command: Do, console: Console) -> int:
         result = Result(plan, media=tuple(Media.picture(candidate.pixels) for candidate in found))
     else:
         seeds = [plan.seed + number for number in range(plan.count)]
-        result = _drawn(pipeline, plan, media)
+        result = _drawn(pipeline, plan, media, talk.messages)
     paths = result.save(output)
+    talk.add(command, MARK * len(paths), paths)
+    if result.thought:
+        aside.print(escape(visible(result.thought)), highlight=False, soft_wrap=True)
     if command.json:
         pictures = [
             {"path": str(path), "seed": seed, "score": scores[number] if scores else None}
@@ -129,28 +146,79 @@ def _check_options(command: Do) -> None:
                 raise RequestError(f"{flag} says how the best of several is chosen: give --best-of too")
 
 
-def _answer(command: Do, plan: Plan, media: Sequence[Media]) -> int:
-    if command.output is not None or command.best_of > 1:
+def _answer(command: Do, plan: Plan, media: Sequence[Media], talk: Talk) -> int:
+    story = TASKS[plan.task].makes is Product.STORY
+    if command.best_of > 1 or (command.output is not None and not story):
         raise RequestError("the request is a question, so no picture is drawn: leave out -o and --best-of")
+    output = (command.output or Path("out")).with_suffix(".md")
+    if story:
+        check_page(output)
     print_plan(plan)
     import diptych
+    from diptych.inference import Result
 
-    pipeline = diptych.load(command.model)
+    pipeline = diptych.load(command.model, dtype=command.dtype)
+    pieces: list[str | Media] = []
+    for piece in pipeline.stream(plan, media, history=talk.messages):
+        pieces.append(piece)
+        # plain print: pieces come as they are written, and are neither wrapped nor read as markup
+        if not command.json:
+            print(visible(piece) if isinstance(piece, str) else MARK, end="", flush=True)
+    result = Result.of(plan, pieces)
+    page, *pictures = result.save(output) if story else [None]
+    talk.add(command, result.text, pictures)
     if command.json:
-        _print_json(plan, "".join(pipeline.stream(plan, media)), [])
+        drawn = [{"path": str(path), "seed": plan.seed, "score": None} for path in pictures]
+        _print_json(plan, result.text, drawn)
         return 0
-    # plain print: pieces come as they are written, and are neither wrapped nor read as markup
-    for piece in pipeline.stream(plan, media):
-        print(visible(piece), end="", flush=True)
     print()
+    for path in (page, *pictures) if story else ():
+        print(visible(str(path)))
     return 0
+
+
+@dataclass(frozen=True)
+class Talk:
+    """The file of `--history`, and what it says; nothing where there is none."""
+
+    path: Path | None
+    turns: list[Any]
+    messages: list[Message]
+
+    @classmethod
+    def read(cls, settings: Settings, path: Path | None) -> Talk:
+        if path is None:
+            return cls(None, [], [])
+        from diptych.data.talks import media_of, read_talk
+
+        check_page(path)
+        turns = read_talk(path)
+        messages = [
+            Message(
+                turn.role,
+                turn.text,
+                tuple(planning.opened(file, settings.clip_frames) for file in media_of(path, turn)),
+            )
+            for turn in turns
+        ]
+        return cls(path, turns, messages)
+
+    def add(self, command: Do, text: str, pictures: Sequence[Path]) -> None:
+        """Write the file with the request and its answer behind what it held."""
+        if self.path is None:
+            return
+        from diptych.data.talks import Said, kept, write_talk
+
+        asked = Said(role="user", text=command.request, media=kept(self.path, command.image))
+        answered = Said(role="assistant", text=text, media=kept(self.path, pictures))
+        write_talk(self.path, [*self.turns, asked, answered])
 
 
 def _print_json(plan: Plan, text: str, pictures: list[dict[str, Any]]) -> None:
     print(to_json({"plan": dataclasses.asdict(plan), "text": text, "pictures": pictures}), end="")
 
 
-def _drawn(pipeline: Pipeline, plan: Plan, media: Sequence[Media]) -> Result:
+def _drawn(pipeline: Pipeline, plan: Plan, media: Sequence[Media], history: Sequence[Message]) -> Result:
     from diptych.inference.draw import BATCH
 
     total = (plan.steps or 0) * -(-plan.count // BATCH)
@@ -162,7 +230,7 @@ def _drawn(pipeline: Pipeline, plan: Plan, media: Sequence[Media]) -> Result:
             steps += 1
             advance(steps, total)
 
-        return pipeline.carry_out(plan, media, step)
+        return pipeline.carry_out(plan, media, step, history)
 
 
 def _best_of(command: Do, pipeline: Pipeline, plan: Plan, media: Sequence[Media]) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diptych.commands.arguments import Json, Output, Positional
+from diptych.commands.arguments import Dtype, Json, Output, Positional
 from diptych.commands.outputs import check_output
 from diptych.commands.terminal import aside, progress
 from diptych.files.typed import to_json
@@ -34,6 +34,8 @@ class Evaluate:
     """Judge a model on the emoji benchmark: drawing, questions, edits."""
 
     model: Positional[str] = "default"
+    dtype: Dtype = "auto"
+    """Type of the model's weights; 'auto': as its family keeps them."""
     output: Output = Path("evaluation")
     prompts: int = 100
     """Per category and split, per question type and per edit type."""
@@ -62,7 +64,7 @@ def run(command: Evaluate, console: Console) -> int:
     from diptych.worlds.emoji import EmojiWorld, world_of
 
     config = EvaluationConfig(prompts=command.prompts, seed=command.seed, split=command.split)
-    pipeline = diptych.load(command.model)
+    pipeline = diptych.load(command.model, dtype=command.dtype)
     # the world that the model was trained in, or it would be asked for glyphs that it has never seen
     world = EmojiWorld(world_of(pipeline.system.card))
     if command.best_of != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import tyro
 from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diptych.contracts import BlockModel
+    from diptych.flow import SamplerConfig
 
 _TOLD = (
     "licence",
@@ -39,8 +40,8 @@ _TOLD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Parts, parameters, memory, origin and licence of a model; `info --train RECIPE [overrides]`: memory
-    that a run will take."""
+    """Parts, parameters, memory to load, origin and licence of a model; `info --train RECIPE [overrides]`:
+    memory that a run will take."""
 
     model: Positional[str] = "default"
     """'default', a model folder, 'hf:owner/name' of the hub, or the name of a published size."""
@@ -75,25 +76,33 @@ def _preset(name: str) -> dict[str, Any] | None:
             # shapes alone: the largest would take tens of GB
             with torch.device("meta"):
                 model = presets[name]()
-            about = {"made": "a published size: these are its numbers, without weights"}
-            return _about(name, family.name, model, {"model": model}, about, [], None)
+            card = {"name": name, "made": "a published size: these are its numbers, without weights"}
+            return _about(name, family.name, model, _children(model), card, None)
     return None
 
 
 def _model(name: str) -> dict[str, Any]:
+    from diptych.systems.registry import outlined
+
+    # before anything is loaded, where the family can tell by names and headers
+    if found := outlined(name):
+        family, told = found
+        draws = _draws(told.native, told.sampler)
+        return _about(name, family.name, told.model, _children(told.model), told.card, draws)
     import diptych
-    from diptych.files.lineage import lines
 
     system = diptych.load(name).system
-    card = system.card or {"name": name, "made": "no card: where it comes from is not known"}
-    draws = {
-        "side": system.native,
-        "steps": system.sampler.num_steps,
-        "guidance_scale": system.sampler.guidance_scale,
-    }
-    tree = ["   " * generation + line for generation, line in lines(card)]
-    told = {key: system.card[key] for key in _TOLD if key in system.card}
-    return _about(str(card.get("name", name)), system.family, system.model, system.parts(), told, tree, draws)
+    draws = _draws(system.native, system.sampler)
+    return _about(name, system.family, system.model, system.parts(), system.card, draws)
+
+
+def _children(model: BlockModel) -> dict[str, nn.Module]:
+    # a BlockModel is an nn.Module, which a protocol cannot say
+    return dict(cast("nn.Module", model).named_children())
+
+
+def _draws(side: int, sampler: SamplerConfig) -> dict[str, Any]:
+    return {"side": side, "steps": sampler.num_steps, "guidance_scale": sampler.guidance_scale}
 
 
 def _about(
@@ -102,24 +111,47 @@ def _about(
     model: BlockModel,
     parts: Mapping[str, nn.Module],
     card: dict[str, Any],
-    tree: list[str],
     draws: dict[str, Any] | None,
 ) -> dict[str, Any]:
+    from diptych.files.lineage import lines
+
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
     total = sum(counts.values())
+    card = card or {"name": name, "made": "no card: where it comes from is not known"}
+    cached = model.facts.cached
     return {
-        "name": name,
+        "name": str(card.get("name", name)),
         "family": family,
         "depth": model.config.depth,
         "width": model.config.width,
         "heads": model.config.heads,
         "parts": counts,
+        "streams": _streams(model),
         "parameters": total,
         "bytes": {"float32": total * 4, "bfloat16": total * 2},
-        "card": card,
-        "family_tree": tree,
+        # of one conversation; guidance reads it in two or three ways
+        "cache_bytes": (
+            {"float32": 4000 * cached(model.config), "bfloat16": 2000 * cached(model.config)}
+            if cached
+            else {}
+        ),
+        "card": {key: card[key] for key in _TOLD if key in card},
+        "family_tree": ["   " * generation + line for generation, line in lines(card)],
         "draws": draws,
     }
+
+
+def _streams(model: BlockModel) -> dict[str, int]:
+    """Parameters of the parts that the model counts by themselves, and of what they share."""
+    counts = dict.fromkeys(model.facts.streams, 0)
+    shared = 0
+    for name, parameter in cast("nn.Module", model).named_parameters():
+        of = [part for part, pieces in model.facts.streams.items() if any(piece in name for piece in pieces)]
+        if of:
+            counts[of[0]] += parameter.numel()
+        else:
+            shared += parameter.numel()
+    return {**counts, "shared": shared} if counts else {}
 
 
 def _print(about: dict[str, Any], console: Console) -> None:
@@ -140,6 +172,11 @@ def _print(about: dict[str, Any], console: Console) -> None:
     def tell(what: str, text: str) -> None:
         console.print(f"  [dim]{what:<12}[/dim]{escape(text)}", highlight=False, soft_wrap=True)
 
+    if streams := about["streams"]:
+        tell("streams", ", ".join(f"{name} {count:,}" for name, count in streams.items()))
+    if cache := about["cache_bytes"]:
+        tell("cache", " and ".join(f"{size / 2**20:,.1f} MiB in {kind}" for kind, size in cache.items()))
+        tell("", "for 1,000 tokens of a conversation; guidance reads it in two or three ways")
     tell("shape", f"{about['depth']} blocks, {about['width']} channels, {about['heads']} heads")
     for key, value in about["card"].items():
         tell(key, str(value))

@@ -54,6 +54,14 @@ def check_file(output: Path, frames: int = 1) -> None:
     _check_writable(output.parent, output)
 
 
+def check_page(output: Path) -> None:
+    """For a command that writes a text file under this name, over one that may be there. Raises RequestError
+    where that cannot be."""
+    if os.path.lexists(output) and not output.is_file():
+        raise RequestError(f"{output} is no ordinary file; name another")
+    _check_writable(output.parent, output)
+
+
 def _check_writable(folder: Path, output: Path) -> None:
     """Tries it: rights, file systems that are read-only and names too long all end alike."""
     there = next(path for path in (folder, *folder.parents) if path.exists())

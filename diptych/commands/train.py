@@ -22,7 +22,7 @@ from diptych.commands.arguments import Output
 from diptych.request import RequestError
 
 if TYPE_CHECKING:
-    from diptych.contracts import Family, Recipe
+    from diptych.family import Family, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,14 @@ def _spelled_out(arguments: list[str], config: Any) -> tuple[list[str], Any]:
 def command_type(name: str, recipe: Recipe, config: Any) -> type:
     """What `diptych train NAME` takes: a folder, the recipe's dials, and every field of the config."""
     under = Annotated[type(config), tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    fields = {field.name for field in dataclasses.fields(config)}
     made = dataclasses.make_dataclass(
         "TrainRecipe",
-        [*_own(name, recipe), ("config", under, dataclasses.field(default=config))],
+        # a dial that is a field as well, such as the model to start from, is asked for once
+        [
+            *(own for own in _own(name, recipe) if own[0] not in fields),
+            ("config", under, dataclasses.field(default=config)),
+        ],
         frozen=True,
         kw_only=True,
     )

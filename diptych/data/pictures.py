@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from diptych.data.foreign import regular
 from diptych.files.whole import whole
+from diptych.request import FPS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """Formats that are read. Pillow knows some forty, among them ones that start other programs (EPS)."""
@@ -26,8 +27,6 @@ MAX_BYTES = 2**28
 """Largest file: 16 bits of four channels of the largest picture, uncompressed."""
 AT_ONCE = 48_000_000
 """Pixels that threads decode at one time: at up to 20 bytes each with all copies, about 1 GB."""
-FPS = 8.0
-"""Frames a second of a clip that says nothing of them."""
 
 
 class PictureError(ValueError):

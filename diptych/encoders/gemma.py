@@ -15,14 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.files.folder import (
-    ModelFolderError,
-    check_depth,
-    check_shapes,
-    open_weights,
-    read_config,
-    refuse_code,
-)
+from diptych.files.folder import ModelFolderError, check_depth, check_shapes, read_config, refuse_code
+from diptych.files.weights import open_weights
 from diptych.models.meta import without_storage
 
 MAX_TOKENS = 300

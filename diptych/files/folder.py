@@ -1,33 +1,25 @@
-"""A model on disk: config.json, weights in safetensors, card.json with checksums, and what else its system
-keeps there. Nothing is ever unpickled."""
+"""A model on disk: config.json, weights in safetensors (see `weights`), card.json with checksums, and what
+else its system keeps there. No torch here."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from diptych.files.typed import read_json, to_json
-from diptych.files.whole import checksum, whole, write_whole
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from diptych.files.whole import checksum, write_whole
 
 DEFAULT = "default"
 HUB = "hf:"
 """What the name of a model of the hub begins with: a mistyped path is never sent there, as what is fetched
 may be anybody's."""
-ALIGNMENT = 64
-"""Bytes; torch's own tensors begin at multiples of this."""
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""Types of weights that are read, in safetensors' words."""
 _HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 class ModelFolderError(ValueError):
@@ -59,7 +51,7 @@ def locate(name: str | Path | None) -> Path:
     if not folder.is_dir():
         hint = (
             " (a pickle: it could run code and is refused; convert it to safetensors)"
-            if folder.suffix in _PICKLES
+            if folder.suffix in PICKLES
             else ""
         )
         raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
@@ -98,7 +90,7 @@ def refuse_code(folder: Path) -> None:
             raise ModelFolderError(
                 f"{path} puts adapters on a model that it names itself: refused, merge them into the weights"
             )
-        if key := _code_in(_object(path)):
+        if key := _code_in(json_object(path)):
             raise ModelFolderError(
                 f"{path} names code of its own ({key}): refused, as no code of a model is ever run"
             )
@@ -125,7 +117,7 @@ def check_depth(config: Mapping[str, Any], names: Collection[str], where: str) -
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_depth(value, names, f"{where}.{key}")
-        elif "layers" in key or "blocks" in key or key in ("depth", "count", "num_experts"):
+        elif "layers" in key or "blocks" in key or key in ("depth", "count") or key.endswith("num_experts"):
             counts = value if isinstance(value, list) else [value]
             asked = sum(count for count in counts if isinstance(count, int))
             if asked > stored:
@@ -160,27 +152,22 @@ def family_name(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the weights, every file checked against the card's checksums where it has some."""
-    config = read_config(folder)
-    return config, open_weights(folder).all()
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises ModelFolderError where it is missing or no JSON object."""
     if not (folder / "config.json").is_file():
         raise ModelFolderError(f"{folder} has no config.json, so it is no model folder")
-    return _object(folder / "config.json")
+    return json_object(folder / "config.json")
 
 
 def card(folder: Path) -> dict[str, Any]:
     """The model's card: what it was trained on, by which command, where it came from; {} where there is
     none."""
     path = folder / "card.json"
-    return _object(path) if path.exists() else {}
+    return json_object(path) if path.exists() else {}
 
 
-def _object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Raises ModelFolderError for a file that holds none."""
     try:
         values = read_json(path)
     except ValueError as error:
@@ -190,93 +177,8 @@ def _object(path: Path) -> dict[str, Any]:
     return values
 
 
-class Weights(Mapping[str, "Tensor"]):
-    """Tensors of safetensors files by name, each read from disk when it is asked for and kept by nobody
-    here."""
-
-    def __init__(self, places: Mapping[str, Path]) -> None:
-        """`places`: name of a tensor -> file that holds it."""
-        self._places = dict(places)
-
-    def __getitem__(self, name: str) -> Tensor:
-        path = self._places[name]
-        # opened anew for each tensor: pages of an open file stay in memory once they were read
-        with _opened(path) as file:
-            return _aligned(file.get_tensor(name))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def all(self) -> dict[str, Tensor]:
-        """Every tensor, of files that are opened once each."""
-        from safetensors.torch import load_file
-
-        found: dict[str, Tensor] = {}
-        for path in dict.fromkeys(self._places.values()):
-            found |= {name: _aligned(tensor) for name, tensor in load_file(path).items()}
-        return found
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without its values."""
-        with _opened(self._places[name]) as file:
-            return tuple(file.get_slice(name).get_shape())
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all tensors, from the headers of the files."""
-        return {name: tuple(header.get_shape()) for name, header in self._headers()}
-
-    def dtypes(self) -> dict[str, str]:
-        """Types of all tensors as safetensors calls them, from the headers of the files."""
-        return {name: header.get_dtype() for name, header in self._headers()}
-
-    def _headers(self) -> Iterator[tuple[str, Any]]:
-        by_path: dict[Path, list[str]] = {}
-        for name, path in self._places.items():
-            by_path.setdefault(path, []).append(name)
-        for path, names in by_path.items():
-            with _opened(path) as file:
-                yield from ((name, file.get_slice(name)) for name in names)
-
-
-def open_weights(folder: Path, stem: str = "model") -> Weights:
-    """Weights of a model as `open_tensors` has them. Raises ModelFolderError too for tensors of another type
-    than FLOATS: what was quantised needs scales that nothing here reads, and would draw noise without."""
-    weights = open_tensors(folder, stem)
-    for name, dtype in weights.dtypes().items():
-        if dtype not in FLOATS:
-            raise ModelFolderError(
-                f"{folder}: {name} is of type {dtype}; weights are read as {', '.join(FLOATS)} "
-                "(quantised ones must be made whole first)"
-            )
-    return weights
-
-
-def open_tensors(folder: Path, stem: str) -> Weights:
-    """Tensors of `stem`.safetensors of a folder, in one file or in shards that an index lists, to be read one
-    by one; every file of the folder is checked against its card's checksums where it has some.
-
-    Raises ModelFolderError for a file that is missing, damaged, a pickle, or holds less than the index says.
-    """
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    if index.is_file():
-        _check(folder)
-        return Weights(_indexed(index))
-    if not single.is_file():
-        pickles = [path.name for path in folder.iterdir() if path.suffix in _PICKLES]
-        if pickles:
-            raise ModelFolderError(
-                f"{folder / pickles[0]} is a pickle and could run code: refused; {single.name} is needed"
-            )
-        raise ModelFolderError(f"{folder} has no {single.name}")
-    _check(folder)
-    with _opened(single) as file:
-        return Weights(dict.fromkeys(file.keys(), single))
-
-
-def _check(folder: Path) -> None:
+def check_sums(folder: Path) -> None:
+    """Raises ModelFolderError for a file that is not the one whose checksum the card has."""
     sums = card(folder).get("sha256", {})
     if not isinstance(sums, dict):
         raise ModelFolderError(f"{folder / 'card.json'}: sha256 must be an object of checksums by file name")
@@ -289,42 +191,17 @@ def _check(folder: Path) -> None:
             raise ModelFolderError(f"{folder / name} is damaged: its checksum is not the one in card.json")
 
 
-def _indexed(index: Path) -> dict[str, Path]:
-    places = _object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ModelFolderError(f"{index} has no weight_map from tensors to files")
-    found: dict[str, Path] = {}
-    for name in sorted(set(places.values())):
-        # a stranger's index could else name any file of this machine
-        if Path(name).name != name:
-            raise ModelFolderError(f"{index} names the shard {name!r}, which is no plain file name")
-        shard = index.parent / name
-        with _opened(shard) as file:
-            found |= dict.fromkeys(file.keys(), shard)
-    missing = [name for name in places if name not in found]
-    if missing:
-        raise ModelFolderError(
-            f"{index.parent / places[missing[0]]} lacks {missing[0]}, which {index.name} says it holds"
-        )
-    return found
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """Where in memory a tensor begins decides how some products round: not where it happens to lie in its
-    file."""
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
-
-
 def header_shape(path: Path, name: str) -> tuple[int, ...]:
     """Shape of a tensor of a safetensors file, for which torch is not loaded. Raises ModelFolderError for a
     file that is missing or damaged, or has no tensor of that name."""
-    with _opened(path, "np") as file:
+    with opened(path, "np") as file:
         if name not in set(file.keys()):
             raise ModelFolderError(f"{path} has no tensor {name!r}")
         return tuple(file.get_slice(name).get_shape())
 
 
-def _opened(path: Path, framework: str = "pt") -> Any:
+def opened(path: Path, framework: str = "pt") -> Any:
+    """A safetensors file, its header read. Raises ModelFolderError for one that is missing or damaged."""
     if not path.is_file():
         raise ModelFolderError(f"{path} is missing")
     try:
@@ -335,26 +212,8 @@ def _opened(path: Path, framework: str = "pt") -> Any:
         ) from error
 
 
-def write(
-    folder: Path,
-    config: dict[str, Any],
-    weights: Mapping[str, Tensor],
-    about: dict[str, Any],
-    dtype: torch.dtype | None,
-) -> None:
-    """Write a model folder, with checksums of every file in it; weights are stored in `dtype`, or in their
-    own."""
-    from safetensors.torch import save_file
-
-    write_whole(folder / "config.json", to_json(config))
-    stored = {
-        name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).contiguous()
-        for name, tensor in weights.items()
-    }
-    with whole(folder / "model.safetensors") as aside:
-        save_file(stored, aside)
-        # safetensors creates its file for the owner alone
-        aside.chmod(0o644)
+def write_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write card.json with checksums of every file of the folder."""
     # the card last: it vouches for files that are whole by then, those of other parts of the system included
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "card.json")
     sums = {path.relative_to(folder).as_posix(): checksum(path) for path in files}

@@ -40,7 +40,10 @@ class SamplerConfig:
     alone then, as at 1."""
     guidance_norm: str = "none"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels (sigma) between which guidance is on."""
+    """Noise levels (sigma) between which guidance is on; in edits not at the two levels themselves."""
+    sigma_min: float | None = None
+    """In place of `Objective.sigma_min`, for drawing alone; SenseNova-U1 draws with 0.02 and was trained with
+    0.05."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= 1000:
@@ -58,6 +61,8 @@ class SamplerConfig:
                 "guidance_interval must be two noise levels in 0..1, the lower first, got "
                 f"{self.guidance_interval}"
             )
+        if self.sigma_min is not None and not 0 < self.sigma_min < 1:
+            raise ValueError(f"sigma_min must lie between 0 and 1, got {self.sigma_min}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +96,8 @@ class FlowConfig:
                 "noise_scale and noise_scale_max must be above 0, got "
                 f"{self.noise_scale} and {self.noise_scale_max}"
             )
+
+    @property
+    def drawn_sigma_min(self) -> float:
+        """What the velocity of a predicted clean picture is divided by at least, in drawing."""
+        return self.sampler.sigma_min or self.objective.sigma_min

@@ -34,7 +34,8 @@ def guided_velocity(
     token: int = 1,
     first_step: Tensor | None = None,
 ) -> Tensor:
-    """Velocity to step with, from those that `passes_needed` named, the same for all rows.
+    """Velocity to step with, from those that `passes_needed` named, the same for all rows. Norms limit rows
+    with a scale above 1.
 
     norm 'zero_star' (CFG-Zero*, arXiv 2503.18886; drawing only): rows in their first step (bool, B) do not
     move, later what guidance starts from is first projected onto the conditional velocity.
@@ -55,7 +56,12 @@ def guided_velocity(
     )
     if norm == "zero_star" and first_step is not None:
         return guided.masked_fill(per_row(first_step, guided).bool(), 0.0)
-    return renormalise(guided, velocities["conditional"], norm, token)
+    limited = renormalise(guided, velocities["conditional"], norm, token)
+    if limited is guided:
+        return guided
+    # what is guided by less than the conditional pass is not too long
+    above = (guidance > 1) | (image_guidance > 1)
+    return torch.where(per_row(above, guided).bool(), limited, guided)
 
 
 def combine(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.contracts import Condition, System
 from diptych.flow import guided_velocity, passes_needed, per_row, projected_guidance
+from diptych.request import Task
 
 CONDITIONAL, PICTURE_ONLY, UNCONDITIONAL = "conditional", "picture_only", "unconditional"
 
@@ -35,7 +36,9 @@ class Guidance:
         """`scales` and `image_scales` have one entry a row of the condition; `has_given`: its rows have
         given frames."""
         self.system = system
-        if not (system.embeds_guidance or system.sampler.guides_below_one):
+        self._edits = has_given and Task.EDIT in system.settings.tasks
+        # what is changed is mixed with below 1 as well: the formulas of edits have no such case
+        if not (system.embeds_guidance or system.sampler.guides_below_one or self._edits):
             # at 1 the conditional pass is all that counts
             scales = [max(1.0, scale) for scale in scales]
         # on the CPU, in float64, as noise levels are: `per_row` brings them to a velocity's device and type
@@ -53,11 +56,8 @@ class Guidance:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Velocity (B, F, C, H, W) to step with from x at noise levels sigma (B,), which lie on the CPU."""
-        low, high = self.system.sampler.guidance_interval
         kinds = [
-            # an interval up to pure noise has no upper end: a shift in float32 can give a first level a hair
-            # above 1
-            kinds if low <= level and (level <= high or high == 1.0) else (CONDITIONAL,)
+            kinds if self._guides(level) else (CONDITIONAL,)
             for kinds, level in zip(self._kinds, sigma.tolist(), strict=True)
         ]
         levels = sigma.to(x.device)
@@ -79,6 +79,15 @@ class Guidance:
                 velocity[rows] = self._guided(x[rows], sigma[rows], passes, needed, rows)
         self._begun = True
         return velocity
+
+    def _guides(self, level: float) -> bool:
+        """Whether guidance is on at a noise level: within the sampler's interval, of which an edit leaves out
+        the ends, as published."""
+        low, high = self.system.sampler.guidance_interval
+        # an interval up to pure noise has no upper end: a shift in float32 can give a first level a hair
+        # above 1
+        below = high == 1.0 or (level < high if self._edits else level <= high)
+        return below and (low < level if self._edits else low <= level)
 
     def rows(self, index: Sequence[int]) -> None:
         """Go on with some of the rows alone, in this order, and with what is remembered of them."""

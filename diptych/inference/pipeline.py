@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from diptych.contracts import System
+from diptych.contracts import AnswerLimits, Prompt, System
 from diptych.data.pictures import names, save_picture
-from diptych.inference.draw import check_media, draw
-from diptych.planning import opened, sized, understood
+from diptych.files.whole import write_whole
+from diptych.inference.converse import Converses
+from diptych.inference.draw import check_media, draw, prompt_of, stack_of
+from diptych.inference.story import tell
+from diptych.planning import attached, sized, understood
 from diptych.request import (
+    MARK,
     TASKS,
     Media,
     Message,
@@ -27,8 +32,30 @@ from diptych.request import (
 class Result:
     plan: Plan
     text: str = ""
+    """What was said; a mark <image> stands where a picture of an answer belongs."""
     media: tuple[Media, ...] = ()
-    """What was drawn, one for each seed."""
+    """What was drawn, one for each seed, or in the order of the answer."""
+    thought: str = ""
+    """What the model thought before it drew, where the plan asked for it."""
+    parts: tuple[str | Media, ...] = ()
+    """Text and pictures in their order."""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "parts", (*(self.text,) * bool(self.text), *self.media))
+
+    @classmethod
+    def of(cls, plan: Plan, pieces: Iterable[str | Media]) -> Result:
+        """An answer of text and pictures, as it came."""
+        parts: list[str | Media] = []
+        for piece in pieces:
+            if isinstance(piece, str) and parts and isinstance(parts[-1], str):
+                parts[-1] += piece
+            else:
+                parts.append(piece)
+        text = "".join(part if isinstance(part, str) else MARK for part in parts)
+        media = tuple(part for part in parts if isinstance(part, Media))
+        return cls(plan, text, media, parts=tuple(parts))
 
     @property
     def images(self) -> tuple[np.ndarray, ...]:
@@ -36,11 +63,21 @@ class Result:
         return tuple(drawn.pixels for drawn in self.media if len(drawn.frames) == 1)
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write what was drawn: `path`, or path-0, path-1 ... for several."""
-        paths = names(Path(path), len(self.media))
+        """Write what was drawn: `path`, or path-0, path-1 ... for several. An answer of text and pictures is
+        a Markdown file, `path` with .md, with its pictures beside it, path-0.png, path-1.png ..."""
+        path = Path(path)
+        if TASKS[self.plan.task].makes is not Product.STORY:
+            paths = names(path, len(self.media))
+        else:
+            paths = [path.with_name(f"{path.stem}-{number}.png") for number in range(len(self.media))]
         for name, drawn in zip(paths, self.media, strict=True):
             save_picture(drawn.frames, name, drawn.fps)
-        return paths
+        if TASKS[self.plan.task].makes is not Product.STORY:
+            return paths
+        shown = (f"![]({quote(name.name)})" for name in paths)
+        page = "".join(part if isinstance(part, str) else next(shown) for part in self.parts)
+        write_whole(path.with_suffix(".md"), page + "\n")
+        return [path.with_suffix(".md"), *paths]
 
 
 class Pipeline:
@@ -58,28 +95,61 @@ class Pipeline:
         request: str,
         images: Sequence[str | Path | np.ndarray] = (),
         on_step: Callable[[int], Any] | None = None,
+        history: Sequence[Message] = (),
+        limits: AnswerLimits = AnswerLimits(),
         **overrides: Any,
     ) -> Result:
-        """Carry out a request about or with pictures (files or uint8 arrays; one of four axes is a clip);
-        overrides are fields of the plan."""
-        media = [opened(image) for image in images]
-        return self.carry_out(self.plan(request, len(media), **overrides), media, on_step)
+        """Carry out a request about or with pictures and clips (files or uint8 arrays; one of four axes is a
+        clip), behind earlier turns; `limits` say how text is written, overrides are fields of the plan."""
+        plan = self.plan(request, len(images), **overrides)
+        return self.carry_out(plan, attached(self.system.settings, plan, images), on_step, history, limits)
 
     def carry_out(
-        self, plan: Plan, media: Sequence[Media] = (), on_step: Callable[[int], Any] | None = None
+        self,
+        plan: Plan,
+        media: Sequence[Media] = (),
+        on_step: Callable[[int], Any] | None = None,
+        history: Sequence[Message] = (),
+        limits: AnswerLimits = AnswerLimits(),
     ) -> Result:
         """Carry out a settled plan."""
-        if TASKS[plan.task].makes is Product.TEXT:
-            return Result(plan, text="".join(self.stream(plan, media)))
+        if TASKS[plan.task].writes:
+            return Result.of(plan, self.stream(plan, media, on_step, history, limits))
         plan, media = sized(self.system.settings, plan, media)
+        prompt = prompt_of(plan, history)
+        thought = ""
+        if plan.think:
+            prompt, thought = self._thought(plan, prompt, media)
         # a picture of several is that of its own seed, so that any one of them can be drawn again alone
         plans = [replace(plan, seed=plan.seed + i, count=1) for i in range(plan.count)]
-        drawn = draw(self.system, plans, [media] * plan.count, on_step)
-        return Result(plan, media=tuple(Media(frames) for frames in drawn))
+        drawn = draw(self.system, plans, [media] * plan.count, on_step, [prompt] * plan.count)
+        return Result(plan, media=tuple(Media(frames) for frames in drawn), thought=thought)
 
-    def stream(self, plan: Plan, media: Sequence[Media] = ()) -> Iterator[str]:
-        """The answer of an 'answer' plan, piece by piece, about the media that it does not leave unused.
-        Raises RequestError for other media than the plan names."""
+    def _thought(self, plan: Plan, prompt: Prompt, media: Sequence[Media]) -> tuple[Prompt, str]:
+        """The prompt with what the model thinks about it, which only the pass with the text sees."""
+        assert isinstance(self.system, Converses)
+        thoughts = self.system.thoughts(
+            prompt, stack_of(plan, media), AnswerLimits(max_tokens=plan.think_tokens)
+        )
+        pieces = []
+        while True:
+            try:
+                pieces.append(next(thoughts))
+            except StopIteration as end:
+                return replace(prompt, thought=end.value), "".join(pieces)
+
+    def stream(
+        self,
+        plan: Plan,
+        media: Sequence[Media] = (),
+        on_step: Callable[[int], Any] | None = None,
+        history: Sequence[Message] = (),
+        limits: AnswerLimits = AnswerLimits(),
+    ) -> Iterator[str | Media]:
+        """An answer as it comes, about the media that the plan does not leave unused: pieces of text, and the
+        pictures of one that draws. Raises RequestError for other media than the plan names."""
         check_media(plan, media)
+        if TASKS[plan.task].makes is Product.STORY:
+            return tell(self.system, plan, media, history, limits, on_step)
         seen = [medium for medium, role in zip(media, plan.inputs, strict=True) if role is not Role.UNUSED]
-        return self.system.answer([Message("user", plan.prompt, tuple(seen))])
+        return self.system.answer([*history, Message("user", plan.prompt, tuple(seen))], limits)

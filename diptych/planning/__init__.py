@@ -2,6 +2,6 @@
 
 from diptych.planning.normalise import settle
 from diptych.planning.rules import RulePlanner
-from diptych.planning.understanding import opened, sized, understood
+from diptych.planning.understanding import attached, opened, sized, understood
 
-__all__ = ["RulePlanner", "opened", "settle", "sized", "understood"]
+__all__ = ["RulePlanner", "attached", "opened", "settle", "sized", "understood"]

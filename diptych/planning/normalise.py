@@ -9,7 +9,6 @@ from diptych.settings import Settings
 
 MAX_COUNT = 64
 MAX_STEPS = 1000
-MAX_PROMPT = 4000
 
 
 def settle(plan: Plan, settings: Settings) -> Plan:
@@ -27,9 +26,9 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     if not plan.prompt.strip():
         raise RequestError("the request is empty: say what to draw, to answer or to change")
     for what, text in (("request", plan.prompt), ("negative_prompt", plan.negative_prompt)):
-        if len(text) > MAX_PROMPT:
+        if len(text) > settings.max_text:
             raise RequestError(
-                f"the {what} has {len(text)} characters, more than the {MAX_PROMPT} that are read"
+                f"the {what} has {len(text)} characters, more than the {settings.max_text} that are read"
             )
         # what a shell hands on that is no UTF-8 comes as lone surrogates, which no tokenizer takes
         if any("\ud800" <= character <= "\udfff" for character in text):
@@ -39,6 +38,7 @@ def settle(plan: Plan, settings: Settings) -> Plan:
         most = {0: "none", 1: "1; attach one"}.get(settings.max_media, f"{settings.max_media} at most")
         raise RequestError(f"{used} pictures are attached, but this model looks at {most}")
     check_roles(plan.task, plan.inputs)
+    _check_thoughts(plan, settings)
     if TASKS[plan.task].makes is Product.TEXT:
         return plan
     _check_numbers(plan, settings)
@@ -54,7 +54,14 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     # told and not refused: the request is plain words, and sizes are multiples only for the model's sake
     if rounded != (width, height):
         notes.append(f"size {width}x{height} -> {rounded[0]}x{rounded[1]} (what the model's tokens allow)")
-    return _filled(replace(plan, width=rounded[0], height=rounded[1], adjustments=tuple(notes)), settings)
+    sizes = tuple(settings.round_size(*size) for size in plan.sizes)
+    notes += [
+        f"size {a[0]}x{a[1]} -> {b[0]}x{b[1]} (what the model's tokens allow)"
+        for a, b in zip(plan.sizes, sizes, strict=True)
+        if a != b
+    ]
+    settled = replace(plan, width=rounded[0], height=rounded[1], sizes=sizes, adjustments=tuple(notes))
+    return _filled(settled, settings)
 
 
 def _filled(plan: Plan, settings: Settings) -> Plan:
@@ -92,14 +99,29 @@ def _noted(plan: Plan, note: str) -> Plan:
     return plan if note in plan.adjustments else replace(plan, adjustments=(*plan.adjustments, note))
 
 
+def _check_thoughts(plan: Plan, settings: Settings) -> None:
+    if plan.think and not settings.think_tokens:
+        raise RequestError("this model was not taught to think before it draws: leave out think")
+    if plan.think and TASKS[plan.task].makes is Product.TEXT:
+        raise RequestError(f"think has no effect on {plan.task.value!r}: it is for what is drawn")
+    if plan.think_tokens is not None and not 1 <= plan.think_tokens <= settings.think_tokens:
+        raise RequestError(f"think_tokens must be 1 to {settings.think_tokens}, got {plan.think_tokens}")
+
+
 def _check_numbers(plan: Plan, settings: Settings) -> None:
-    for name, side in (("width", plan.width), ("height", plan.height)):
+    sides = [("width", plan.width), ("height", plan.height)]
+    sides += [("a side of sizes", side) for size in plan.sizes for side in size]
+    for name, side in sides:
         if side is not None and not 1 <= side <= settings.max_side:
             raise RequestError(f"{name} must be 1 to {settings.max_side} px, got {side}")
-    if TASKS[plan.task].makes is Product.PICTURE and plan.frames != 1:
+    if TASKS[plan.task].makes is not Product.CLIP and plan.frames != 1:
         raise RequestError(f"frames must be 1, got {plan.frames}: {plan.task.value!r} draws single pictures")
     if not 1 <= plan.frames <= settings.max_frames:
         raise RequestError(f"frames must be 1 to {settings.max_frames}, got {plan.frames}")
+    if plan.sizes and TASKS[plan.task].makes is not Product.STORY:
+        raise RequestError(f"{plan.task.value!r} draws pictures of one size: give width and height, no sizes")
+    if TASKS[plan.task].makes is Product.STORY and plan.count != 1:
+        raise RequestError(f"count must be 1, got {plan.count}: the model draws as many as its answer needs")
     if not 1 <= plan.count <= MAX_COUNT:
         raise RequestError(f"count must be 1 to {MAX_COUNT}, got {plan.count}")
     if not 0 <= plan.seed < 2**63:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from diptych.planning.normalise import MAX_PROMPT
 from diptych.request import TASKS, Plan, RequestError, Role, Task
+from diptych.settings import MAX_TEXT
 
 _NUMBERS = {
     w: n
@@ -99,10 +99,11 @@ _PURPOSES = {
 
 
 class RulePlanner:
-    """`native` is the size, px, that words such as 'wide' are measured against."""
+    """`native` is the size, px, that words such as 'wide' are measured against. `free`: the prompt keeps its
+    letters and lines, and a question needs no picture, see `settings.Settings`."""
 
-    def __init__(self, native: int) -> None:
-        self.native = native
+    def __init__(self, native: int, free: bool = False, max_text: int = MAX_TEXT) -> None:
+        self.native, self.free, self.max_text = native, free, max_text
 
     def plan(self, request: str, pictures: int = 0, task: Task | None = None, seed: int = 0) -> Plan:
         """What a request with `pictures` attached pictures asks for; `task` overrules the rules, `seed` is
@@ -112,35 +113,45 @@ class RulePlanner:
         """
         if not request.strip():
             raise RequestError("the request is empty: say what to draw, to answer or to change")
-        if len(request) > MAX_PROMPT:
+        if len(request) > self.max_text:
             raise RequestError(
-                f"the request has {len(request)} characters, more than the {MAX_PROMPT} that are read"
+                f"the request has {len(request)} characters, more than the {self.max_text} that are read"
             )
-        text = re.sub(r"\s+", " ", request).strip()
+        line = re.sub(r"\s+", " ", request).strip()
         # words are understood in small letters; the prompt keeps its own, which a model may have been taught
-        understood, confidence = self._task(text.lower(), pictures)
+        plain, text = line.lower(), request if self.free else line
+        understood, confidence = self._task(plain, pictures)
         if task is None:
             task = understood
         elif task is not understood:
             confidence = 1.0
-        missing = self._missing(text.lower(), task, pictures)
+        missing = self._missing(plain, task, pictures)
         inputs = (TASKS[task].default_role,) * pictures
         # a question is passed on whole: what looks like a setting in it is part of the question
-        if task is Task.ANSWER:
-            return Plan(task=task, prompt=text, inputs=inputs, confidence=confidence, missing=missing)
+        if TASKS[task].writes:
+            return Plan(
+                task=task,
+                prompt=text,
+                inputs=inputs,
+                seed=0 if task is Task.ANSWER else seed,
+                confidence=confidence,
+                missing=missing,
+            )
         # each setting is cut out of the prompt, or the model would be asked to draw it; the negative prompt
         # comes last, since it takes all that is left up to the end
         text, width, height = self._size(text)
         text, named = self._setting(text, r"(?:,? ?(?:with |and |use )?seed (?:of |= ?)?)(-?\d+)", "seed")
-        text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d+) steps", "steps")
+        text, steps = self._setting(text, r",? ?(?:in |with |using |and )?(-?\d{1,12}) steps", "steps")
         text, guidance = self._setting(
             text, r",? ?(?:with |and )?guidance(?: scale)?(?: of| =)? (-?\d+(?:\.\d+)?)", "guidance"
         )
         text, count = self._count(text)
-        text, negative = self._negative(text)
+        # in a text of many words 'without' is a part of what is to be seen
+        text, negative = (text, "") if self.free else self._negative(text)
         return Plan(
             task=task,
-            prompt=text.strip(" ,.!"),
+            # what is cut out leaves its comma; a prompt that nothing was cut out of is the user's own
+            prompt=text if self.free and text == request else text.strip(" ,.!"),
             inputs=inputs,
             width=width,
             height=height,
@@ -167,13 +178,14 @@ class RulePlanner:
             return Task.EDIT, 1.0
         return (Task.EDIT, 0.5) if pictures else (Task.TEXT_TO_IMAGE, 0.9)
 
-    @staticmethod
-    def _missing(text: str, task: Task, pictures: int) -> tuple[str, ...]:
+    def _missing(self, text: str, task: Task, pictures: int) -> tuple[str, ...]:
         role = TASKS[task].default_role
-        # a subject may be absent (a question without a picture), but the rules never mean that
-        if not pictures and (role is Role.SUBJECT or TASKS[task].takes.get(role, (0, 0))[0]):
+        # a subject may be absent (a question without a picture), but the rules only mean that where any text
+        # may be said
+        asked = role is Role.SUBJECT and task is Task.ANSWER and not self.free
+        if not pictures and (asked or TASKS[task].takes.get(role, (0, 0))[0]):
             return (f"a picture {_PURPOSES[role]} (attach one)",)
-        if role is not Role.UNUSED and pictures < 2 and _SEVERAL.search(text):
+        if not self.free and role is not Role.UNUSED and pictures < 2 and _SEVERAL.search(text):
             return (f"two pictures, but {pictures} is attached",)
         return ()
 

@@ -37,7 +37,7 @@ def understood(settings: Settings, request: str, pictures: int = 0, **overrides:
     task = overrides.pop("task", None)
     # a fresh seed where none is named: a fixed one would give every picture the same noise, and so much the
     # same background
-    plan = RulePlanner(settings.native).plan(
+    plan = RulePlanner(settings.native, settings.free, settings.max_text).plan(
         request, pictures, None if task is None else parse_task(task), secrets.randbelow(SEEDS)
     )
     return settle(Plan.checked({**vars(plan), **overrides}), settings)
@@ -46,7 +46,7 @@ def understood(settings: Settings, request: str, pictures: int = 0, **overrides:
 def sized(settings: Settings, plan: Plan, media: Sequence[Media]) -> tuple[Plan, list[Media]]:
     """An edit, of a picture or a clip, with the size of its source as the model reads it: tokens of both lie
     over one another, and what is not asked for stays in its place. A size that the plan names is given to the
-    source. All other plans as they are.
+    source, or drawn as it is where the model changes pictures at any size. All other plans as they are.
 
     Raises RequestError for a size at which the model reads no picture.
     """
@@ -56,8 +56,16 @@ def sized(settings: Settings, plan: Plan, media: Sequence[Media]) -> tuple[Plan,
     place = plan.inputs.index(Role.SOURCE)
     # all frames of a clip are of one size
     height, width = media[place].frames.shape[1:3]
-    read = settings.read_size(width, height)
+    read = settings.read_size(width, height, len(media))
     asked = (plan.width or read[0], plan.height or read[1])
+    if settings.source is not None:
+        if max(asked) > settings.max_side:
+            # a long strip is read at a size that is drawn by no model
+            raise RequestError(
+                f"the picture is read at {asked[0]}x{asked[1]} px, and this model draws at most "
+                f"{settings.max_side} px a side: name a size"
+            )
+        return replace(plan, width=asked[0], height=asked[1]), media
     if asked != read:
         import numpy as np
 
@@ -75,12 +83,27 @@ def sized(settings: Settings, plan: Plan, media: Sequence[Media]) -> tuple[Plan,
     return replace(plan, width=read[0], height=read[1]), media
 
 
-def opened(image: str | Path | np.ndarray) -> Media:
-    """A file or a uint8 array (height, width, 3), or of a clip (frames, height, width, 3), as media. Raises
-    PictureError or RequestError for what is none."""
+def attached(settings: Settings, plan: Plan, images: Sequence[str | Path | np.ndarray]) -> list[Media]:
+    """What is attached to a request, for its roles: a clip may be asked about, where the model looks at
+    clips; for all else, and of all else, the first frame of an animation is used. Raises RequestError for
+    other media than the plan names, and as `opened`."""
+    if len(images) != len(plan.inputs):
+        raise RequestError(f"the plan names {len(plan.inputs)} attached media, but there are {len(images)}")
+    pairs = zip(images, plan.inputs, strict=True)
+    return [opened(image, settings.clip_frames * (role is Role.SUBJECT)) for image, role in pairs]
+
+
+def opened(image: str | Path | np.ndarray, clip_frames: int = 0) -> Media:
+    """A file or a uint8 array (height, width, 3), or of a clip (frames, height, width, 3), as media; of a
+    clip in a file, at most so many frames. Raises PictureError or RequestError for what is none."""
     if not isinstance(image, (str, Path)):
         return Media(image, "clip") if image.ndim == 4 else Media.picture(image)
     # where nothing is attached, no decoder is loaded
+    from diptych.data.clips import VIDEOS, is_clip, open_clip
     from diptych.data.pictures import open_picture
 
+    if clip_frames and is_clip(Path(image)):
+        return open_clip(Path(image), clip_frames)
+    if Path(image).suffix.lower() in VIDEOS:
+        raise RequestError(f"{image} is a clip by its name, and a picture is needed here")
     return Media.picture(open_picture(image), str(image))

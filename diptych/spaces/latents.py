@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.files.folder import ModelFolderError, Weights, check_depth, check_shapes, open_weights
+from diptych.files.folder import ModelFolderError, check_depth, check_shapes
 from diptych.files.typed import convert, read_json, to_json
+from diptych.files.weights import Weights, open_weights
 from diptych.files.whole import whole, write_whole
 from diptych.models.meta import without_storage
 from diptych.settings import round_sides

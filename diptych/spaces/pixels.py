@@ -47,8 +47,9 @@ class PixelSpace:
         return to_bytes(target)
 
     def read(self, pixels: Tensor) -> Tensor:
-        """uint8 (P, 3, height, width) -> ImageNet-normalised, for the understanding side."""
-        x = pixels.float() / 255.0
+        """uint8, or float32 in 0..1 (P, 3, height, width) -> ImageNet-normalised, for the understanding
+        side."""
+        x = pixels if pixels.is_floating_point() else pixels.float() / 255.0
         mean = x.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
         return (x - mean) / x.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
 

@@ -1,7 +1,7 @@
 """Model -> model, for every `BlockModel`: deeper, shallower, wider, LoRA adapters, packed and compiled copies
 for drawing. What a model's layers are called, its own facts say; nothing here knows one."""
 
-from diptych.surgery.fast import prepare
+from diptych.surgery.fast import pack, prepare
 from diptych.surgery.grow import grow, growth_plan
 from diptych.surgery.lora import add_lora, lora_values, lora_weights, merge_lora
 from diptych.surgery.prune import Importance, kept_blocks, prune
@@ -16,6 +16,7 @@ __all__ = [
     "lora_values",
     "lora_weights",
     "merge_lora",
+    "pack",
     "prepare",
     "prune",
     "widen",

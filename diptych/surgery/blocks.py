@@ -102,8 +102,11 @@ def check_plain(model: BlockModel) -> None:
                 f"{name} is quantised ({str(tensor.dtype).removeprefix('torch.')}); blocks can be "
                 "changed in plain weights only"
             )
-    # a packed layer keeps its weight as a plain attribute, which no state dict holds
-    if missing := sorted(set(empty(model, model.config).state_dict()) - set(found)):
+    # a packed layer keeps its weight as a plain attribute, which is neither parameter nor buffer
+    module = cast(nn.Module, model)
+    held = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    held |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    if missing := sorted(set(empty(model, model.config).state_dict()) - held):
         raise ValueError(
             f"the model has no plain weight {missing[0]} (packed for drawing, or quantised); take the "
             "model as it was loaded"

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from diptych.models.processors import packing_pays
 from diptych.surgery.blocks import Model
 
+_LARGE = 2**18
+"""Weights of a layer from which on packing it alone pays: below, its product takes as long as its call."""
+
 
 class PackedLinear(nn.Module):
     """A float32 linear layer whose weight lies in oneDNN's own blocked layout: on CPUs where the default
@@ -24,6 +27,12 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        # as the plain layer: a packed model is saved as what it was
+        destination[prefix + "weight"] = self.weight.to_dense()
+        if self.bias is not None:
+            destination[prefix + "bias"] = self.bias
+
 
 def prepare(model: Model, compile_blocks: bool = False) -> Model:
     """A copy of a model for drawing: its blocks compiled if asked, else their weights packed, in float32 on a
@@ -34,20 +43,32 @@ def prepare(model: Model, compile_blocks: bool = False) -> Model:
     fast._modules = dict(cast(nn.Module, model)._modules)
     parameters = list(cast(nn.Module, model).parameters())
     fast.blocks = copy.deepcopy(model.blocks, {id(parameter): parameter for parameter in parameters})
-    weight = parameters[0]
     if compile_blocks:
         # the compiler refuses weights in oneDNN's layout as inputs, and lays products out by itself
         for block in fast.blocks:
             block.compile()
-    elif weight.device.type == "cpu" and weight.dtype == torch.float32 and packing_pays():
+    elif packing_pays():
         for block in fast.blocks:
             _pack(block)
     return cast(Model, fast)
 
 
-def _pack(module: nn.Module) -> None:
+def pack(model: nn.Module) -> None:
+    """Pack a model's large layers in place, in float32 on a CPU where that is faster. Each gives up its plain
+    weight for the packed one, so that memory does not double; the model can be saved and no longer be
+    trained."""
+    if packing_pays():
+        _pack(model, _LARGE)
+
+
+def _pack(module: nn.Module, least: int = 0) -> None:
+    """Layers of at least so many weights."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
+        if not isinstance(child, nn.Linear):
+            _pack(child, least)
+        elif _packable(child) and child.weight.numel() >= least:
             setattr(module, name, PackedLinear(child))
-        else:
-            _pack(child)
+
+
+def _packable(linear: nn.Linear) -> bool:
+    return linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32

@@ -36,9 +36,9 @@ class LoRALinear(nn.Module):
         return self.base_layer(x) + self.lora_B(self.lora_A(x))
 
 
-def add_lora(model: BlockModel, rank: int, seed: int = 0) -> None:
-    """Put adapters of `rank` on every matrix of the blocks that the model's facts name, in place; they alone
-    ask for gradients.
+def add_lora(model: BlockModel, rank: int, seed: int = 0, within: str = "") -> None:
+    """Put adapters of `rank` on every matrix of the blocks that the model's facts name, of those whose names
+    hold `within`, in place; they alone ask for gradients.
 
     The model computes what it did until they are trained. On a model without storage (meta) the adapters have
     none either; `lora_values` gives their values then. Raises ValueError for a rank below 1 and for a model
@@ -51,7 +51,9 @@ def add_lora(model: BlockModel, rank: int, seed: int = 0) -> None:
     adapted = [
         name
         for name, layer in blocks.named_modules()
-        if isinstance(layer, nn.Linear) and is_one_of(name.partition(".")[2], model.facts.adapted)
+        if isinstance(layer, nn.Linear)
+        and within in f".{name}."
+        and is_one_of(name.partition(".")[2], model.facts.adapted)
     ]
     if not adapted:
         raise ValueError("the model has no matrices that LoRA is put on")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.contracts import Family, Recipe, System, named
+from diptych.contracts import System
+from diptych.family import Family, Outline, Recipe, named
 from diptych.files.folder import DEFAULT, ModelFolderError, family_name, locate
 from diptych.files.typed import convert, read_json
 from diptych.settings import Settings
@@ -35,15 +36,26 @@ def _family_of(folder: Path) -> Family:
     return family
 
 
-def open_system(name: str | Path = DEFAULT, device: torch.device | str = "cpu") -> System:
-    """A model by 'default', folder or 'hf:owner/name', of any family.
+def open_system(
+    name: str | Path = DEFAULT, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> System:
+    """A model by 'default', folder or 'hf:owner/name', of any family; its weights in `dtype`, or as the
+    family keeps them.
 
     Raises ModelFolderError for a folder that is not whole or of no known family.
     """
     folder = locate(name)
     family = _family_of(folder)
     # the opener is handed down, so that a system that uses another need not import the registry
-    return family.load(folder, open_system, device)
+    return family.load(folder, open_system, device, dtype)
+
+
+def outlined(name: str) -> tuple[Family, Outline] | None:
+    """A model's outline, told without loading it; None where it has to be loaded. Raises as
+    `open_system`."""
+    folder = locate(name)
+    family = recognised(folder)
+    return None if family is None or family.outline is None else (family, family.outline(folder))
 
 
 def settings_of(name: str | Path = DEFAULT) -> Settings:
@@ -60,7 +72,7 @@ def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:
         return None
     folder = locate(name)
     family = recognised(folder)
-    return None if family is None else family.load(folder, open_system, device)
+    return None if family is None else family.load(folder, open_system, device, None)
 
 
 def sources_of(system: System) -> frozenset[str]:

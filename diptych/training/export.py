@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.contracts import Family, Job, OpenSystem, System
+from diptych.contracts import Job, System
+from diptych.family import Family, OpenSystem
 from diptych.files.typed import read_json
 from diptych.training import checkpoint
 from diptych.training.identity import CONFIG

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diptych.contracts import Family, OpenSystem
+from diptych.family import Family, OpenSystem
 from diptych.files.typed import to_json
 from diptych.training.trainer import Trainer
 

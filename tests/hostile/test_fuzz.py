@@ -21,8 +21,9 @@ from diptych.data.captioned.index import INDEX, Index, build
 from diptych.data.conversations.readers import JsonlSource
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.prompts import read_prompts
-from diptych.files.folder import card, locate, open_weights
+from diptych.files.folder import card, locate
 from diptych.files.lineage import lines
+from diptych.files.weights import open_weights
 from diptych.planning import RulePlanner, settle
 from diptych.request import Plan, Task
 from diptych.systems.registry import read_run, settings_of

@@ -183,6 +183,7 @@ COMMANDS = (
     prune.Prune,
     command_type("emoji", recipes()["emoji"][1], recipes()["emoji"][1]()),
     command_type("sana-small", recipes()["sana-small"][1], recipes()["sana-small"][1]()),
+    command_type("u1", recipes()["u1"][1], recipes()["u1"][1]()),
 )
 
 
@@ -195,8 +196,10 @@ def test_the_set_of_flags_is_frozen():
             [
                 "request",
                 "image",
+                "history",
                 "output",
                 "model",
+                "dtype",
                 "best_of",
                 "keep",
                 "verifier",
@@ -207,10 +210,9 @@ def test_the_set_of_flags_is_frozen():
         ),
         ("ShowPlan", ["request", "image", "model", "json", "plan"]),
         ("Info", ["model", "json"]),
-        ("Evaluate", ["model", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
+        ("Evaluate", ["model", "dtype", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
         ("Export", ["run", "output", "hardware"]),
-        ("ConvertCommand", ["source", "output", "to", "sana"]),
-        ("ConvertOptions", ["base", "cross_heads", "lora"]),
+        ("ConvertCommand", ["source", "output", "to", "base", "cross_heads", "lora", "settings"]),
         ("Index", ["folder", "output"]),
         ("Inspect", ["folder", "output", "resolutions", "multiple"]),
         (
@@ -235,6 +237,7 @@ def test_the_set_of_flags_is_frozen():
         ("Prune", ["source", "depth", "calibrate", "output", "prompts"]),
         ("TrainRecipe", ["output", "size", "depth", "config"]),
         ("TrainRecipe", ["output", "depth", "heads", "config"]),
+        ("TrainRecipe", ["output", "size", "depth", "lora", "part", "config"]),
     ]
     assert [f.name for f in dataclasses.fields(Overrides)] == [
         "task",
@@ -249,6 +252,8 @@ def test_the_set_of_flags_is_frozen():
         "guidance_scale",
         "image_guidance_scale",
         "negative_prompt",
+        "think",
+        "think_tokens",
     ]
     emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
     assert sorted(recipes()) == [
@@ -258,6 +263,7 @@ def test_the_set_of_flags_is_frozen():
         "sana-finetune",
         "sana-lora",
         "sana-small",
+        "u1",
     ]
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import diptych
 from diptych import cli
-from diptych.data.conversations.readers import JsonlSource
+from diptych.data.conversations.readers import JsonlSource, within
 from diptych.training import checkpoint
 
 SHIPPED = Path(cli.__file__).parent / "assets" / "emoji"
@@ -374,7 +374,7 @@ def test_drawn_pictures_are_labelled_by_the_checker(world, tmp_path, capsys, mon
     )  # stopped within a batch
     assert call("data", "drawn", tmp_path, "--count", 12, capsys=capsys)[0] == 0
     assert (tmp_path / "drawn.jsonl").read_text() == lines
-    source = JsonlSource(tmp_path / "drawn.jsonl", seed=0, multiple=16, max_side=96)
+    source = JsonlSource(tmp_path / "drawn.jsonl", seed=0, sizes=within(16, 96))
     checker = Checker(world)
     for index, line in enumerate(lines.splitlines()):
         asked = source.read(index).turns

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from diptych.contracts import Family, Job, OpenSystem, Probe, System
+from diptych.contracts import Job, Probe, System
+from diptych.family import Family, OpenSystem
 from diptych.files.folder import family_name
 from diptych.surgery import merge_lora
 
@@ -22,7 +23,9 @@ def recognises(folder: Path) -> bool:
     return family_name(folder) == NAME
 
 
-def load(folder: Path, open_system: OpenSystem, device: torch.device | str = "cpu") -> System:
+def load(
+    folder: Path, open_system: OpenSystem, device: torch.device | str, dtype: torch.dtype | None = None
+) -> System:
     return ToySystem.load(folder, device)
 
 

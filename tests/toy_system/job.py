@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.contracts import OpenSystem, Prompt, Stack
+from diptych.contracts import Prompt, Stack
 from diptych.data.frames import FrameBatch
 from diptych.data.loader import StepData, StepDataset
-from diptych.files.folder import card, locate, open_weights, read_config
+from diptych.family import OpenSystem
+from diptych.files.folder import card, locate, read_config
 from diptych.files.typed import convert
+from diptych.files.weights import open_weights
 from diptych.flow import Objective
 from diptych.inference.draw import draw
 from diptych.inference.pipeline import Pipeline

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.contracts import AnswerLimits, Prompt, Stack, check_rows
 from diptych.files import folder as model_folder
+from diptych.files import weights as weight_files
 from diptych.files.typed import convert
 from diptych.request import Message, RequestError
 from diptych.settings import Settings
@@ -119,11 +120,11 @@ class ToySystem:
 
     def save(self, folder: Path) -> None:
         config = {"family": NAME, "native": self.native, "model": dataclasses.asdict(self.model.config)}
-        model_folder.write(Path(folder), config, self.model.state_dict(), self.card, None)
+        weight_files.write(Path(folder), config, self.model.state_dict(), self.card, None)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> ToySystem:
-        config, weights = model_folder.read(folder)
+        config, weights = weight_files.read(folder)
         with torch.device("meta"):
             model = ToyModel(convert(ToyConfig, config["model"], str(folder / "config.json")))
         model.load_state_dict(weights, assign=True)

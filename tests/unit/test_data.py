@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.contracts import CLEAN, NOISY, TEXT, BadSample, Picture, Sample, Turn
+from diptych.data.conversations.forms import FORMS
 from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
 from diptych.data.conversations.packing import collate, pack
-from diptych.data.conversations.readers import JsonlSource, TextSource, fit
+from diptych.data.conversations.readers import JsonlSource, TextSource, fit, within
+from diptych.data.conversations.template import Template
 from diptych.data.conversations.tokens import (
     NO_LABEL,
-    answer_prefix,
-    drawing_prefix,
-    write,
 )
 from diptych.data.mixture import BLOCK, Mixture, shuffled
+
+
+def laid_out(tokenizer) -> Template:
+    return Template(FORMS["marks"], tokenizer, 8)
 
 
 class Numbers:
@@ -94,7 +97,7 @@ def dropped(
 ) -> list[tuple[bool, bool]]:
     """(text, pictures) dropped from each sample of a run."""
     config = LoaderConfig(**{"drop_text": 0.2, "drop_all": 0.3, **shares})
-    data = DocumentDataset(Mixture({"e": Edits(source)}, {"e": 1.0}, seed), tokenizer, 8, config)
+    data = DocumentDataset(Mixture({"e": Edits(source)}, {"e": 1.0}, seed), laid_out(tokenizer), config)
     documents = [data.document(n) for n in range(count)]
     # four marks are there always; a source picture brings two more and a token
     return [((d.kind == TEXT).sum() - 2 * len(d.clean) <= 4, source and not d.clean) for d in documents]
@@ -158,7 +161,10 @@ def test_a_step_has_the_same_samples_and_noise_for_any_ranks_and_accumulation(to
     def step(ranks: int, accumulate: int) -> dict[str, torch.Tensor]:
         config = LoaderConfig(documents_per_step=12, row_tokens=40, accumulate=accumulate, workers=0)
         return noises(
-            [DocumentDataset(mixture(), tokenizer, 8, config, rank=r, ranks=ranks)[5] for r in range(ranks)]
+            [
+                DocumentDataset(mixture(), laid_out(tokenizer), config, rank=r, ranks=ranks)[5]
+                for r in range(ranks)
+            ]
         )
 
     one, many = step(1, 1), step(ranks, accumulate)
@@ -169,14 +175,14 @@ def test_a_step_has_the_same_samples_and_noise_for_any_ranks_and_accumulation(to
 def test_any_number_of_workers_gives_the_same_batches(tokenizer):
     def ids(workers: int) -> list[torch.Tensor]:
         config = LoaderConfig(documents_per_step=4, workers=workers)
-        return [d.batches[0].ids for d in DocumentDataset(mixture(), tokenizer, 8, config).steps(3, 7)]
+        return [d.batches[0].ids for d in DocumentDataset(mixture(), laid_out(tokenizer), config).steps(3, 7)]
 
     assert all(torch.equal(a, b) for a, b in zip(ids(0), ids(2), strict=True))
 
 
 def test_a_broken_sample_is_named_and_never_replaced(tokenizer):
     mix = Mixture({"a": Numbers("a", fail_at=2)}, {"a": 1.0}, 0)
-    data = DocumentDataset(mix, tokenizer, 8, LoaderConfig(documents_per_step=4, workers=0))[0]
+    data = DocumentDataset(mix, laid_out(tokenizer), LoaderConfig(documents_per_step=4, workers=0))[0]
     assert data.bad == ("a:2: broken on purpose",)
     assert len(data.batches[0].noisy_task) == 3
 
@@ -185,7 +191,7 @@ def test_noise_is_that_of_the_runs_seed_and_of_the_samples_number(tokenizer):
     config = LoaderConfig(documents_per_step=6, row_tokens=40, workers=0, drop_text=0.0)
 
     def step(seed: int, number: int, config: LoaderConfig = config) -> dict[str, torch.Tensor]:
-        return noises([DocumentDataset(mixture(seed, a=1.0), tokenizer, 8, config)[number]])
+        return noises([DocumentDataset(mixture(seed, a=1.0), laid_out(tokenizer), config)[number]])
 
     first, second = step(0, 0), step(0, 1)
     values = [round(float(v[0]), 6) for v in (*first.values(), *second.values())]
@@ -198,21 +204,21 @@ def test_noise_is_that_of_the_runs_seed_and_of_the_samples_number(tokenizer):
 
 def test_pictures_of_one_document_have_noise_of_their_own(tokenizer):
     parts = (a_picture(True, 8), a_picture(True, 8))
-    document = write(Sample((Turn("user", ("two",)), Turn("assistant", parts)), "generate"), tokenizer, 8)
+    document = laid_out(tokenizer).write(
+        Sample((Turn("user", ("two",)), Turn("assistant", parts)), "generate")
+    )
     batch = collate([[0]], [document], [7], 0)
     assert not torch.equal(batch.noise[0][0], batch.noise[0][1])
     assert batch.level[0] != batch.level[1]
 
 
 def test_documents_and_pictures_of_a_batch_are_numbered_through(tokenizer):
-    drawn = write(
+    drawn = laid_out(tokenizer).write(
         Sample(
             (Turn("user", (a_picture(size=8), "a cat")), Turn("assistant", (a_picture(True, 8),))), "edit"
         ),
-        tokenizer,
-        8,
     )
-    told = write(Sample((Turn("assistant", ("a cat",)),), "text"), tokenizer, 8)
+    told = laid_out(tokenizer).write(Sample((Turn("assistant", ("a cat",)),), "text"))
     batch = collate([[2, 0], [1]], [drawn, told, drawn], [1, 2, 3], 0)
     assert batch.label_task == ("edit", "edit", "text")
     numbers = [sorted(set(row.tolist()) - {-1}) for row in batch.document]
@@ -242,7 +248,7 @@ def test_template_and_positions_of_an_edit(tokenizer):
         (Turn("user", (a_picture(), "remove the red heart")), Turn("assistant", (a_picture(drawn=True),))),
         "edit",
     )
-    document = write(sample, tokenizer, 8)
+    document = laid_out(tokenizer).write(sample)
     marks = tokenizer.ids
     assert document.ids[:2].tolist() == [marks["<|user|>"], marks["<img>"]]
     assert (document.kind == CLEAN).sum() == 4
@@ -260,29 +266,31 @@ def test_guidance_dropout_removes_text_or_all(tokenizer):
         (Turn("user", (a_picture(), "remove the red heart")), Turn("assistant", (a_picture(drawn=True),))),
         "edit",
     )
-    no_text = write(sample, tokenizer, 8, drop_text=True)
-    nothing = write(sample, tokenizer, 8, drop_text=True, drop_pictures=True)
+    no_text = laid_out(tokenizer).write(sample, drop_text=True)
+    nothing = laid_out(tokenizer).write(sample, drop_text=True, drop_pictures=True)
     assert (no_text.kind == CLEAN).sum() == 4
     assert (nothing.kind == CLEAN).sum() == 0
     empty = Sample((Turn("user", ()), Turn("assistant", (a_picture(drawn=True),))), "generate")
-    assert write(empty, tokenizer, 8).ids.tolist() == nothing.ids.tolist()
+    assert laid_out(tokenizer).write(empty).ids.tolist() == nothing.ids.tolist()
 
 
 def test_what_is_sampled_from_is_what_was_trained_on(tokenizer):
     request = Turn("user", ("two cats",))
-    trained = write(Sample((request, Turn("assistant", (a_picture(drawn=True),))), "generate"), tokenizer, 8)
-    prefix = drawing_prefix(Sample((request,), "generate"), tokenizer, 8)
+    trained = laid_out(tokenizer).write(
+        Sample((request, Turn("assistant", (a_picture(drawn=True),))), "generate")
+    )
+    prefix = laid_out(tokenizer).drawing_prefix(Sample((request,), "generate"))
     text = trained.kind == TEXT
     assert prefix.ids.tolist() == trained.ids[text].tolist()
     assert prefix.positions.tolist() == trained.positions[text].tolist()
-    answered = write(Sample((request, Turn("assistant", ("yes",))), "understand"), tokenizer, 8)
-    question = answer_prefix(Sample((request,), "understand"), tokenizer, 8)
+    answered = laid_out(tokenizer).write(Sample((request, Turn("assistant", ("yes",))), "understand"))
+    question = laid_out(tokenizer).answer_prefix(Sample((request,), "understand"))
     assert answered.ids[: len(question)].tolist() == question.ids.tolist()
 
 
 def test_answers_are_predicted_and_questions_are_not(tokenizer):
-    document = write(
-        Sample((Turn("user", ("what is this?",)), Turn("assistant", ("a cat",))), "understand"), tokenizer, 8
+    document = laid_out(tokenizer).write(
+        Sample((Turn("user", ("what is this?",)), Turn("assistant", ("a cat",))), "understand")
     )
     told = document.labels[document.labels != NO_LABEL]
     assert told.tolist() == [*tokenizer.encode("a cat"), tokenizer.ids["<|end|>"]]
@@ -297,7 +305,7 @@ def test_a_drawn_picture_with_text_behind_it_stands_twice(tokenizer):
         Turn("user", ("what is this?",)),
         Turn("assistant", ("a cat",)),
     )
-    document = write(Sample(turns, "interleave"), tokenizer, 8)
+    document = laid_out(tokenizer).write(Sample(turns, "interleave"))
     noisy, clean = document.kind == NOISY, document.kind == CLEAN
     assert (document.positions[noisy] == document.positions[clean]).all()
     assert document.dead.sum() == 2
@@ -313,7 +321,7 @@ def lines(tmp_path, *rows: object):
     Image.new("RGB", (40, 24), "red").save(tmp_path / "cat_1.png")
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
-    return JsonlSource(path, seed=0, multiple=8, max_side=32)
+    return JsonlSource(path, seed=0, sizes=within(8, 32))
 
 
 GOOD = {
@@ -365,7 +373,7 @@ def test_plain_text_and_files_that_cannot_be(tmp_path):
         TextSource(tmp_path / "none.txt", seed=0)
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no samples"):
-        JsonlSource(tmp_path / "empty.jsonl", seed=0, multiple=8, max_side=32)
+        JsonlSource(tmp_path / "empty.jsonl", seed=0, sizes=within(8, 32))
 
 
 def test_every_picture_of_an_assistants_turn_is_drawn_and_keeps_its_place(tmp_path):

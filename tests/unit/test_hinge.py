@@ -9,7 +9,7 @@ from conftest import TINY
 
 from diptych.contracts import Given, Picture, Prompt, Sample, Stack, Turn
 from diptych.data.conversations.packing import Batch, collate
-from diptych.data.conversations.tokens import TextTokenizer, write
+from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.frames import FrameBatch
 from diptych.flow import FlowConfig, NoiseLaw, Objective
 from diptych.models.mot import Experts, MoT
@@ -62,7 +62,7 @@ def rows(edit: list[bool]) -> tuple[list[Sample], list[Prompt], list[Stack]]:
 
 def packed(system: U1System, samples: list[Sample], text: torch.Tensor, media: torch.Tensor) -> Batch:
     documents = [
-        write(sample, system.tokenizer, system.token, bool(no_text), bool(no_media))
+        system.template.write(sample, bool(no_text), bool(no_media))
         for sample, no_text, no_media in zip(samples, text, media, strict=True)
     ]
     one_a_row = [[index] for index in range(len(documents))]

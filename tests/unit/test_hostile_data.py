@@ -18,8 +18,10 @@ from test_pictures_data import as_png, picture, write
 from diptych.contracts import BadSample, Sample, Turn
 from diptych.data import foreign
 from diptych.data.captioned.buckets import Bucket, fit
+from diptych.data.conversations.forms import FORMS
 from diptych.data.conversations.loader import LONGEST, DocumentDataset, LoaderConfig
-from diptych.data.conversations.readers import JsonlSource, TextSource
+from diptych.data.conversations.readers import JsonlSource, TextSource, within
+from diptych.data.conversations.template import Template
 from diptych.data.mixture import Mixture
 from diptych.data.pictures import MAX_BYTES, PictureError, open_picture
 from diptych.data.prompts import read_prompts
@@ -304,7 +306,7 @@ def media(tmp_path):
 def jsonl(folder, *rows):
     path = folder / "own.jsonl"
     path.write_bytes("\n".join(rows).encode(errors="surrogateescape") + b"\n")
-    return JsonlSource(path, seed=0, multiple=8, max_side=32)
+    return JsonlSource(path, seed=0, sizes=within(8, 32))
 
 
 @pytest.mark.parametrize("number", range(len(BAD_LINES)))
@@ -345,7 +347,9 @@ def test_steps_go_on_past_every_bad_line_and_again_after_a_resume(media, tokeniz
     config = LoaderConfig(documents_per_step=10, workers=0)
 
     def steps(start):
-        data = DocumentDataset(Mixture({"own": source}, {"own": 1.0}, 0), tokenizer, 8, config)
+        data = DocumentDataset(
+            Mixture({"own": source}, {"own": 1.0}, 0), Template(FORMS["marks"], tokenizer, 8), config
+        )
         return list(data.steps(start, 4))
 
     unbroken = steps(0)
@@ -362,7 +366,9 @@ def test_texts_beyond_a_sane_length_are_named(tmp_path, tokenizer):
             return Sample((Turn("assistant", ("cat " * 20_000,)),), "text", "long.txt, paragraph 7")
 
     config = LoaderConfig(documents_per_step=1, row_tokens=64, workers=0)
-    data = DocumentDataset(Mixture({"long": Long()}, {"long": 1.0}, 0), tokenizer, 8, config)[0]
+    data = DocumentDataset(
+        Mixture({"long": Long()}, {"long": 1.0}, 0), Template(FORMS["marks"], tokenizer, 8), config
+    )[0]
     assert data.bad[0].startswith("long.txt, paragraph 7: ")
     assert f"at most {LONGEST * 64:,}" in data.bad[0]
     (tmp_path / "book.txt").write_text("x" * 200_000)
@@ -397,7 +403,7 @@ def test_fuzzed_lines_are_samples_or_bad_samples(tmp_path_factory, turns, image,
     rows = [json.dumps({"conversations": told, "image": image}).encode(), b"." + junk.replace(b"\n", b"")]
     path = folder / "fuzz.jsonl"
     path.write_bytes(b"\n".join(rows))
-    source = JsonlSource(path, seed=0, multiple=8, max_side=32)
+    source = JsonlSource(path, seed=0, sizes=within(8, 32))
     for number in range(len(source)):
         # anything but a BadSample fails
         with suppress(BadSample):

@@ -448,7 +448,7 @@ def test_an_answer_is_about_the_media_that_the_plan_does_not_leave_unused():
     seen = []
 
     class Answering(ToySystem):
-        def answer(self, messages):
+        def answer(self, messages, limits):
             seen.extend(messages)
             return iter(["yes"])
 

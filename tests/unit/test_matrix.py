@@ -20,8 +20,10 @@ from toy_system import family as toy
 
 from diptych.cli import main
 from diptych.commands.train import resolve
-from diptych.contracts import Condition, Family, Prompt, Stack, System
+from diptych.contracts import Condition, Prompt, Stack, System
+from diptych.family import Family
 from diptych.files import folder as model_folder
+from diptych.files import weights as weight_files
 from diptych.inference import Pipeline, draw
 from diptych.request import Task
 from diptych.surgery import grow, prune, widen
@@ -385,7 +387,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(trained, straight, 
 
 
 def test_a_run_leaves_the_model_that_it_starts_from(trained, straight):
-    start = model_folder.open_weights(trained.model)
+    start = weight_files.open_weights(trained.model)
     assert any(name in start and not torch.equal(start[name], value) for name, value in straight.items())
 
 
@@ -401,7 +403,7 @@ def test_adapters_learn_alone_and_are_merged_on_export(trained, tmp_path):
     config = dataclasses.replace(onward(trained), lora_rank=2, stages=stages)
     trainer = train(trained.family, config, tmp_path / "run", registry.open_system, quiet=True)
     learnt = dict(trainer.model.named_parameters())
-    start = dict(model_folder.open_weights(trained.model).items())
+    start = dict(weight_files.open_weights(trained.model).items())
     same, adapters = 0, 0
     for name, value in learnt.items():
         plain = name.replace(".base_layer.", ".")

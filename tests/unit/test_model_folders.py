@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import diptych
 from diptych.encoders.gemma import GemmaEncoder
-from diptych.files.folder import ModelFolderError, check_shapes, locate, open_weights
+from diptych.files.folder import ModelFolderError, check_shapes, locate
+from diptych.files.weights import open_weights
 from diptych.inference.verifiers import load_verifier
 from diptych.spaces import load_space, save_space, tiny_space
 

@@ -19,7 +19,6 @@ from diptych.flow import (
     guided_velocity,
     interpolate,
     noise_scale,
-    passes_needed,
     sigmas,
     solve,
     to_velocity,
@@ -139,8 +138,8 @@ def test_understanding_and_greedy_continuation(case):
 @torch.no_grad()
 def test_interfaces(case):
     data = case.load("interfaces")
-    images = pictures(data["pixel_values"], data["grid_hw"])
-    close(torch.cat([case.model.clean_interface(x) for x in images]), data["understanding_embeddings"])
+    given = case.load("understanding")
+    images = pictures(given["pixel_values"], given["grid_hw"])
     close(torch.cat([case.model.noisy_interface(x) for x in images]), data["generation_embeddings"])
     close(case.model.time_embedder(data["t"]), data["timestep_embedding"])
     close(case.model.noise_scale_embedder(data["t"]), data["noise_scale_embedding"])
@@ -191,8 +190,6 @@ def test_generation(case):
         for t in (0.1, 0.5, 0.9, 0.97):
             sigma = torch.tensor([1 - t])
             predicted = case.model.denoise(noisy, sigma, scale, cache)
-            if f"{side}_t{t}_x" in data:
-                close(predicted, data[f"{side}_t{t}_x"])
             if f"{side}_t{t}_v" in data:
                 close(
                     -to_velocity(predicted, noisy, sigma, case.index["settings"]["generation"]["t_eps"]),
@@ -200,9 +197,7 @@ def test_generation(case):
                 )
 
 
-def draw(
-    case: SimpleNamespace, settings: dict, initial: torch.Tensor, caches: dict, image_guidance: float = 1.0
-) -> torch.Tensor:
+def draw(case: SimpleNamespace, settings: dict, initial: torch.Tensor, caches: dict) -> torch.Tensor:
     scale = torch.tensor([settings["noise_scale"]])
     norm = {"cfg_zero_star": "zero_star"}.get(settings["cfg_norm"], settings["cfg_norm"])
 
@@ -216,7 +211,7 @@ def draw(
         return guided_velocity(
             parts,
             torch.tensor([settings["cfg_scale"]]),
-            torch.tensor([image_guidance]),
+            torch.ones(1),
             norm,
             case.model.config.token,
             first_step=sigma == 1.0,
@@ -234,30 +229,10 @@ def test_complete_drawing_runs(case):
         "unconditional": prefix(case, data["uncond_ids"])[1],
     }
     for name, settings in case.index["settings"]["sampling"].items():
-        close(draw(case, settings, data[settings["initial"]], caches), data[f"{name}_final"], RUN)
-
-
-@pytest.mark.parametrize("case", ["u1_dense"], indirect=True)
-@torch.no_grad()
-def test_complete_editing_runs(case):
-    data = case.load("editing")
-    images = pictures(data["pixel_values"], data["grid_hw"])
-    names = {"conditional": "cond", "picture_only": "imgcond", "unconditional": "uncond"}
-    caches = {}
-    for kind, name in names.items():
-        has_picture = kind != "unconditional"
-        _, caches[kind], mask = prefix(
-            case, data[f"{name}_ids"], data[f"{name}_prefix_positions"], images if has_picture else None
-        )
-        if kind == "conditional":
-            assert torch.equal(mask, data["cond_prefix_mask"])
-    for name, settings in case.index["settings"]["editing"].items():
-        image_guidance = settings["img_cfg_scale"]
-        used = {
-            kind: caches[kind]
-            for kind in passes_needed(settings["cfg_scale"], image_guidance, has_pictures=True)
-        }
-        close(draw(case, settings, data["initial"], used, image_guidance), data[f"{name}_final"], RUN)
+        generator = torch.Generator().manual_seed(settings["seed"])
+        noise = torch.randn(1, 3, settings["height"], settings["width"], generator=generator)
+        initial = noise * settings["noise_scale"]
+        close(draw(case, settings, initial, caches), data[f"{name}_final"], RUN)
 
 
 def packed_pass(case: SimpleNamespace, data: dict[str, torch.Tensor]):

@@ -1,5 +1,7 @@
 """Requests in plain words to plans, and what is refused."""
 
+import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -130,7 +132,7 @@ def test_every_task_is_planned_with_the_roles_that_it_takes(task: Task):
     assert all(role in TASKS[task].takes for role in settled.inputs)
     if TASKS[task].takes:
         bare = PLANNER.plan("a cat", 0, task)
-        if task is not Task.IMAGE_TO_CLIP:
+        if task not in (Task.IMAGE_TO_CLIP, Task.INTERLEAVE):
             with pytest.raises(RequestError, match=r"needs a picture .*\(attach one\)"):
                 settle(bare, limits)
     if TASKS[task].makes is not Product.TEXT:
@@ -176,3 +178,28 @@ def test_impossible_requests_get_one_clear_sentence(text: str, pictures: int, me
 def test_what_draws_from_words_alone_takes_no_media():
     found = [task for task, facts in TASKS.items() if facts.draws_from_words]
     assert found == [Task.TEXT_TO_IMAGE, Task.TEXT_TO_CLIP]
+
+
+@pytest.mark.parametrize(
+    "piece", ["0", "without \n", "seed 1", "1x", " 2 steps", "? ", ", in ", "three pictures of ", "take "]
+)
+def test_a_long_text_is_understood_in_time(piece):
+    """No rule looks at a text once for each of its characters."""
+    planner = RulePlanner(96, free=True, max_text=2**18)
+    text = (piece * 2**18)[: 2**18 - 1]
+    begun = time.process_time()
+    with contextlib.suppress(RequestError):
+        assert planner.plan(text).prompt
+    assert time.process_time() - begun < 5
+
+
+def test_free_words_go_to_the_model_as_they_are():
+    free = RulePlanner(96, free=True)
+    said = "A Cat,\nwithout a hat."
+    assert free.plan(said).prompt == said
+    assert free.plan("Why is  the sky blue?").prompt == "Why is  the sky blue?"
+    assert settle(free.plan("Why is  the sky blue?"), LIMITS).task is Task.ANSWER
+    cut = free.plan("A Red Cat, 64X32, Seed 7")
+    assert (cut.prompt, cut.width, cut.height, cut.seed) == ("A Red Cat", 64, 32, 7)
+    story = free.plan("Show it in 3 steps", task=Task.INTERLEAVE, seed=5)
+    assert (story.prompt, story.steps, story.seed) == ("Show it in 3 steps", None, 5)

@@ -9,7 +9,6 @@ import torch
 from conftest import TINY
 
 from diptych.contracts import AnswerLimits, Backbone, Prompt, Sample, Stack, Turn
-from diptych.data.conversations.tokens import answer_prefix
 from diptych.files.folder import ModelFolderError, locate
 from diptych.flow import FlowConfig, SamplerConfig
 from diptych.inference import Pipeline, draw
@@ -131,7 +130,7 @@ def test_the_backbone_reads_what_an_answer_is_written_from(system):
     assert isinstance(backbone, Backbone)
     questions = ["what is this?", "how many dogs are there in it?"]
     samples = [Sample((Turn("user", (text,)),), "answer") for text in questions]
-    rows = [answer_prefix(sample, system.tokenizer, system.token).ids.tolist() for sample in samples]
+    rows = [system.template.answer_prefix(sample).ids.tolist() for sample in samples]
     assert backbone.tokens("how many dogs") == system.tokenizer.encode("how many dogs")
     mask = torch.zeros(2, max(map(len, rows)), dtype=torch.bool)
     ids = torch.zeros_like(mask, dtype=torch.long)
@@ -142,8 +141,8 @@ def test_the_backbone_reads_what_an_answer_is_written_from(system):
     hidden = backbone.hidden(embeddings, mask)
     assert hidden.shape == (2, mask.shape[1], backbone.channels)
     last = hidden[torch.arange(2), mask.sum(1) - 1]
-    logits, _ = system._first_logits([[Message("user", text)] for text in questions])
-    torch.testing.assert_close(system.model.text_head(last), logits, rtol=0, atol=1e-5)
+    read, _ = system._last([system._asked([Message("user", text)]) for text in questions])
+    torch.testing.assert_close(system.model.text_head(last), system.model.text_head(read), rtol=0, atol=1e-5)
     last[0].sum().backward()
     gradient = embeddings.grad.abs().sum(-1)
     assert (gradient[0][mask[0]] > 0).all()

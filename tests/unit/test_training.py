@@ -15,7 +15,9 @@ from test_data import Numbers
 from toy_job import ToyJob, ToyStage, toy_config
 
 from diptych.contracts import Picture, Sample, Turn
+from diptych.data.conversations.forms import FORMS
 from diptych.data.conversations.loader import DocumentDataset, LoaderConfig
+from diptych.data.conversations.template import Template
 from diptych.data.mixture import Mixture
 from diptych.files.typed import convert, to_json
 from diptych.flow import FlowConfig
@@ -181,7 +183,9 @@ def test_loss_does_not_depend_on_how_documents_are_packed(tokenizer):
     sums = []
     for row_tokens in (16, 32, 200):
         batch = DocumentDataset(
-            mix, tokenizer, 8, LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0)
+            mix,
+            Template(FORMS["marks"], tokenizer, 8),
+            LoaderConfig(documents_per_step=6, row_tokens=row_tokens, workers=0),
         )[0].batches[0]
         losses = task(batch)
         sums.append((losses.sums["text"].item(), losses.sums["flow"].item()))
@@ -199,15 +203,14 @@ def test_training_lowers_the_loss_of_one_batch(tokenizer):
     task = JointTask(model, FlowConfig())
     batch = DocumentDataset(
         Mixture({"mixed": Mixed()}, {"mixed": 1.0}, 0),
-        tokenizer,
-        8,
+        Template(FORMS["marks"], tokenizer, 8),
         LoaderConfig(documents_per_step=8, workers=0),
     )[0].batches[0]
     optimisers = build_optimisers(model.named_parameters(), OptimConfig(lr=5e-3))
     history = []
     for _ in range(40):
         losses = task(batch)
-        loss = sum(losses.sums[name] / total for name, total in JointTask.totals(batch, task.token).items())
+        loss = sum(losses.sums[name] / total for name, total in task.totals(batch).items())
         loss.backward()
         for optimiser in optimisers:
             optimiser.step()

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.contracts import BadSample
+from diptych.contracts import BadSample, Sample
 from diptych.data.conversations.packing import Batch, collate, pack
-from diptych.data.conversations.tokens import Document, TextTokenizer, write
+from diptych.data.conversations.template import Template
+from diptych.data.conversations.tokens import Document
 from diptych.data.loader import MAX_WORKERS, StepData, StepDataset
 from diptych.data.mixture import Mixture
 
@@ -23,18 +24,27 @@ class LoaderConfig:
     """Documents of one optimiser step, over all ranks and accumulations."""
     row_tokens: int = 512
     """Token budget of a packed row."""
+    row_pictures: int = 0
+    """Most pictures of a packed row, a clean copy of what is drawn counted as one; 0: no limit."""
     accumulate: int = 1
     workers: int = 1
     drop_text: float = 0.1
     """Share of drawing samples trained without their text (guidance)."""
     drop_all: float = 0.1
-    """Further share trained without text and source pictures; only those with a source picture."""
+    """Further share trained without text and source pictures; only those with pictures to go by."""
+    validation: float = 0.0
+    """Share of the samples of one's own files, chosen by their bytes, that is never trained on."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.accumulate <= self.documents_per_step <= MAX_DOCUMENTS or self.row_tokens < 8:
             raise ValueError(
                 f"documents_per_step must be 1 to {MAX_DOCUMENTS:,}, accumulate at least 1 and at most that, "
                 f"row_tokens at least 8, got {self.documents_per_step}, {self.accumulate}, {self.row_tokens}"
+            )
+        if self.row_pictures < 0 or not 0 <= self.validation < 1:
+            raise ValueError(
+                "row_pictures must not be negative and validation a share below 1, got "
+                f"{self.row_pictures}, {self.validation}"
             )
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers must be 0 to {MAX_WORKERS}, got {self.workers}")
@@ -51,14 +61,13 @@ class DocumentDataset(StepDataset[Batch]):
     def __init__(
         self,
         mixture: Mixture,
-        tokenizer: TextTokenizer,
-        token: int,
+        template: Template,
         config: LoaderConfig,
         *,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.mixture, self.tokenizer, self.token, self.config = mixture, tokenizer, token, config
+        self.mixture, self.template, self.config = mixture, template, config
         self.rank, self.ranks = rank, ranks
         self.workers = config.workers
 
@@ -80,8 +89,10 @@ class DocumentDataset(StepDataset[Batch]):
         for part in parts:
             documents, keys = [d for d, _ in part], [k for _, k in part]
             # packed by rank and accumulation: rows differ with their numbers, losses do not, as they are sums
-            rows = pack([len(d) for d in documents], self.config.row_tokens) or [[]]
-            batches.append(collate(rows, documents, keys, self.tokenizer.ids["<|pad|>"]))
+            pictures = [len(d.clean) + len(d.noisy) for d in documents]
+            budget = (self.config.row_tokens, pictures, self.config.row_pictures)
+            rows = pack([len(d) for d in documents], *budget) or [[]]
+            batches.append(collate(rows, documents, keys, self.template.pad))
         return StepData(tuple(batches), tuple(bad))
 
     def _key(self, n: int) -> int:
@@ -93,16 +104,9 @@ class DocumentDataset(StepDataset[Batch]):
         """The run's n-th sample as tokens, with guidance dropout drawn from (seed, n)."""
         source, number = self.mixture.locate(n)
         sample = source.draw(number)
-        drop_text = drop_pictures = False
-        if any(picture.drawn for picture in sample.pictures):
-            # one draw for both, so that the shares exclude each other: the three passes of guidance each meet
-            # in training what they see in drawing
-            draw = np.random.default_rng([self.mixture.seed, 4, n]).random()
-            has_source = any(not picture.drawn for picture in sample.pictures)
-            drop_pictures = has_source and draw < self.config.drop_all
-            drop_text = draw < self.config.drop_text + (self.config.drop_all if has_source else 0.0)
+        drop_text, drop_pictures = self.dropped(n, sample)
         try:
-            document = write(sample, self.tokenizer, self.token, drop_text, drop_pictures)
+            document = self.template.write(sample, drop_text, drop_pictures)
         except ValueError as error:
             raise BadSample(str(error)) from error
         if len(document) > LONGEST * self.config.row_tokens:
@@ -111,3 +115,16 @@ class DocumentDataset(StepDataset[Batch]):
                 f"{self.config.row_tokens} at most {LONGEST * self.config.row_tokens:,} are taken"
             )
         return document
+
+    def dropped(self, n: int, sample: Sample) -> tuple[bool, bool]:
+        """Whether the run's n-th sample is shown without its text, and without its pictures."""
+        drawn = sum(picture.drawn for picture in sample.pictures)
+        if not drawn:
+            return False, False
+        # one draw for both, so that the shares exclude each other: the three passes of guidance each meet in
+        # training what they see in drawing
+        draw = np.random.default_rng([self.mixture.seed, 4, n]).random()
+        # an earlier picture of a story is one to go by
+        has_source = len(sample.pictures) > 1
+        no_pictures = has_source and draw < self.config.drop_all
+        return draw < self.config.drop_text + (self.config.drop_all if has_source else 0.0), no_pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -49,23 +50,26 @@ class Batch:
         return replace(self, **moved)
 
 
-def pack(lengths: list[int], budget: int) -> list[list[int]]:
-    """First-fit decreasing: indices of the documents of each row; a document longer than the budget has its
-    own row.
+def pack(
+    lengths: list[int], budget: int, pictures: Sequence[int] | None = None, most: int = 0
+) -> list[list[int]]:
+    """First-fit decreasing: indices of the documents of each row, of at most `budget` tokens and, above 0,
+    `most` pictures; a document that alone has more has its own row.
 
     A pure function of the lengths: a step that is made again is packed alike.
     """
+    counts = [0] * len(lengths) if pictures is None or not most else pictures
     rows: list[list[int]] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        for row, left in enumerate(room):
-            if lengths[index] <= left:
+        for row, (tokens, left) in enumerate(room):
+            if lengths[index] <= tokens and counts[index] <= left:
                 rows[row].append(index)
-                room[row] -= lengths[index]
+                room[row] = (tokens - lengths[index], left - counts[index])
                 break
         else:
             rows.append([index])
-            room.append(budget - lengths[index])
+            room.append((budget - lengths[index], most - counts[index]))
     return rows
 
 
@@ -74,7 +78,7 @@ def runs(pictures: list[np.ndarray]) -> tuple[Tensor, ...]:
     stacks: list[list[np.ndarray]] = []
     for pixels in pictures:
         # only neighbours: the order of pictures is that of their tokens
-        if stacks and stacks[-1][0].shape == pixels.shape:
+        if stacks and (stacks[-1][0].shape, stacks[-1][0].dtype) == (pixels.shape, pixels.dtype):
             stacks[-1].append(pixels)
         else:
             stacks.append([pixels])

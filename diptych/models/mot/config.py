@@ -162,6 +162,11 @@ def u1_8b() -> MoTConfig:
     )
 
 
+def u1_5_8b() -> MoTConfig:
+    """U1.5-8B-MoT: 8B-MoT with the convolutional head, and noise for pictures of up to 4096 px a side."""
+    return replace(u1_8b(), head="conv", head_width=1024, noise_scale_max=16.0)
+
+
 def u1_a3b() -> MoTConfig:
     """A3B-MoT: 128 experts for text and clean pictures, 32 for noisy ones, 8 chosen."""
     return MoTConfig(

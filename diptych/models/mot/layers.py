@@ -82,12 +82,12 @@ class MixtureOfExperts(nn.Module):
         if self.config.normalise:
             weights = weights / weights.sum(-1, keepdim=True)
         out = torch.zeros_like(x)
-        for index, expert in enumerate(self.experts):
+        # in training an expert that no token chose gets a gradient of zero: sharded ranks, whose tokens
+        # choose differently, reduce the same gradients
+        called = range(self.config.count) if torch.is_grad_enabled() else chosen.unique().tolist()
+        for index in called:
             token, slot = (chosen == index).nonzero(as_tuple=True)
-            # in training an expert that no token chose gets a gradient of zero: sharded ranks, whose tokens
-            # choose differently, reduce the same gradients
-            if token.numel() or torch.is_grad_enabled():
-                out.index_add_(0, token, expert(x[token]) * weights[token, slot, None].type_as(x))
+            out.index_add_(0, token, self.experts[index](x[token]) * weights[token, slot, None].type_as(x))
         return out
 
 

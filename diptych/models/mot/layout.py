@@ -87,7 +87,12 @@ class Layout:
     gen_positions: Tensor
     """(G, 3)."""
     mask: Any
-    """bool (B, 1, L or 1, S) with True = may see, a FlexAttention block mask, or None for no mask at all."""
+    """bool (B, 1, L or 1, S) with True = may see, or the same as numbers that are added to scores; a
+    FlexAttention block mask; or None for no mask at all."""
+    ordered: bool = False
+    """Whether all slots hold one stream's tokens, in order."""
+    causal: bool = False
+    """Whether, without a mask, a slot sees itself and those before it; else it sees all."""
 
     @classmethod
     def of(cls, slots: Slots, flex: bool = False) -> Layout:
@@ -103,11 +108,11 @@ class Layout:
         return cls(gather.view_as(slots.kind), und, gen, positions[und], positions[gen], mask)
 
     @classmethod
-    def uniform(cls, positions: Tensor, mask: Tensor | None, noisy: bool) -> Layout:
+    def uniform(cls, positions: Tensor, mask: Tensor | None, noisy: bool, causal: bool = False) -> Layout:
         """All slots of B rows (positions (B, L, 3)) hold one stream's tokens, in order."""
         rows, length, _ = positions.shape
         # padding too counts as tokens of the stream: the mask hides it, and rows stay rectangles
         order = torch.arange(rows * length, device=positions.device)
         none, flat = order[:0], positions.flatten(0, 1)
         und, gen = (none, order) if noisy else (order, none)
-        return cls(order.view(rows, length), und, gen, flat[und], flat[gen], mask)
+        return cls(order.view(rows, length), und, gen, flat[und], flat[gen], mask, True, causal)

@@ -7,9 +7,7 @@ understanding stream, noisy pictures the generation stream. Shapes as in `layers
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Self, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from diptych.contracts import BlockFacts
+from diptych.models.mot.cache import Before, Cache, Tail
 from diptych.models.mot.config import MoTConfig
 from diptych.models.mot.layers import (
     ConvHead,
@@ -32,48 +31,6 @@ from diptych.models.mot.layout import Layout
 Rotations = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of a prefix, per layer (B, K, S, D), after norm and rotation; computed once, read at
-    every step."""
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    valid: Tensor
-    """bool (B, S): False where a shorter row was padded."""
-    next_time: Tensor
-    """(B,): the t that the next token of each row gets."""
-
-    @cached_property
-    def key_mask(self) -> Tensor | None:
-        """(B, 1, 1, S), or None where nothing was padded. Found out once: on a GPU the question waits for the
-        device."""
-        return None if bool(self.valid.all()) else self.valid[:, None, None]
-
-    def rows(self, index: Sequence[int]) -> Self:
-        """Some of the rows, in this order; padding that only the others needed goes."""
-        chosen = torch.tensor(index, device=self.valid.device)
-        # padding stands on the right, so the longest of the chosen rows says where to cut
-        valid = self.valid[chosen]
-        length = int(valid.any(0).nonzero().max()) + 1
-        layers = tuple((k[chosen, :, :length], v[chosen, :, :length]) for k, v in self.layers)
-        return type(self)(layers, valid[:, :length], self.next_time[chosen])
-
-    def joined(self, others: Sequence[Self]) -> Self:
-        """The rows of this and of other caches; shorter ones are padded on the right."""
-        caches = (self, *others)
-        length = max(cache.valid.shape[1] for cache in caches)
-
-        def together(parts: list[Tensor]) -> Tensor:
-            return torch.cat([F.pad(part, (0, 0, 0, length - part.shape[2])) for part in parts])
-
-        layers = tuple(
-            (together([k for k, _ in layer]), together([v for _, v in layer]))
-            for layer in zip(*(cache.layers for cache in caches), strict=True)
-        )
-        valid = torch.cat([F.pad(cache.valid, (0, length - cache.valid.shape[1])) for cache in caches])
-        return type(self)(layers, valid, torch.cat([cache.next_time for cache in caches]))
-
-
 class Block(nn.Module):
     def __init__(self, config: MoTConfig) -> None:
         super().__init__()
@@ -86,43 +43,61 @@ class Block(nn.Module):
         gen: Tensor,
         layout: Layout,
         rotations: Rotations,
-        past: tuple[Tensor, Tensor] | None = None,
+        past: Before | Tail | None = None,
         keep: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """und (U, C), gen (G, C) -> the same after this block, and where `keep` is set the rows' keys and
         values (B, K, L, D) without `past`."""
-        projected = zip(self.und.project(und, rotations[0]), self.gen.project(gen, rotations[1]), strict=True)
-        slots, shape = layout.gather.flatten(), layout.gather.shape
-        q, k, v = (
-            torch.cat(pair).index_select(0, slots).unflatten(0, shape).transpose(1, 2) for pair in projected
-        )
-        # in training nobody reads them, and kept they would outlive a recomputed block
-        own = (k, v) if keep else None
+        # one stream's tokens in order need not be gathered; but in training every module is called, on
+        # nothing if need be
+        alone = layout.ordered and not torch.is_grad_enabled()
+        projected: tuple[Tensor, ...]
+        if alone and len(gen):
+            projected = self.gen.project(gen, rotations[1])
+        elif alone:
+            projected = self.und.project(und, rotations[0])
+        else:
+            slots = layout.gather.flatten()
+            pairs = zip(self.und.project(und, rotations[0]), self.gen.project(gen, rotations[1]), strict=True)
+            projected = tuple(torch.cat(pair).index_select(0, slots) for pair in pairs)
+        q, k, v = (part.unflatten(0, layout.gather.shape).transpose(1, 2) for part in projected)
+        # in training nobody reads them, and kept they would outlive a recomputed block; copied, they do not
+        # hold on to the queries beside them
+        own = (k.contiguous(), v.contiguous()) if keep else None
         if past is not None:
-            k, v = (
-                # a cache of one row may serve many: expanded, not copied, until here
-                torch.cat([past[0].expand(k.shape[0], -1, -1, -1), k], 2),
-                torch.cat([past[1].expand(k.shape[0], -1, -1, -1), v], 2),
-            )
-        attended = attend(q, k, v, layout.mask).transpose(1, 2).flatten(2).flatten(0, 1)
+            k, v = past.joined(k, v)
+        attended = attend(q, k, v, layout.mask, layout.causal).transpose(1, 2).flatten(2).flatten(0, 1)
+        if alone and len(gen):
+            return und, self.gen.finish(gen, attended), own
+        if alone:
+            return self.und.finish(und, attended), gen, own
         und = self.und.finish(und, attended.index_select(0, layout.und))
         return und, self.gen.finish(gen, attended.index_select(0, layout.gen)), own
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
-    """Joint softmax attention, (B, H, L, D); FlexAttention for a block mask, SDPA for a dense one or none."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None, causal: bool = False) -> Tensor:
+    """Joint softmax attention, (B, H, L, D); FlexAttention for a block mask, SDPA for a dense one or none.
+    `causal`: query l sees the keys up to l."""
+    groups = q.shape[1] // k.shape[1]
     if isinstance(mask, BlockMask):
-        attended = flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-        return cast(Tensor, attended)
-    if q.shape[1] != k.shape[1]:
-        repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return cast(Tensor, flex_attention(q, k, v, block_mask=mask, enable_gqa=groups > 1))
+    if groups > 1 and not causal:
+        if mask is None or mask.shape[2] == 1:
+            # all queries see the same keys, so those of the heads that share some stand side by side: neither
+            # keys nor values are repeated
+            together = q.unflatten(1, (k.shape[1], groups)).flatten(2, 3)
+            attended = F.scaled_dot_product_attention(together, k, v, attn_mask=mask)
+            return attended.unflatten(2, (groups, q.shape[2])).flatten(1, 2)
+        # no fast kernel of every device takes a mask and shared heads at once
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=k.shape[1] != q.shape[1]
+    )
 
 
 class MoT(nn.Module):
-    """The whole model. `forward` is the packed pass of training; `prefix`, `extend` and `denoise` are the
-    same computation in parts, over a cache, for asking and drawing."""
+    """The whole model. `forward` is the packed pass of training; `prefix`, `append`, `extend` and
+    `denoise` are the same computation in parts, over a cache, for asking and drawing."""
 
     facts: ClassVar[BlockFacts] = BlockFacts(
         # a block has no gates: its last projections alone can silence it
@@ -130,6 +105,19 @@ class MoT(nn.Module):
         adapted=("q", "k", "v", "o", "gate", "up", "down"),
         # 151,936 tokens make each of them 622M weights in the 8B model
         apart=("embedding", "text_head"),
+        streams={
+            "understanding": (".und.", "und_norm", "clean_interface."),
+            "generation": (
+                ".gen.",
+                "gen_norm",
+                "noisy_interface",
+                "time_embedder",
+                "noise_scale_embedder",
+                "pixel_head",
+            ),
+        },
+        # keys and values
+        cached=lambda config: 2 * config.depth * config.kv_heads * config.head_dim,
     )
 
     def __init__(self, config: MoTConfig) -> None:
@@ -196,17 +184,20 @@ class MoT(nn.Module):
     def forward(self, und: Tensor, gen: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Packed rows: embedded tokens of both streams, und (U, C) and gen (G, C) -> their normed hidden
         states."""
-        und, gen, _ = self._through(und, gen, layout, keep=False)
+        und, gen, _ = self._through(und, gen, layout)
         return und, gen
 
-    def prefix(self, und: Tensor, positions: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Cache]:
-        """Read B prefixes: und (B, L, C), positions (B, L, 3), true lengths (B,), mask (B, 1, L, L).
+    def prefix(
+        self, und: Tensor, positions: Tensor, lengths: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Cache]:
+        """Read B prefixes: und (B, L, C), positions (B, L, 3), true lengths (B,), mask (B, 1, L, L); None:
+        each token sees itself and those before it, as in text without pictures.
 
         Returns the normed hidden states (B, L, C) and the cache.
         """
         rows, length, width = und.shape
-        layout = Layout.uniform(positions, mask, noisy=False)
-        hidden, _, added = self._through(und.flatten(0, 1), und.new_empty(0, width), layout)
+        layout = Layout.uniform(positions, mask, noisy=False, causal=mask is None)
+        hidden, _, added = self._through(und.flatten(0, 1), und.new_empty(0, width), layout, keep=True)
         valid = torch.arange(length, device=und.device)[None] < lengths[:, None]
         # the highest time of a row is its last token's: tokens of a picture share one, and times never fall
         last = positions[torch.arange(rows, device=und.device), lengths - 1, 0]
@@ -214,19 +205,26 @@ class MoT(nn.Module):
 
     def extend(self, und: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Append one text token to each row: und (B, C). Returns hidden (B, C) and the longer cache."""
-        positions = torch.zeros(und.shape[0], 1, 3, dtype=torch.long, device=und.device)
+        positions = und.new_zeros(len(und), 1, 3, dtype=torch.long)
         positions[:, 0, 0] = cache.next_time
-        mask = cache.key_mask
-        # the new token sees itself, and padded slots of the prefix stay hidden for good
-        if mask is not None:
-            mask = F.pad(mask, (0, 1), value=True)
-        layout = Layout.uniform(positions, mask, noisy=False)
-        hidden, _, added = self._through(und, und[:0], layout, cache)
-        layers = tuple(
-            (torch.cat([k, nk], 2), torch.cat([v, nv], 2))
-            for (k, v), (nk, nv) in zip(cache.layers, added, strict=True)
-        )
-        return hidden, Cache(layers, F.pad(cache.valid, (0, 1), value=True), cache.next_time + 1)
+        hidden, longer = self.append(und[:, None], positions, cache)
+        return hidden[:, 0], longer
+
+    @torch.no_grad()
+    def append(self, und: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Append as many tokens to each row: und (B, L, C), positions (B, L, 3), whose times begin at
+        `cache.next_time`. They see the whole row, and one another by the rules of `layout`.
+
+        Returns the normed hidden states (B, L, C) and the longer cache. Not differentiable: keys and values
+        are written into memory that stays.
+        """
+        rows, length, width = und.shape
+        layout = Layout.uniform(positions, _appended_mask(positions, cache, und.dtype), noisy=False)
+        room = cache.roomy(length)
+        past = tuple(Tail(k, v, room.used) for k, v in room.layers)
+        hidden, _, _ = self._through(und.flatten(0, 1), und.new_empty(0, width), layout, past)
+        room.used += length
+        return hidden.view(rows, length, width), cache.grown(room, positions[:, -1, 0] + 1)
 
     def denoise(self, pictures: Tensor, sigma: Tensor, noise_scale: Tensor, cache: Cache) -> Tensor:
         """Predict the clean pictures from noisy ones (B, 3, height, width) behind the cached prefixes."""
@@ -238,11 +236,17 @@ class MoT(nn.Module):
             mask = F.pad(mask, (0, rows * columns), value=True)
         layout = Layout.uniform(positions, mask, noisy=True)
         # nothing is added to the cache: noisy tokens are seen by their own picture and by nobody later
-        _, hidden, _ = self._through(gen[:0], gen, layout, cache, keep=False)
+        past = tuple(Before(k, v) for k, v in cache.layers)
+        _, hidden, _ = self._through(gen[:0], gen, layout, past)
         return self.pixel_head(hidden, rows, columns)
 
     def _through(
-        self, und: Tensor, gen: Tensor, layout: Layout, past: Cache | None = None, keep: bool = True
+        self,
+        und: Tensor,
+        gen: Tensor,
+        layout: Layout,
+        past: Sequence[Before | Tail] | None = None,
+        keep: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor], ...]]:
         """Both streams through all blocks; with `past`, rows also see that prefix.
 
@@ -256,11 +260,27 @@ class MoT(nn.Module):
         )
         added = []
         for index, block in enumerate(self.blocks):
-            before = past.layers[index] if past else None
+            before = past[index] if past else None
             und, gen, own = block(und, gen, layout, rotations, before, keep)
             if own is not None:
                 added.append(own)
         return self.und_norm(und), self.gen_norm(gen), tuple(added)
+
+
+def _appended_mask(positions: Tensor, cache: Cache, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores of tokens behind a cache (B, 1, L or 1, S + L): 0 where they may see, minus
+    infinity elsewhere. None where all see all."""
+    seen, time = cache.key_mask, positions[..., 0]
+    length = time.shape[1]
+    # times never fall: a block that ends at the time at which it begins is one picture, and sees itself whole
+    if length > 1 and bool((time[:, 0] != time[:, -1]).any()):
+        own = time[:, None, :, None] >= time[:, None, None, :]
+        seen = torch.cat([cache.valid[:, None, None].expand(-1, -1, length, -1), own], 3)
+    elif seen is not None:
+        # padded slots of the prefix stay hidden for good
+        seen = F.pad(seen, (0, length), value=True)
+    # as numbers here, and not once a layer
+    return None if seen is None else torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)
 
 
 def picture_positions(rows: int, columns: int, time: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.contracts import BlockModel, Family, Form, Job, OpenSystem, Probe, Recipe, System
+from diptych.contracts import BlockModel, Job, Probe, System
+from diptych.family import Family, Form, OpenSystem, Recipe
 from diptych.files.folder import family_name
 from diptych.files.typed import read_json
 from diptych.settings import Settings
@@ -29,11 +30,13 @@ def _recognises(folder: Path) -> bool:
     return isinstance(values, dict) and str(values.get("_class_name")).startswith("Sana")
 
 
-def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> System:
+def _load(
+    folder: Path, open_system: OpenSystem, device: torch.device | str, dtype: torch.dtype | None = None
+) -> System:
     # diffusers and transformers come with it
     from diptych.systems.sana.system import SanaSystem
 
-    return SanaSystem.load(folder, device)
+    return SanaSystem.load(folder, device, dtype)
 
 
 def _settings(folder: Path) -> Settings:
@@ -79,10 +82,18 @@ def _presets() -> Mapping[str, Callable[[], BlockModel]]:
     return {name: partial(LinearDiT, config) for name, config in PRESETS.items()}
 
 
-def _convert(source: Path, out: Path, form: str, open_system: OpenSystem, **options: Any) -> list[str]:
+def _convert(
+    source: Path,
+    out: Path,
+    form: str,
+    open_system: OpenSystem,
+    base: Path | None = None,
+    cross_heads: int | None = None,
+    lora: Path | None = None,
+) -> list[str]:
     from diptych.systems.sana.convert import convert
 
-    return convert(source, out, form, **options)
+    return convert(source, out, form, base, cross_heads, lora)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +122,12 @@ FAMILY = Family(
     probe=_probe,
     presets=_presets,
     forms=(
-        Form(name="diptych", about="our folder"),
-        Form(name="diffusers", about="a pipeline folder of diffusers"),
-        Form(name="sana", about="a native checkpoint: the denoiser alone"),
-        Form(name="lora-peft", about="a LoRA file, named as peft does"),
-        Form(name="lora-diffusers", about="a LoRA file, named as diffusers does"),
-        Form(name="lora-kohya", about="a LoRA file, named as kohya does"),
+        Form(name="diptych", about="our folder", of_files=True),
+        Form(name="diffusers", about="a pipeline folder of diffusers", of_files=True),
+        Form(name="sana", about="a native checkpoint: the denoiser alone", of_files=True),
+        Form(name="lora-peft", about="a LoRA file, named as peft does", of_files=True),
+        Form(name="lora-diffusers", about="a LoRA file, named as diffusers does", of_files=True),
+        Form(name="lora-kohya", about="a LoRA file, named as kohya does", of_files=True),
     ),
     options=ConvertOptions,
     convert=_convert,

@@ -24,10 +24,11 @@ from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.frames import FrameBatch, collate
 from diptych.data.pictures import CONTROLS
 from diptych.encoders.learned import LearnedEncoder
-from diptych.files.folder import locate, open_tensors
+from diptych.files.folder import locate
 from diptych.files.lineage import data_of
 from diptych.files.typed import read as read_typed
 from diptych.files.typed import to_json
+from diptych.files.weights import open_tensors
 from diptych.files.whole import whole, whole_folder, write_whole
 from diptych.flow import Objective
 from diptych.inference import Pipeline, draw

@@ -16,6 +16,7 @@ from diptych.data.conversations.tokens import TextTokenizer
 from diptych.encoders.gemma import GemmaEncoder, published_instruction
 from diptych.encoders.learned import LearnedEncoder
 from diptych.files import folder as model_folder
+from diptych.files import weights as weight_files
 from diptych.files.typed import convert
 from diptych.flow import SamplerConfig
 from diptych.models.caption_encoder import CaptionEncoder, CaptionEncoderConfig
@@ -63,7 +64,7 @@ def open_parts(folder: Path) -> Parts:
 
 def _ours(folder: Path) -> Parts:
     config = read_contents(folder)
-    stored = model_folder.open_weights(folder)
+    stored = weight_files.open_weights(folder)
     with blamed_on(folder):
         fields = dict(config.text)
         where, kind = f"{folder / 'config.json'}.text", fields.pop("kind", None)
@@ -106,7 +107,7 @@ def _published(folder: Path) -> Parts:
     """A pipeline folder of diffusers."""
     with blamed_on(folder):
         about = read_published(folder)
-        stored = model_folder.open_weights(folder / "transformer", "diffusion_pytorch_model")
+        stored = weight_files.open_weights(folder / "transformer", "diffusion_pytorch_model")
         space = load_space(folder / "vae")
 
         def text(dtype: torch.dtype | None) -> Encoder:

@@ -18,7 +18,7 @@ from diptych.data.frames import encoded
 from diptych.data.pictures import resize
 from diptych.encoders.gemma import GemmaEncoder
 from diptych.encoders.learned import LearnedEncoder
-from diptych.files import folder as model_folder
+from diptych.files import weights as weight_files
 from diptych.flow import SamplerConfig
 from diptych.models.linear_dit import FRAME_ROLES, LinearDiT
 from diptych.request import Message, RequestError, Role
@@ -275,7 +275,7 @@ class SanaSystem:
             control=self.control,
         )
         save_space(self.space, folder / "space")
-        model_folder.write(folder, dataclasses.asdict(config), weights, self.card, dtype)
+        weight_files.write(folder, dataclasses.asdict(config), weights, self.card, dtype)
 
     @classmethod
     def load(

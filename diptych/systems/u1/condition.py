@@ -10,8 +10,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from diptych.contracts import Picture, Sample, Turn, check_rows
-from diptych.data.conversations.tokens import Document, TextTokenizer, drawing_prefix
+from diptych.contracts import Picture, Sample, Turn, Written, check_rows
+from diptych.data.conversations.template import Template
+from diptych.data.conversations.tokens import Document
 from diptych.models.mot import Cache
 
 Reader = Callable[[Sequence[Document]], Cache]
@@ -19,27 +20,27 @@ Reader = Callable[[Sequence[Document]], Cache]
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One row: what is asked for, the pictures that come with it, and what of both is hidden."""
+    """One row: the conversation before a picture, what stands in place of its text, and what is hidden."""
 
-    text: str
+    turns: tuple[Turn, ...]
+    """A last turn of the assistant is what it has said and drawn so far."""
     negative: str
-    pictures: tuple[Picture, ...]
+    thought: Written | None = None
+    """What the model has thought before it draws."""
+    think: bool = False
+    """Whether the assistant's last turn begins with thoughts."""
     drop_text: bool = False
     drop_pictures: bool = False
 
-    def document(self, tokenizer: TextTokenizer, token: int) -> Document:
+    def document(self, template: Template) -> Document:
         """Everything before the picture, as tokens. The template's own null text and null pictures stand for
         what is hidden, as in training; a negative prompt stands in the text's place."""
         if self.drop_text and self.negative:
-            pictures = () if self.drop_pictures else self.pictures
-            return drawing_prefix(_asked(pictures, self.negative), tokenizer, token)
-        return drawing_prefix(
-            _asked(self.pictures, self.text), tokenizer, token, self.drop_text, self.drop_pictures
-        )
-
-
-def _asked(pictures: tuple[Picture, ...], text: str) -> Sample:
-    return Sample((Turn("user", (*pictures, text)),), "generate")
+            pictures = [part for turn in self.turns for part in turn.parts if isinstance(part, Picture)]
+            asked = Turn("user", (*([] if self.drop_pictures else pictures), self.negative))
+            return template.drawing_prefix(Sample((asked,), "generate"))
+        sample = Sample(self.turns, "generate")
+        return template.drawing_prefix(sample, self.drop_text, self.drop_pictures, self.thought, self.think)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,7 @@ class PrefixCondition:
     height: int
     scale: Tensor
     """(B,): standard deviation of the noise at this size."""
-    tokenizer: TextTokenizer
-    token: int
+    template: Template
     reader: Reader
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class PrefixCondition:
 
     @cached_property
     def cache(self) -> Cache:
-        return self.reader([request.document(self.tokenizer, self.token) for request in self.requests])
+        return self.reader([request.document(self.template) for request in self.requests])
 
     def prepare(self) -> None:
         _ = self.cache

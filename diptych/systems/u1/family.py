@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.contracts import BlockModel, Family, Job, OpenSystem, Probe, Recipe, System
+from diptych.contracts import BlockModel, Job, Probe, System
+from diptych.family import Family, Form, OpenSystem, Outline, Recipe
 from diptych.files.folder import family_name
 from diptych.settings import Settings
-from diptych.systems.u1 import NAME
+from diptych.systems.u1 import NAME, is_published
 
 if TYPE_CHECKING:
     import torch
 
 
 def _recognises(folder: Path) -> bool:
-    return family_name(folder) == NAME
+    """A folder of ours, or one as SenseNova-U1 is published."""
+    return family_name(folder) == NAME or is_published(folder)
 
 
-def _load(folder: Path, open_system: OpenSystem, device: torch.device | str) -> System:
+def _load(
+    folder: Path, open_system: OpenSystem, device: torch.device | str, dtype: torch.dtype | None = None
+) -> System:
     from diptych.systems.u1.system import U1System
 
-    return U1System.load(folder, device)
+    return U1System.load(folder, device, dtype)
+
+
+def _outline(folder: Path) -> Outline:
+    from diptych.models.meta import without_storage
+    from diptych.models.mot import MoT
+    from diptych.systems.u1.files import card, read_contents, stored_weights
+
+    contents, _ = read_contents(folder)
+    # files that are missing or of another model are told of here as well
+    stored_weights(folder, contents.model)
+    with without_storage():
+        model = MoT(contents.model)
+    return Outline(model=model, card=card(folder), native=contents.native, sampler=contents.flow.sampler)
 
 
 def _settings(folder: Path) -> Settings:
@@ -72,9 +90,28 @@ def _probe(config: Any) -> Probe:
 
 
 def _presets() -> Mapping[str, Callable[[], BlockModel]]:
-    from diptych.models.mot import MoT, u1_8b, u1_a3b
+    from diptych.models.mot import MoT, u1_5_8b, u1_8b, u1_a3b
 
-    return {"u1_8b": partial(MoT, u1_8b()), "u1_a3b": partial(MoT, u1_a3b())}
+    return {config.__name__: partial(MoT, config()) for config in (u1_8b, u1_5_8b, u1_a3b)}
+
+
+def _convert(source: Path, out: Path, form: str, open_system: OpenSystem, **options: Any) -> list[str]:
+    from diptych.systems.u1.convert import convert
+
+    return convert(source, out, form, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What a conversion takes besides."""
+
+    lora: Path | None = None
+    """LoRA file, of any style, that is merged into the model."""
+    settings: Path | None = None
+    """JSON file of how the model draws and answers, in place of its own settings: {"sampler": {"num_steps":
+    8, "guidance_scale": 1.0}} for one distilled to 8 steps; {"conversation": {"system": {"draw": "...",
+    "story": "..."}}} for other system texts. A published folder may have such a file itself,
+    diptych.json."""
 
 
 FAMILY = Family(
@@ -90,4 +127,11 @@ FAMILY = Family(
     probe=_probe,
     sources=_sources,
     presets=_presets,
+    outline=_outline,
+    forms=(
+        Form(name="diptych", about="our folder"),
+        Form(name="u1", about="a folder as SenseNova-U1 is published"),
+    ),
+    options=ConvertOptions,
+    convert=_convert,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,38 @@ import torch
 from torch import Tensor
 
 from diptych import surgery
-from diptych.contracts import OpenSystem, Source
+from diptych.contracts import Source
+from diptych.data.conversations.forms import FORMS
 from diptych.data.conversations.loader import DocumentDataset
 from diptych.data.conversations.packing import Batch
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.mixture import Mixture, shares_of
-from diptych.files.folder import card, locate, open_tensors, open_weights
+from diptych.family import OpenSystem
+from diptych.files.folder import locate
 from diptych.files.lineage import data_of
 from diptych.files.typed import convert, read_json
+from diptych.files.weights import open_tensors
 from diptych.files.whole import whole_folder
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT
 from diptych.models.processors import block_mask_pays
+from diptych.models.vgg import open_perceptual
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.config import Stage, TrainConfig
-from diptych.systems.u1.files import read_parts, write_adapters
+from diptych.systems.u1.conversation import Conversation
+from diptych.systems.u1.files import card, read_contents, stored_weights
+from diptych.systems.u1.lora import write_adapters
 from diptych.systems.u1.packed import JointTask
-from diptych.systems.u1.sources import VALIDATION_SEED, kept_sources, sources_of, vocabulary
+from diptych.systems.u1.shown import show
+from diptych.systems.u1.sources import (
+    VALIDATION_SEED,
+    Sources,
+    default_shares,
+    kept_sources,
+    sources_of,
+    vocabulary,
+)
 from diptych.systems.u1.system import U1System
 from diptych.training import checkpoint
 from diptych.training.export import OPTIMISER
@@ -51,6 +65,8 @@ SAMPLE_PROMPTS = (
     "a green square and an orange circle",
     "dua kucing di atas satu hati merah",
 )
+STREAMS = {"all": "", "understanding": ".und.", "generation": ".gen."}
+"""What has adapters -> what the names of its matrices hold."""
 # beside '.gen.' of the blocks: all that only noisy pictures go through
 _GENERATION = ("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head")
 
@@ -60,7 +76,6 @@ class JointJob:
     unknown source."""
 
     family = NAME
-    loss_names: tuple[str, ...] = ("text", "flow")
 
     def __init__(
         self,
@@ -80,13 +95,17 @@ class JointJob:
                 f"({config.model.vocab_size})"
             )
         self.config, self.sources, self.tokenizer = config, sources, tokenizer
+        self.conversation = config.conversation or Conversation()
+        self.template = self.conversation.template(tokenizer, config.model.token)
         self.validation, self.start = validation or {}, start
         self.parent = None if start is None else card(start)
         with torch.device("meta"):
             self.model = MoT(config.model)
             if config.lora_rank:
-                surgery.add_lora(self.model, config.lora_rank, config.seed)
-        self.task = JointTask(self.model, config.flow, flex=block_mask_pays())
+                surgery.add_lora(self.model, config.lora_rank, config.seed, STREAMS[config.lora_part])
+        looks = open_perceptual(Path(config.perceptual)) if config.perceptual else None
+        self.task = JointTask(self.model, config.flow, block_mask_pays(), config.weighing, looks)
+        self.loss_names: tuple[str, ...] = self.task.loss_names
 
     @property
     def body(self) -> MoT:
@@ -105,7 +124,7 @@ class JointJob:
 
     def _started(self) -> Iterable[tuple[str, Tensor]]:
         assert self.start is not None
-        weights = open_weights(self.start)
+        weights = stored_weights(self.start, self.config.model)
         return ((name, weights[name].float()) for name in weights)
 
     def optimiser_state(self) -> Mapping[str, Tensor]:
@@ -114,10 +133,11 @@ class JointJob:
         return open_tensors(self.start, OPTIMISER.removesuffix(".safetensors"))
 
     def totals(self, batch: Batch) -> dict[str, float]:
-        return JointTask.totals(batch, self.task.token)
+        return self.task.totals(batch)
 
     def loss_weights(self, stage: Stage) -> dict[str, float]:
-        return {"text": stage.text_weight, "flow": stage.flow_weight}
+        weights = (stage.text_weight, stage.flow_weight, stage.perceptual_weight)
+        return dict(zip(self.loss_names, weights, strict=False))
 
     def learns(self, name: str, stage: Stage) -> bool:
         return learns(name, stage.trainable)
@@ -126,23 +146,35 @@ class JointJob:
         for later in self.config.stages:
             # a file that is missing is found now as well, and nothing is opened once more in each worker
             self._mixture(later)
-        return DocumentDataset(
-            self._mixture(stage), self.tokenizer, self.task.token, self.config.data, rank=rank, ranks=ranks
-        )
+        return DocumentDataset(self._mixture(stage), self.template, self.config.data, rank=rank, ranks=ranks)
 
     def _mixture(self, stage: Stage) -> Mixture:
         return Mixture(self.sources, self.config.shares(stage), self.config.seed)
 
     def describe(self, stage: Stage) -> str:
-        return f"{stage.trainable} learns, mixture {self.config.shares(stage)}"
+        shares = {name: round(share, 4) for name, share in self.config.shares(stage).items()}
+        notes = self.sources.notes if isinstance(self.sources, Sources) else ()
+        return "\n".join([f"{stage.trainable} learns, mixture {shares}", *notes])
 
     def prepare(self, folder: Path) -> None:
         self.tokenizer.save(folder / "tokenizer.json")
 
     def system(self, card: dict[str, Any]) -> U1System:
-        return U1System(self.model, self.tokenizer, self.config.flow, self.config.world.size, card)
+        return self.around(self.model, card)
+
+    def around(self, model: MoT, card: dict[str, Any]) -> U1System:
+        """The system of this run with another model."""
+        flow, native = self.config.flow, self.config.native
+        return U1System(model, self.tokenizer, flow, native, card, self.conversation)
 
     def sample(self, path: Path | None) -> None:
+        shares = self.config.shares(self.config.stages[-1])
+        own = [name for name, share in shares.items() if share and name not in TASKS]
+        if own:
+            trained = [(self.sources[name], False) for name in sorted(own)]
+            kept = [(self.validation[name], True) for name in sorted(own) if name in self.validation]
+            show([(s, k) for s, k in (*trained, *kept) if _size(s)], self.system({}), path)
+            return
         pipeline = Pipeline(self.system({}))
         plans = [pipeline.plan(prompt, seed=1, task="text-to-image") for prompt in SAMPLE_PROMPTS]
         pictures = [frames[0] for frames in draw(pipeline.system, plans)]
@@ -155,15 +187,19 @@ class JointJob:
         values compare."""
         # the last stage's mixture all along, so that stages compare
         shares = self.config.shares(self.config.stages[-1])
-        kept = {name: share for name, share in shares.items() if share and name in self.validation}
+        kept = {
+            name: share
+            for name, share in shares.items()
+            if share and name in self.validation and _size(self.validation[name])
+        }
         if not kept:
             return {}
+        # once through what is kept of files and folders; the world's samples never end
+        count = min(VALIDATION_DOCUMENTS, sum(_size(self.validation[name]) for name in kept))
         mixture = Mixture(self.validation, kept, VALIDATION_SEED)
-        data = DocumentDataset(
-            mixture, self.tokenizer, self.task.token, replace(self.config.data, workers=0, accumulate=1)
-        )
+        data = DocumentDataset(mixture, self.template, replace(self.config.data, workers=0, accumulate=1))
         sums, totals = dict.fromkeys(self.loss_names, 0.0), dict.fromkeys(self.loss_names, 0.0)
-        for start in range(0, VALIDATION_DOCUMENTS, self.config.data.documents_per_step):
+        for start in range(0, count, self.config.data.documents_per_step):
             (batch,) = data[start // self.config.data.documents_per_step].batches
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
                 losses = self.task(batch.to(device))
@@ -175,6 +211,11 @@ class JointJob:
             "validation": means.get("flow", means.get("text", 0.0)),
             **{f"validation/{name}": value for name, value in means.items()},
         }
+
+
+def _size(source: Source) -> int:
+    """Samples of a source; as many as are ever asked for of one that makes them."""
+    return len(source) if isinstance(source, Sized) else VALIDATION_DOCUMENTS
 
 
 def learns(name: str, part: str) -> bool:
@@ -200,49 +241,78 @@ def make_job(config: TrainConfig, folder: Path, open_system: OpenSystem) -> Join
     # three ways to begin: from a model, on from such a run, from scratch (anew or on)
     if new and config.start:
         start = locate(config.start)
-        contents, tokenizer = read_parts(start)
-        return _job(replace(config, model=contents.model), tokenizer, start)
+        contents, tokenizer = read_contents(start)
+        config = replace(
+            config, model=contents.model, conversation=config.conversation or contents.conversation
+        )
+        sources = sources_of(config)
+        return _job(_shared(config, sources), sources, tokenizer, start)
+    marks = FORMS[(config.conversation or Conversation()).form].marks
     if (folder / PARENT).is_file():
         # the model that it started from need not be at hand any more
         saved = read_json(folder / CONFIG)
         saved.pop("family", None)
-        model = convert(TrainConfig, saved, str(folder / CONFIG)).model
-        return _job(replace(config, model=model), TextTokenizer.load(words), None)
-    tokenizer = TextTokenizer.load(words) if words.is_file() else vocabulary(config)
+        begun = convert(TrainConfig, saved, str(folder / CONFIG))
+        config = replace(config, model=begun.model, conversation=config.conversation or begun.conversation)
+        marks = FORMS[(config.conversation or Conversation()).form].marks
+        sources = sources_of(config)
+        return _job(_shared(config, sources), sources, TextTokenizer.load(words, marks), None)
+    sources = sources_of(config)
+    config = _shared(config, sources)
+    tokenizer = TextTokenizer.load(words, marks) if words.is_file() else vocabulary(config, sources)
     # a vocabulary may turn out smaller than asked for; rows that no word has would never learn
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
-    return _job(replace(config, model=model), tokenizer, None)
+    return _job(replace(config, model=model), sources, tokenizer, None)
 
 
-def _job(config: TrainConfig, tokenizer: TextTokenizer, start: Path | None) -> JointJob:
-    return JointJob(config, sources_of(config), tokenizer, kept_sources(config), start)
+def _shared(config: TrainConfig, sources: Sources) -> TrainConfig:
+    """The config with the shares of one's own sources where it gives none. Raises ValueError for a run
+    without data."""
+    if all(config.shares(stage) for stage in config.stages):
+        return config
+    shares = default_shares(config, sources)
+    if not shares:
+        raise ValueError(
+            "there is nothing to train on: give --meta, --jsonl, --pictures or --text, or a --mixture of the "
+            f"emoji world's tasks ({', '.join(TASKS)})"
+        )
+    stages = tuple(replace(s, mixture=config.shares(s) or shares) for s in config.stages)
+    return replace(config, stages=stages)
+
+
+def _job(config: TrainConfig, sources: Sources, tokenizer: TextTokenizer, start: Path | None) -> JointJob:
+    return JointJob(config, sources, tokenizer, kept_sources(config, sources), start)
 
 
 def export(job: JointJob, about: dict[str, Any], out: Path) -> U1System:
-    """Write what a job has trained as a model folder, weights in float16, adapters merged; and adapters, if
-    any, beside it by themselves."""
+    """Write what a job has trained as a model folder, weights in 16 bits, adapters merged; and adapters, if
+    any, beside it by themselves, as published ones are."""
     card = {**about, **_facts(job.config, about)}
     adapters = surgery.lora_weights(job.model)
     model = surgery.merge_lora(job.model) if adapters else job.model
-    system = U1System(model, job.tokenizer, job.config.flow, job.config.world.size, card)
+    system = job.around(model, card)
+    # float16 has more digits, but no place for the smallest values of a model in bfloat16
     with whole_folder(out) as folder:
-        system.save(folder, torch.float16)
+        system.save(folder, torch.bfloat16 if job.config.weights == "bfloat16" else torch.float16)
     if adapters:
-        write_adapters(adapters, out.with_name(out.name + "-lora.safetensors"))
+        style = "published" if job.conversation.free else "ours"
+        write_adapters(out.with_name(out.name + "-lora.safetensors"), adapters, job.config.model, style)
     return system
 
 
 def _facts(config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says of a run of this family: nothing about data that it does not know."""
     drawn_from = {name for stage in config.stages if stage.steps for name in config.shares(stage)}
-    own = [path for path in (*config.jsonl, *config.text) if Path(path).stem in drawn_from]
+    own = [path for path in (*config.jsonl, *config.text, *config.pictures) if Path(path).stem in drawn_from]
+    own += config.meta
     world = "emoji world: glyphs of Noto Color Emoji (SIL OFL 1.1), names from Unicode"
     # the emoji world is the project's own, under its licence; what goes on from a model is under that one's
     licences = {parent.get("licence") for parent in about.get("parents", [])} or {"Apache-2.0"}
     facts = {
         "family": NAME,
         "documents": about["steps"] * config.data.documents_per_step,
-        "weights": "EMA, stored as float16",
+        "weights": f"{'EMA' if config.ema else 'trained'}, stored as "
+        f"{'bfloat16' if config.weights == 'bfloat16' else 'float16'}",
         "data": data_of(about.get("parents", []), [world] * bool(drawn_from & set(TASKS)) + own),
     }
     if not own and len(licences) == 1 and (licence := licences.pop()):

@@ -7,6 +7,7 @@ objective; it costs one pass where they cost two, and teaches text on the way.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,13 +25,32 @@ from diptych.systems.u1.reading import embed
 from diptych.systems.u1.settings import check_flow
 from diptych.training.log import sigma_bin
 
+ROOT, PLAIN = "root", "plain"
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """What answers and pictures of different lengths count in the loss."""
+
+    text: str = PLAIN
+    """'plain': an answer of n tokens counts n, the mean over tokens; 'root': the square root of n, between
+    one vote an answer and one a token, as published."""
+    flow: str = ROOT
+    """The same of pictures, by their tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "flow"):
+            if getattr(self, name) not in (ROOT, PLAIN):
+                raise ValueError(f"weighing.{name} must be root or plain, got {getattr(self, name)!r}")
+
 
 class Losses(NamedTuple):
     """Sums with their weights known beforehand, so that the mean is over the whole step, whatever the
     accumulation and the ranks."""
 
     sums: dict[str, Tensor]
-    """'text' and 'flow': to be divided by the step's totals of `JointTask.totals`."""
+    """'text', 'flow' and maybe 'perceptual': to be divided by the step's totals of `JointTask.totals`."""
     text_tokens: Tensor
     """Cross entropy of each answer token, detached."""
     text_owner: Tensor
@@ -61,6 +81,8 @@ class Places:
     """Tokens of clean pictures among the understanding tokens."""
     told: Tensor
     """Understanding tokens that an answer token is predicted at."""
+    shares: Tensor
+    """What each answer token counts."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +101,47 @@ class Noisy:
 class JointTask(nn.Module):
     """Understand, generate, edit and interleave: what a row holds decides which losses it has.
 
-    Flow loss: mean squared velocity error of a picture, pictures weighted by the square root of their tokens;
-    text loss: mean over answer tokens (SenseNova-U1, arXiv 2605.12500 section 3).
+    Flow loss: mean squared velocity error of a picture; text loss: cross entropy of answer tokens. What each
+    counts is told by `Weighing` (SenseNova-U1, arXiv 2605.12500 section 3).
     """
 
-    def __init__(self, model: MoT, flow: FlowConfig, flex: bool = False) -> None:
+    def __init__(
+        self,
+        model: MoT,
+        flow: FlowConfig,
+        flex: bool = False,
+        weighing: Weighing = Weighing(),
+        perceptual: Distance | None = None,
+    ) -> None:
+        """`perceptual`: how different predicted pictures (P, 3, height, width) look from clean ones, (P,): a
+        third loss. A function and no module of this one, since nothing in it learns."""
         super().__init__()
         check_flow(flow)
         self.model, self.flow, self.flex = model, flow, flex
+        self.weighing, self.perceptual = weighing, perceptual
         self.token = model.config.token
         self.space = PixelSpace(self.token)
 
-    @staticmethod
-    def totals(batch: Batch, token: int) -> dict[str, float]:
-        """Answer tokens, and the sum of picture weights, of a batch; known without the model."""
-        flow = sum(len(run) * _weight(run, token) for run in batch.noisy)
-        return {"text": float((batch.labels != NO_LABEL).sum()), "flow": flow}
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        return ("text", "flow", *["perceptual"] * (self.perceptual is not None))
+
+    def totals(self, batch: Batch) -> dict[str, float]:
+        """The weights of answers and of pictures in a batch, summed; known without the model."""
+        flow = sum(
+            len(run) * self._picture_share(run.shape[-2] // self.token, run.shape[-1] // self.token)
+            for run in batch.noisy
+        )
+        told = batch.labels != NO_LABEL
+        if self.weighing.text == ROOT:
+            text = float(torch.bincount(batch.document[told]).double().sqrt().sum())
+        else:
+            text = float(told.sum())
+        return dict(zip(self.loss_names, (text, flow, flow), strict=False))
+
+    def _picture_share(self, rows: int, columns: int) -> float:
+        """What the mean error of a picture of so many tokens counts."""
+        return (rows * columns) ** (0.5 if self.weighing.flow == ROOT else 1.0)
 
     def forward(self, batch: Batch) -> Losses:
         return self.losses(batch, self.places(batch))
@@ -103,7 +150,12 @@ class JointTask(nn.Module):
         slots = Slots(batch.kind, batch.positions, batch.document, batch.picture, batch.dead)
         layout = Layout.of(slots, flex=self.flex)
         kind, labels = batch.kind.flatten()[layout.und], batch.labels.flatten()[layout.und]
-        return Places(layout, (kind == CLEAN).nonzero().flatten(), (labels != NO_LABEL).nonzero().flatten())
+        told = (labels != NO_LABEL).nonzero().flatten()
+        shares = torch.ones(len(told), device=told.device)
+        if self.weighing.text == ROOT:
+            owner = batch.document.flatten()[layout.und][told]
+            shares = torch.bincount(owner).float().rsqrt()[owner]
+        return Places(layout, (kind == CLEAN).nonzero().flatten(), told, shares)
 
     def losses(self, batch: Batch, places: Places) -> Losses:
         layout, told = places.layout, places.told
@@ -118,10 +170,11 @@ class JointTask(nn.Module):
         # only where an answer is told: logits of a whole row would be the largest tensor of the step
         logits = self.model.text_head(und_hidden[told]).float()
         text = F.cross_entropy(logits, batch.labels.flatten()[layout.und][told], reduction="none")
-        errors, weights = self._velocity_errors(gen_hidden, noisy)
+        errors, looks, weights = self._picture_errors(gen_hidden, noisy)
         unused = self._unused(batch, und_hidden, gen_hidden)
+        sums = ((text * places.shares).sum() + unused, (errors * weights).sum(), (looks * weights).sum())
         return Losses(
-            {"text": text.sum() + unused, "flow": (errors * weights).sum()},
+            dict(zip(self.loss_names, sums, strict=False)),
             text.detach(),
             batch.document.flatten()[layout.und][told],
             errors.detach(),
@@ -140,10 +193,12 @@ class JointTask(nn.Module):
             made.append(Noisy(clean, noise, interpolate(clean, noise, level, scale), level, scale))
         return made
 
-    def _velocity_errors(self, hidden: Tensor, noisy: list[Noisy]) -> tuple[Tensor, Tensor]:
-        """Error and weight of each picture (P,)."""
+    def _picture_errors(self, hidden: Tensor, noisy: list[Noisy]) -> tuple[Tensor, Tensor, Tensor]:
+        """Velocity error, perceptual distance (0 where it is not asked for) and weight of each picture
+        (P,)."""
         objective = self.flow.objective
-        errors, weights = [hidden.new_zeros(0, dtype=torch.float32)], []
+        none = hidden.new_zeros(0, dtype=torch.float32)
+        errors, looks, weights = [none], [none], [none]
         sizes = [tuple(side // self.token for side in run.x.shape[-2:]) for run in noisy]
         counts = [len(run.x) * rows * columns for run, (rows, columns) in zip(noisy, sizes, strict=True)]
         # noisy tokens come out in the order of their slots, which is that of the runs
@@ -153,8 +208,10 @@ class JointTask(nn.Module):
             # it (JiT)
             velocity = to_velocity(predicted, run.x, run.sigma, objective.sigma_min)
             errors.append(objective.errors(velocity, run.clean, run.noise, run.x, run.sigma, run.scale))
-            weights.append(torch.full_like(run.sigma, _weight(run.x, self.token)))
-        return torch.cat(errors), torch.cat([errors[0], *weights])
+            far = None if self.perceptual is None else self.perceptual(predicted, run.clean)
+            looks.append(torch.zeros_like(run.sigma) if far is None else far)
+            weights.append(torch.full_like(run.sigma, self._picture_share(rows, columns)))
+        return torch.cat(errors), torch.cat(looks), torch.cat(weights)
 
     def _unused(self, batch: Batch, und: Tensor, gen: Tensor) -> Tensor:
         """Zero, as a function of whatever these rows had no use for, computed on a blank picture.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -10,16 +12,21 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diptych import surgery
-from diptych.contracts import Picture, Probe, Sample, Turn
+from diptych.contracts import Picture, Probe, Sample, System, Turn
+from diptych.data.conversations.forms import FORMS
 from diptych.data.conversations.packing import Batch, collate, pack
-from diptych.data.conversations.tokens import TextTokenizer, write
+from diptych.data.conversations.template import Template
+from diptych.data.conversations.tokens import TextTokenizer
 from diptych.files.folder import locate
 from diptych.models.mot import MoT
 from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.systems.u1.files import read_contents
+from diptych.systems.u1.job import STREAMS, make_job
 from diptych.systems.u1.packed import JointTask
-from diptych.systems.u1.settings import read_contents
 from diptych.training.memory import default_dtype
 
+LOOKED_AT = 3
+"""Steps of one's own data that are made for an estimate: pictures keep their sizes, so no two are alike."""
 _WORDS = {"understand": 64, "verify": 48, "text": 16}
 """Words of a sample of a task; one that draws has a sentence."""
 _SENTENCE = 16
@@ -29,7 +36,7 @@ def probe(config: TrainConfig) -> Probe:
     """Raises ValueError for a model with experts: how many tokens each gets is known when it runs."""
     if config.start:
         # as the run itself: the model's sizes are the start's
-        config = replace(config, model=read_contents(locate(config.start)).model)
+        config = replace(config, model=read_contents(locate(config.start))[0].model)
     if config.model.und_experts or config.model.gen_experts:
         raise ValueError("the memory of a model with experts depends on what its tokens choose")
     batch = micro_batch(config)
@@ -37,44 +44,63 @@ def probe(config: TrainConfig) -> Probe:
     with mode, default_dtype(getattr(torch, config.weights)):
         model = MoT(config.model)
         if config.lora_rank:
-            surgery.add_lora(model, config.lora_rank)
-    task = JointTask(model, config.flow)
+            surgery.add_lora(model, config.lora_rank, within=STREAMS[config.lora_part])
+    task = JointTask(model, config.flow, weighing=config.weighing)
     # where tokens stand depends on values, which tensors without storage do not have
     places = task.places(batch)
 
     def forward() -> Tensor:
         with mode:
             losses = task.losses(batch, places)
-            return losses.sums["text"] + losses.sums["flow"]
+            return torch.stack(list(losses.sums.values())).sum()
 
     tokens = len(places.layout.und) + len(places.layout.gen)
     return Probe(model=model, body=model, forward=forward, block_input=tokens * config.model.width)
 
 
 def micro_batch(config: TrainConfig) -> Batch:
-    """The packed micro-batch of the stage with the most to keep: its mixture's samples, at the world's size,
-    with as many words as they mostly have."""
+    """The packed micro-batch of the stage with the most to keep: of the emoji world its mixture's samples, at
+    its size, with as many words as they mostly have; of one's own data the first ones."""
+    if config.meta or config.own:
+        return _largest(_first(config))
     # one token a word is all that counting needs
-    words = TextTokenizer.train(["a"], 300)
+    words = Template(FORMS["marks"], TextTokenizer.train(["a"], 300), config.model.token)
     trained = [stage for stage in config.stages if stage.steps] or list(config.stages)
-    batches = [_of_stage(config, stage, words) for stage in trained]
-    return max(batches, key=lambda batch: int((batch.kind >= 0).sum()))
+    return _largest([_of_stage(config, stage, words) for stage in trained])
 
 
-def _of_stage(config: TrainConfig, stage: Stage, words: TextTokenizer) -> Batch:
+def _largest(batches: list[Batch]) -> Batch:
+    # rows are computed at the length of the fullest, and masks grow with its square
+    return max(batches, key=lambda batch: batch.kind.numel() * batch.kind.shape[1])
+
+
+def _first(config: TrainConfig) -> list[Batch]:
+    """The micro-batches of the first steps of each stage, as the run itself makes them."""
+    with TemporaryDirectory() as nowhere:
+        job = make_job(config, Path(nowhere), never)
+    data = [job.dataset(stage, 0, 1) for stage in job.config.stages if stage.steps]
+    return [batch for of_stage in data for step in range(LOOKED_AT) for batch in of_stage[step].batches]
+
+
+def never(name: str) -> System:
+    raise AssertionError("a joint run uses no other system")
+
+
+def _of_stage(config: TrainConfig, stage: Stage, words: Template) -> Batch:
     count = -(-config.data.documents_per_step // config.data.accumulate)
-    shares = config.shares(stage)
+    # without any data yet, of what takes most
+    shares = config.shares(stage) or {"edit": 1.0}
     ends = np.cumsum(list(shares.values())) / sum(shares.values())
     # shares laid end to end and read at even steps: the mixture in small, without chance
     tasks = [list(shares)[int(np.searchsorted(ends, (n + 0.5) / count))] for n in range(count)]
     token = config.model.token
-    documents = [write(_sample(task, config.world.size // token * token), words, token) for task in tasks]
+    documents = [words.write(_sample(task, config.native // token * token)) for task in tasks]
     rows = pack([len(document) for document in documents], config.data.row_tokens)
-    return collate(rows, documents, list(range(count)), words.ids["<|pad|>"])
+    return collate(rows, documents, list(range(count)), words.pad)
 
 
 def _sample(task: str, size: int) -> Sample:
-    """One of a task's samples; a source of one's own may hold anything, so it counts as an edit."""
+    """One of a task's samples."""
     pixels = np.zeros((size, size, 3), dtype=np.uint8)
     words = " ".join(["a"] * _WORDS.get(task, _SENTENCE))
     drawn = Turn("assistant", (Picture(pixels, drawn=True),))

@@ -48,5 +48,6 @@ def read_prefixes(
     # found on the CPU, where the documents still are: no wait for the device
     places = torch.from_numpy((kind.flatten() == CLEAN).nonzero()[0]).to(device)
     und = embed(model, space, ids_.flatten(), places, clean).unflatten(0, shape)
-    mask = may_see(Slots(kind_, positions_, rows, picture_, dead))
+    # text alone is causal: no mask of every pair is made for it
+    mask = may_see(Slots(kind_, positions_, rows, picture_, dead)) if clean else None
     return model.prefix(und, positions_, torch.tensor(lengths, device=device), mask)

@@ -1,7 +1,8 @@
-"""The shipped model and its larger sister: SenseNova-U1's design on the emoji world.
+"""The shipped model and its larger sister: SenseNova-U1's design on the emoji world; and any model of the
+design on one's own data.
 
-Stages follow SenseNova-U1 (arXiv 2605.12500, Table 2) at toy size: understanding warm-up, generation with the
-understanding stream frozen, joint mix, instruction tuning with a falling learning rate.
+Stages of the former follow SenseNova-U1 (arXiv 2605.12500, Table 2) at toy size: understanding warm-up,
+generation with the understanding stream frozen, joint mix, instruction tuning with a falling rate.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.data.conversations.loader import LoaderConfig
+from diptych.family import Recipe
+from diptych.files.folder import locate
 from diptych.flow import FlowConfig, NoiseLaw, Objective, SamplerConfig
 from diptych.models.mot import by_size
 from diptych.optim.build import OptimConfig
 from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.systems.u1.conversation import Bounds, Conversation
+from diptych.systems.u1.files import read_contents
+from diptych.systems.u1.packed import ROOT, Weighing
 from diptych.worlds.emoji import WorldConfig
 
 
@@ -150,7 +156,60 @@ def emoji_verifier(size: int = 6, depth: int | None = None) -> TrainConfig:
     return replace(base, name="emoji-verifier", stages=(stage,), sample_every=10**6)
 
 
-RECIPES = {
+def u1(
+    start: str = "", size: int = 6, depth: int | None = None, lora: int = 0, part: str = "all"
+) -> TrainConfig:
+    """A model on one's own data, of any kind in one mix: `diptych train u1 --start MODEL --meta meta.json`.
+
+    `start` is a published folder or one of ours, whose settings are the defaults of all flags; without it a
+    model of `size` (and `depth`) begins from scratch. `lora`: adapters of this rank instead of all weights;
+    `part`: 'understanding' or 'generation' learns, or 'all'. The data: --meta, --jsonl, --pictures, --text.
+    """
+    optim = OptimConfig(name="adamw", lr=1e-4 if lora else 2e-5, warmup=50, decay=0.5)
+    stage = Stage(name="fine-tuning", steps=1000, mixture={}, trainable="lora" if lora else part, optim=optim)
+    config = _fresh(size, depth)
+    if start:
+        contents, _ = read_contents(locate(start))
+        token = contents.model.token
+        # what a model of large pictures is taught first, and can be on one GPU
+        drawn = (256**2, 512**2) if contents.native >= 512 else (token**2, contents.native**2)
+        config = replace(
+            config,
+            model=contents.model,
+            flow=contents.flow,
+            conversation=contents.conversation,
+            draw_pixels=drawn,
+        )
+    else:
+        stage = replace(stage, name="from scratch", optim=replace(optim, lr=3e-4))
+    return replace(config, start=start, lora_rank=lora, lora_part=part if lora else "all", stages=(stage,))
+
+
+def _fresh(size: int, depth: int | None) -> TrainConfig:
+    """A model of one's own size that converses as the published ones do, of pictures up to 256 px."""
+    bounds = Bounds(least=64**2, most=256**2)
+    return TrainConfig(
+        name="u1",
+        model=by_size(size, vocab_size=4096, patch=16, depth=depth),
+        conversation=Conversation(
+            form="neo1_0",
+            max_tokens=1024,
+            think_tokens=1024,
+            max_media=10,
+            read=bounds,
+            source=bounds,
+            story_pictures=10,
+        ),
+        draw_pixels=(bounds.least, bounds.most),
+        data=LoaderConfig(
+            documents_per_step=16, row_tokens=4096, row_pictures=64, workers=1, validation=0.02
+        ),
+        weighing=Weighing(text=ROOT, flow=ROOT),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "u1": u1,
     "emoji": emoji,
     "emoji-full": emoji_full,
     "emoji-recover": emoji_recover,

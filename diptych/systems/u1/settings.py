@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.files.folder import ModelFolderError, read_config
+from diptych.files import folder as model_folder
+from diptych.files.folder import ModelFolderError
 from diptych.files.typed import convert
 from diptych.flow import FlowConfig, SamplerConfig
 from diptych.models.mot import MoTConfig
 from diptych.request import Task
-from diptych.settings import Settings
-from diptych.systems.u1 import NAME
+from diptych.settings import MAX_TEXT, Settings
+from diptych.systems.u1 import NAME, is_published
+from diptych.systems.u1.conversation import Conversation
+from diptych.systems.u1.defaults import told_by
 
+CHARACTERS = 8
+"""A text with more of them for each token that is read need not be cut into tokens: it has too many."""
 # fields of the first folders, before noise law and objective were objects
 _FLAT = {"t_mean", "t_std", "sigma_min", "loss_sigma_min"}
 
@@ -28,6 +33,7 @@ class Contents:
     """Side, px, of the pictures that the model was trained on."""
     model: MoTConfig
     flow: FlowConfig
+    conversation: Conversation = field(default_factory=Conversation)
 
 
 def check_flow(flow: FlowConfig) -> None:
@@ -39,9 +45,9 @@ def check_flow(flow: FlowConfig) -> None:
         )
 
 
-def read_contents(folder: Path) -> Contents:
-    """Raises ModelFolderError for a folder that is not whole or of another kind."""
-    values = read_config(folder)
+def read_config(folder: Path) -> Contents:
+    """Of a folder of ours. Raises ModelFolderError for a folder that is not whole or of another kind."""
+    values = model_folder.read_config(folder)
     if values.get("family") != NAME:
         raise ModelFolderError(f"{folder}: family {values.get('family')!r} is not {NAME!r}")
     if isinstance(values.get("flow"), dict):
@@ -52,23 +58,44 @@ def read_contents(folder: Path) -> Contents:
         raise ModelFolderError(str(error)) from error
 
 
-def settings_of(native: int, token: int, sampler: SamplerConfig) -> Settings:
+def settings_of(native: int, token: int, sampler: SamplerConfig, talk: Conversation) -> Settings:
     """Of a model trained on pictures of `native` px a side, whose tokens have `token` px a side."""
+    tasks = {Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}
+    if talk.story_pictures:
+        tasks.add(Task.INTERLEAVE)
     return Settings(
         native=native,
         multiple=token,
-        max_side=1024,
-        tasks=frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}),
+        max_side=max(1024, 2 * native),
+        tasks=frozenset(tasks),
         sampler=sampler,
-        reads_native=True,
+        max_media=talk.max_media,
+        reads_native=talk.source is None,
+        free=talk.free,
+        max_text=CHARACTERS * talk.context if talk.free else MAX_TEXT,
+        think_tokens=talk.think_tokens,
+        story_pictures=talk.story_pictures,
+        story_tokens=talk.story_tokens,
+        clip_frames=talk.clip_frames,
+        source=talk.source,
+        all_sources=talk.all_sources,
     )
 
 
 def read_settings(folder: Path) -> Settings:
-    """Raises ModelFolderError as `read_contents`."""
-    contents = read_contents(folder)
+    """Of a folder, ours or published. Raises ModelFolderError for one that is not whole."""
     try:
-        return settings_of(contents.native, contents.model.token, contents.flow.sampler)
+        if is_published(folder):
+            vision = model_folder.read_config(folder).get("vision_config")
+            patch = convert(int, vision.get("patch_size") if isinstance(vision, dict) else None, "patch_size")
+            native, sampler, talk = told_by(folder)
+            return settings_of(native, 2 * patch, sampler, talk)
+        contents = read_config(folder)
+        return settings_of(
+            contents.native, contents.model.token, contents.flow.sampler, contents.conversation
+        )
+    except ModelFolderError:
+        raise
     except ValueError as error:
         raise ModelFolderError(f"{folder / 'config.json'}: {error}") from error
 

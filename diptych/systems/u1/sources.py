@@ -1,15 +1,27 @@
-"""The sources of a joint run: the emoji world's tasks and files of one's own."""
+"""The sources of a joint run: the emoji world's tasks, and files and folders of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Protocol, cast
 
-from diptych.contracts import Source
-from diptych.data.conversations.readers import JsonlSource, TextSource
+import numpy as np
+from tokenizers import AddedToken
+
+from diptych.contracts import Picture, Sample, Source
+from diptych.data.clips import open_clip
+from diptych.data.conversations.forms import ANSWER, END_THINK, FORMS, PURPOSES, THINK
+from diptych.data.conversations.meta import DataSet, read_meta
+from diptych.data.conversations.readers import JsonlSource, Sizes, TextSource, within
 from diptych.data.conversations.tokens import TextTokenizer
+from diptych.data.pictures import resize
+from diptych.settings import SLIMMEST, Bounds, size_between
 from diptych.systems.u1.config import TrainConfig
+from diptych.systems.u1.conversation import Conversation
+from diptych.systems.u1.words import read_tokenizer
 from diptych.worlds.emoji import EmojiWorld, WorldConfig
 from diptych.worlds.emoji.source import TASKS, EmojiSource, world_texts
 
@@ -18,24 +30,71 @@ VOCABULARY_SAMPLES = 3000
 VALIDATION_SEED = 1_000_001
 
 
+class Own(Source, Protocol):
+    """A source of one's own: so many samples, of which some may be kept."""
+
+    def __len__(self) -> int: ...
+
+    def kept(self) -> Source | None:
+        """What is never trained on; None where nothing is kept."""
+        ...
+
+    def texts(self, count: int) -> Iterable[str]:
+        """What is said in the first samples, to learn a vocabulary from."""
+        ...
+
+
 class Sources(Mapping[str, Source]):
     """Sources by name, each opened when it is first asked for: a run on one's own files needs no emoji font,
     and exporting one needs no files."""
 
-    def __init__(self, openers: Mapping[str, Callable[[], Source]]) -> None:
+    def __init__(self, openers: Mapping[str, Callable[[], Source]], notes: Iterable[str] = ()) -> None:
         self._openers = dict(openers)
         self._open: dict[str, Source] = {}
+        self.notes = tuple(notes)
+        """What is worth telling of them when a run begins."""
 
     def __getitem__(self, name: str) -> Source:
         if name not in self._open:
             self._open[name] = self._openers[name]()
         return self._open[name]
 
+    def __contains__(self, name: object) -> bool:
+        # a mapping's own would open the source
+        return name in self._openers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._openers)
 
     def __len__(self) -> int:
         return len(self._openers)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Pictures at the sizes that a model reads and draws: `readers.Sizes` of a conversation."""
+
+    conversation: Conversation
+    draw: Bounds
+    token: int
+    native: int
+
+    def __call__(self, pixels: np.ndarray, *, task: str, drawn: bool, together: int) -> np.ndarray:
+        if drawn:
+            height, width = pixels.shape[:2]
+            if max(height, width) > SLIMMEST * min(height, width):
+                raise ValueError(
+                    f"a picture of {width}x{height} px is to be drawn, and one side may be at most "
+                    f"{SLIMMEST} times the other"
+                )
+            return resize(pixels, *size_between(width, height, self.token, self.draw))
+        purpose = PURPOSES.get(task, ANSWER)
+        return self.conversation.fit(pixels, self.token, self.native, purpose, max(1, together))
+
+    def clip(self, path: Path) -> tuple[str | Picture, ...]:
+        """The frames of a clip as a request shows them."""
+        medium = open_clip(path, self.conversation.clip_frames)
+        return self.conversation.shown(medium, self.token, self.native, ANSWER, 1)
 
 
 @cache
@@ -45,29 +104,106 @@ def _world(config: WorldConfig) -> EmojiWorld:
 
 
 def sources_of(config: TrainConfig) -> Sources:
-    """All that a run's mixtures may name. Raises ValueError for a name that is none of them; opening one, for
-    a file that cannot be used."""
-    given = {Path(path).stem for path in (*config.jsonl, *config.text)}
-    for stage in (stage for stage in config.stages if stage.steps):
-        if unknown := sorted(set(config.shares(stage)) - given - set(TASKS)):
-            raise ValueError(
-                f"stage {stage.name!r} draws from {unknown[0]!r}, which is no task of the emoji world "
-                f"({', '.join(TASKS)}) and no file: give it with --jsonl {unknown[0]}.jsonl or --text "
-                f"{unknown[0]}.txt, or another --mixture"
-            )
-    jsonl = partial(JsonlSource, seed=config.seed, multiple=config.model.token, max_side=config.world.size)
+    """All that a run's mixtures may name. Raises ValueError for a list of data sets that cannot be used, and
+    opening a source for one that cannot."""
+    own, notes = _own_openers(config)
+    return Sources({**_world_openers(config.world, config.seed), **own}, notes)
+
+
+def kept_sources(config: TrainConfig, sources: Mapping[str, Source]) -> Sources:
+    """Sources that no run trains on: the world's tasks from another seed, and what one's own keep, which is
+    found out as they are opened."""
+    own = [name for name in sources if name not in TASKS]
+
+    def kept(name: str) -> Source:
+        found = cast(Own, sources[name]).kept()
+        return Nothing(name) if found is None else found
+
+    openers: dict[str, Callable[[], Source]] = _world_openers(config.world, VALIDATION_SEED)
     return Sources(
-        {
-            **_world_openers(config.world, config.seed),
-            **{Path(path).stem: partial(jsonl, Path(path)) for path in config.jsonl},
-            **{Path(path).stem: partial(TextSource, Path(path), seed=config.seed) for path in config.text},
-        }
+        openers | {name: partial(kept, name) for name in own} if config.data.validation else openers
     )
 
 
-def kept_sources(config: TrainConfig) -> Sources:
-    """Sources that no run trains on: the world's tasks from another seed."""
-    return Sources(_world_openers(config.world, VALIDATION_SEED))
+class Nothing:
+    """A source that keeps no samples."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __len__(self) -> int:
+        return 0
+
+    def draw(self, number: int) -> Sample:
+        raise IndexError(f"{self.name} keeps no sample")
+
+
+def default_shares(config: TrainConfig, sources: Mapping[str, Source]) -> dict[str, float]:
+    """Shares of one's own sources by their size: samples, and for a listed data set repeat_time * length."""
+    listed = {entry.name: entry for path in config.meta for entry in read_meta(Path(path))}
+    shares = {}
+    for name in (name for name in sources if name not in TASKS):
+        entry = listed.get(name)
+        # the list's own lengths are taken on trust, as its shares are its author's
+        size = 1 if entry is not None and entry.counted else len(cast(Own, sources[name]))
+        shares[name] = size * (1.0 if entry is None else entry.share)
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
+
+
+def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], list[str]]:
+    conversation = config.conversation or Conversation()
+    sizes: Sizes = within(config.model.token, config.world.size)
+    clips = None
+    if config.draw_pixels is not None:
+        bounds = Bounds(least=config.draw_pixels[0], most=config.draw_pixels[1])
+        fitting = Fitting(conversation, bounds, config.model.token, config.native)
+        sizes, clips = fitting, fitting.clip if conversation.clip_frames else None
+    lines = partial(
+        JsonlSource,
+        seed=config.seed,
+        sizes=sizes,
+        exact=FORMS[conversation.form].thinks,
+        clips=clips,
+        validation=config.data.validation,
+    )
+    openers: dict[str, Callable[[], Source]] = {}
+    notes: list[str] = []
+    for path in config.meta:
+        for entry in _listed(Path(path), config):
+            if entry.name in (*config.own, *TASKS, *openers):
+                raise ValueError(f"{path}: {entry.name!r} would name two sources of the mixture: rename it")
+            openers[entry.name] = partial(
+                lines, entry.annotation, media=entry.root, name=entry.name, task=entry.task
+            )
+            if entry.ignored:
+                notes.append(f"{path}: {entry.name}: {', '.join(entry.ignored)} have no effect here")
+    openers |= {Path(path).stem: partial(lines, Path(path)) for path in config.jsonl}
+    openers |= {Path(path).stem: partial(_text, Path(path), config) for path in config.text}
+    openers |= {Path(path).stem: partial(_captioned, Path(path), config, sizes) for path in config.pictures}
+    return openers, notes
+
+
+def _listed(path: Path, config: TrainConfig) -> list[DataSet]:
+    if not path.is_file() and config.mixture:
+        # a run that has its shares by now is exported where its data are not: what is asked of one of these
+        # sources says so then
+        gone = [name for name in config.mixture if name not in (*config.own, *TASKS)]
+        return [DataSet(name, path.parent, path, "text", 1.0, True, ()) for name in gone]
+    return read_meta(path)
+
+
+def _text(path: Path, config: TrainConfig) -> Source:
+    return TextSource(path, seed=config.seed, validation=config.data.validation)
+
+
+def _captioned(path: Path, config: TrainConfig, sizes: Sizes) -> Source:
+    from diptych.data.captioned.index import Index
+    from diptych.data.captioned.source import CaptionedSource
+
+    return CaptionedSource(
+        Index(path), path.stem, seed=config.seed, sizes=sizes, validation=config.data.validation
+    )
 
 
 def _world_openers(world: WorldConfig, seed: int) -> dict[str, Callable[[], Source]]:
@@ -77,7 +213,30 @@ def _world_openers(world: WorldConfig, seed: int) -> dict[str, Callable[[], Sour
     return {task: partial(opened, task) for task in TASKS}
 
 
-def vocabulary(config: TrainConfig) -> TextTokenizer:
-    """A tokenizer learnt from the world's texts, of at most the model's `vocab_size` tokens."""
-    texts = world_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES)
-    return TextTokenizer.train(texts, config.model.vocab_size)
+def vocabulary(config: TrainConfig, sources: Mapping[str, Source]) -> TextTokenizer:
+    """The words of a run from scratch: a tokenizer that the config names, with the marks of its conversations
+    added where it lacks them, or one that is learnt from the texts of the data, of at most the model's
+    `vocab_size` tokens."""
+    marks = FORMS[(config.conversation or Conversation()).form].marks
+    if config.tokenizer:
+        return _named(Path(config.tokenizer), marks)
+    names = {name for stage in config.stages for name, share in config.shares(stage).items() if share}
+    texts: list[str] = []
+    if names & set(TASKS):
+        texts += world_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES)
+    for name in sorted(names - set(TASKS)):
+        texts += cast(Own, sources[name]).texts(VOCABULARY_SAMPLES)
+    return TextTokenizer.train(texts, config.model.vocab_size, marks)
+
+
+def _named(path: Path, marks: Sequence[str]) -> TextTokenizer:
+    if path.is_dir() and (path / "vocab.json").is_file():
+        words = read_tokenizer(path, ())
+    else:
+        words = TextTokenizer.load(path / "tokenizer.json" if path.is_dir() else path, ())
+    for mark in marks:
+        if mark not in words.ids:
+            # thoughts are shown to a reader, the other marks say nothing
+            shown = mark in (THINK, END_THINK)
+            words.inner.add_tokens([AddedToken(mark, special=not shown, normalized=False)])
+    return TextTokenizer(words.inner, marks)

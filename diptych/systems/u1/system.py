@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Given, Picture, Prompt, Sample, Stack, Turn, check_rows
-from diptych.data.conversations.tokens import Document, TextTokenizer, answer_prefix
-from diptych.data.pictures import resize
+from diptych.contracts import AnswerLimits, Given, Picture, Prompt, Sample, Stack, Turn, Written, check_rows
+from diptych.data.conversations.forms import ANSWER, DRAW, END_THINK, STORY
+from diptych.data.conversations.tokens import Document, TextTokenizer
 from diptych.flow import FlowConfig, SamplerConfig, noise_scale, to_velocity
+from diptych.inference.converse import Passage
 from diptych.models.mot import Cache, MoT
-from diptych.request import TASKS, Message, RequestError, Task
+from diptych.request import TASKS, Media, Message, RequestError, Role, Task
 from diptych.settings import Settings
 from diptych.spaces import PixelSpace
+from diptych.surgery import pack
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.condition import PrefixCondition, Request
+from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import read_folder, write_folder
 from diptych.systems.u1.reading import read_prefixes
-from diptych.systems.u1.settings import Contents, check_flow, settings_of
-
-UNFINISHED = "\ufffd"
-"""What a decoder writes for bytes that are no whole character."""
-Allowed = Callable[[list[int]], Sequence[int]]
+from diptych.systems.u1.settings import CHARACTERS, Contents, check_flow, settings_of
+from diptych.systems.u1.writing import Speech, Writer, say
 
 
 class U1System:
@@ -46,19 +46,22 @@ class U1System:
         flow: FlowConfig,
         native: int,
         card: dict[str, Any] | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
         """`native` is the side, px, of the pictures that the model was trained on. Raises ValueError for a
-        flow that the model cannot run in."""
+        flow that the model cannot run in, or a tokenizer without the marks of its conversations."""
         check_flow(flow)
         self.model, self.tokenizer, self.flow, self.native = model.eval(), tokenizer, flow, native
         self.card = card or {}
         self.token = model.config.token
+        self.conversation = conversation or Conversation()
+        self.template = self.conversation.template(tokenizer, self.token)
         self.space = PixelSpace(self.token)
         self._capitals = tokenizer.has_capitals
 
     @property
     def settings(self) -> Settings:
-        return settings_of(self.native, self.token, self.sampler)
+        return settings_of(self.native, self.token, self.sampler, self.conversation)
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -69,19 +72,22 @@ class U1System:
         return self.model.embedding.weight.device
 
     def accelerate(self) -> None:
-        """Nothing to do: its prefix cache is all that pays at its size."""
+        """Large layers are packed (`surgery.pack`), where that is faster: the model can then be saved, and no
+        longer be trained."""
+        pack(self.model)
 
     def parts(self) -> dict[str, nn.Module]:
         return dict(self.model.named_children())
 
     def read(self, prompts: Sequence[Prompt], stacks: Sequence[Stack]) -> PrefixCondition:
-        """The conversation before each picture: a user's turn with the given pictures, in their order, and
-        the text; then the mark at which the assistant begins to draw. Differentiable in the understanding
-        stream and the embeddings.
+        """The conversation before each picture: its earlier turns, a user's turn with the given pictures and
+        the text, what the assistant has said and drawn so far; then the mark at which it begins to draw.
+        Differentiable in the understanding stream and the embeddings.
 
         The cache of keys and values, which is all that denoising needs, is computed when it is first used, on
-        the requests as they are then. Raises RequestError for a frame whose role an edit does not take,
-        ValueError for rows of different sizes or sizes that are no multiples of a token.
+        the requests as they are then. Raises RequestError for a frame whose role this system does not take
+        and for more tokens than it reads, ValueError for rows of different sizes or sizes that are no
+        multiples of a token.
         """
         check_rows(len(prompts), stacks=stacks)
         first = stacks[0]
@@ -94,40 +100,76 @@ class U1System:
             _check_frames(len(stack.times))
         if first.width % self.token or first.height % self.token:
             raise ValueError(f"sides must be multiples of {self.token} px, got {first.width}x{first.height}")
-        requests = tuple(
-            Request(
-                self._heard(prompt.text),
-                self._heard(prompt.negative),
-                tuple(self._picture(given) for given in stack.given),
-            )
-            for prompt, stack in zip(prompts, stacks, strict=True)
-        )
+        requests = tuple(self._request(*row) for row in zip(prompts, stacks, strict=True))
+        for request in requests:
+            self._checked(request.document(self.template))
         scale = noise_scale(self.flow, first.width * first.height // self.token**2)
         return PrefixCondition(
             requests=requests,
             width=first.width,
             height=first.height,
             scale=torch.full((len(requests),), scale, device=self.device),
-            tokenizer=self.tokenizer,
-            token=self.token,
+            template=self.template,
             # late: guidance and dropout first decide which conversations are read at all
             reader=lambda documents: self._prefix(documents)[1],
         )
+
+    def _request(self, prompt: Prompt, stack: Stack) -> Request:
+        given = tuple(Media.picture(self._pixels(frame)) for frame in stack.given)
+        asked = [*prompt.history, Message("user", prompt.text, given)]
+        if prompt.begun is None:
+            turns = self._turns(asked, DRAW)
+        else:
+            turns = (*self._turns(asked, STORY), Turn("assistant", prompt.begun))
+        return Request(turns, self._heard(prompt.negative), prompt.thought, prompt.think)
 
     def _heard(self, text: str) -> str:
         """A request as the model's vocabulary has it: one that was learnt from small letters spells any other
         word out in bytes, which it was never shown."""
         return text if self._capitals else text.lower()
 
-    def _picture(self, given: Given) -> Picture:
-        if given.role not in TASKS[Task.EDIT].takes:
+    def _turns(self, messages: Sequence[Message], purpose: str) -> tuple[Turn, ...]:
+        """Messages with their media at the sizes that they are read at. Raises RequestError for more text or
+        media than are read, and for marks that stand for no medium."""
+        together = sum(len(message.media) for message in messages)
+        if together > max(1, self.conversation.max_media):
+            raise RequestError(
+                f"{together} pictures are attached, but this model looks at "
+                f"{self.conversation.max_media} at most"
+            )
+        # before they are cut into tokens, which takes its time
+        most = CHARACTERS * self.conversation.context
+        if (length := sum(len(message.text) for message in messages)) > most:
+            raise RequestError(f"the request has {length:,} characters, more than the {most:,} that are read")
+        turns = []
+        for message in messages:
+            shown = [
+                self.conversation.shown(medium, self.token, self.native, purpose, together)
+                for medium in message.media
+            ]
+            parts = self.conversation.placed(self._heard(message.text), shown, purpose)
+            pieces = [(part,) if isinstance(part, str) else part for part in parts]
+            turns.append(Turn(message.role, tuple(piece for run in pieces for piece in run)))
+        return tuple(turns)
+
+    def _checked(self, document: Document) -> Document:
+        """Raises RequestError for more tokens than the model reads: nothing is computed for them."""
+        if len(document) > self.conversation.context:
+            raise RequestError(
+                f"the request has {len(document):,} tokens with its pictures, more than the "
+                f"{self.conversation.context:,} that this model reads"
+            )
+        return document
+
+    def _pixels(self, given: Given) -> np.ndarray:
+        if given.role is not Role.SUBJECT and given.role not in TASKS[Task.EDIT].takes:
             taken = ", ".join(TASKS[Task.EDIT].takes)
             raise RequestError(f"this model reads frames that are {taken}; it reads no {given.role.value}")
         pixels = given.pixels
         if not pixels.numel() and given.target is not None:
             # targets of this space are the pixels, so a cached one gives the picture back
             pixels = self.space.decode(given.target[None, None])[0, 0]
-        return Picture(self.fit(pixels.permute(1, 2, 0).contiguous().cpu().numpy()))
+        return pixels.permute(1, 2, 0).contiguous().cpu().numpy()
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: PrefixCondition) -> Tensor:
         """Velocity of noisy pictures x (B, 1, 3, height, width), -1..1 where clean, at noise levels (B,) or
@@ -144,55 +186,80 @@ class U1System:
         # by little
         stored = pictures.to(self.model.embedding.weight.dtype)
         predicted = self.model.denoise(stored, sigma, condition.scale, condition.cache).float()
-        return to_velocity(predicted, pictures, sigma, self.flow.objective.sigma_min)[:, None]
+        return to_velocity(predicted, pictures, sigma, self.flow.drawn_sigma_min)[:, None]
 
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """A picture at a size that this model reads: its own area, sides multiples of a token."""
-        height, width = pixels.shape[:2]
-        return resize(pixels, *self.settings.read_size(width, height))
+    def fit(self, pixels: np.ndarray, together: int = 1) -> np.ndarray:
+        """A picture to be changed, one of so many of a request, at the size that this model reads it at."""
+        return self.conversation.fit(pixels, self.token, self.native, DRAW, together)
 
     @torch.inference_mode()
     def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
-        """The answer to a conversation, as pieces of text while they come (greedy)."""
-        logits, cache = self._first_logits([messages])
-        end = self.tokenizer.ids["<|end|>"]
-        ids: list[int] = []
-        said = ""
-        while len(ids) < limits.max_tokens:
-            token = _choose(logits, [ids], limits.allowed_tokens, end)
-            if int(token) == end:
-                break
-            ids.append(int(token))
-            # all of it each time, as a token decoded alone loses its space; a character of several tokens
-            # waits for its last one
-            text = self.tokenizer.decode(ids)
-            if not text.endswith(UNFINISHED):
-                yield text[len(said) :]
-                said = text
-            state, cache = self.model.extend(self.model.embedding(token), cache)
-            logits = self.model.text_head(state)
-        yield self.tokenizer.decode(ids)[len(said) :]
+        """The answer to a conversation, as pieces of text while they come."""
+        for (piece,) in self._said([messages], limits):
+            if piece:
+                yield piece
 
     @torch.inference_mode()
     def answers(
         self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits = AnswerLimits()
     ) -> list[str]:
-        """Answers to many conversations at once (greedy)."""
-        logits, cache = self._first_logits(conversations)
-        end = self.tokenizer.ids["<|end|>"]
-        written: list[Tensor] = []
-        while len(written) < limits.max_tokens:
-            so_far = (
-                torch.stack(written, 1).tolist() if written and limits.allowed_tokens else [[]] * len(logits)
-            )
-            written.append(_choose(logits, so_far, limits.allowed_tokens, end))
-            # rows that have ended go on writing until all have: cut off below
-            if bool((torch.stack(written) == end).any(0).all()):
+        """Answers to many conversations at once."""
+        pieces = list(self._said(conversations, limits))
+        return ["".join(row) for row in zip(*pieces, strict=True)] if pieces else [""] * len(conversations)
+
+    def _said(self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits) -> Iterator[list[str]]:
+        writer = self._writer([self._asked(messages) for messages in conversations])
+        return say(writer, self.tokenizer, limits, {self.template.end}, self.conversation.max_tokens)
+
+    @torch.inference_mode()
+    def thoughts(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Written]:
+        """What the model thinks before it draws, piece by piece: up to the mark that ends thoughts, which
+        belongs to them, the end of the turn, or the limit."""
+        turns = self._request(prompt, stack).turns
+        writer = self._writer([self.template.thought_prefix(Sample(turns, "generate"))])
+        closing = self.tokenizer.ids[END_THINK]
+        ids, _ = yield from self._words(
+            writer, limits, {self.template.end, closing}, self.conversation.think_tokens
+        )
+        return Written(tuple(token for token in ids if token != self.template.end))
+
+    @torch.inference_mode()
+    def passage(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Passage]:
+        """The text behind what was said and drawn so far, up to the end of the turn or the mark of a
+        picture."""
+        request = self._request(prompt, stack)
+        document = self.template.story_prefix(Sample(request.turns, "interleave"), request.think)
+        end, image = self.template.end, self.template.image
+        ids, stopped = yield from self._words(
+            self._writer([document]), limits, {end, image}, self.conversation.story_tokens
+        )
+        last = ids[-1] if ids else None
+        ended = "picture" if last == image else "end" if stopped or last == end else "limit"
+        return Passage(Written(tuple(ids[:-1] if last in (end, image) else ids)), ended)
+
+    def _words(
+        self, writer: Writer, limits: AnswerLimits, ends: Collection[int], most: int
+    ) -> Generator[str, None, tuple[list[int], bool]]:
+        """One row as pieces of text; returns its tokens with the one that ended it, and whether a stop string
+        did."""
+        speech = Speech(self.tokenizer, limits.stop, strip=False)
+        ids: list[int] = []
+        for (token,) in writer.tokens(limits, ends, most):
+            if token is None:
                 break
-            state, cache = self.model.extend(self.model.embedding(written[-1]), cache)
-            logits = self.model.text_head(state)
-        table = torch.stack(written, 1).tolist()
-        return [self.tokenizer.decode(row[: row.index(end)] if end in row else row) for row in table]
+            ids.append(token)
+            if piece := speech.add(token):
+                yield piece
+            if speech.stopped:
+                break
+        if piece := speech.finish():
+            yield piece
+        return ids, speech.stopped
+
+    def seen(self, target: Tensor) -> Picture:
+        """A drawn picture (1, 3, height, width), -1..1, in 0..1 and float32."""
+        pixels = target[0].float() / 2 + 0.5
+        return Picture(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
     @torch.inference_mode()
     def log_odds(
@@ -203,55 +270,48 @@ class U1System:
         first, second = (self.tokenizer.encode(word)[0] for word in (yes, no))
         if first == second:
             raise ValueError(f"{yes!r} and {no!r} begin with the same token in this model's vocabulary")
-        logits, _ = self._first_logits(conversations)
+        last, _ = self._last([self._asked(messages) for messages in conversations])
+        logits = self.model.text_head(last)
         return (logits[:, first] - logits[:, second]).float().tolist()
 
-    def _first_logits(self, conversations: Sequence[Sequence[Message]]) -> tuple[Tensor, Cache]:
-        """Logits (B, vocabulary) of the first token of each answer, and the cache to go on with."""
-        documents = []
-        for messages in conversations:
-            turns = tuple(
-                Turn(m.role, (*(Picture(self.fit(x.pixels)) for x in m.media), self._heard(m.text)))
-                for m in messages
-            )
-            documents.append(answer_prefix(Sample(turns, "answer"), self.tokenizer, self.token))
-        hidden, cache = self._prefix(documents)
-        lengths = torch.tensor([len(d) for d in documents], device=self.device)
-        last = hidden[torch.arange(len(documents), device=self.device), lengths - 1]
-        logits = self.model.text_head(last)
-        if bool(logits.isnan().any()):
-            # the likeliest of them would be whichever word comes first
-            raise ValueError("the model answers with no numbers (NaN): its weights are damaged")
-        return logits, cache
+    def _asked(self, messages: Sequence[Message]) -> Document:
+        """Everything before the answer to a conversation."""
+        return self.template.answer_prefix(Sample(self._turns(messages, ANSWER), "answer"))
+
+    def _writer(self, documents: Sequence[Document]) -> Writer:
+        """What writes behind documents, each a row."""
+        return Writer(self.model, *self._last(documents))
+
+    def _last(self, documents: Sequence[Document]) -> tuple[Tensor, Cache]:
+        """Documents, read together -> the normed state of each one's last token (B, C), and their cache.
+        Raises RequestError as `_checked`."""
+        hidden, cache = self._prefix([self._checked(document) for document in documents])
+        lengths = torch.tensor([len(document) for document in documents], device=self.device)
+        return hidden[torch.arange(len(documents), device=self.device), lengths - 1], cache
 
     def _prefix(self, documents: Sequence[Document]) -> tuple[Tensor, Cache]:
         return read_prefixes(self.model, self.space, documents, self.device)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config, tokenizer, weights and card."""
-        contents = Contents(family=NAME, native=self.native, model=self.model.config, flow=self.flow)
+        contents = Contents(
+            family=NAME,
+            native=self.native,
+            model=self.model.config,
+            flow=self.flow,
+            conversation=self.conversation,
+        )
         write_folder(Path(folder), contents, self.tokenizer, self.model.state_dict(), self.card, dtype)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> U1System:
-        """Read a folder that `save` wrote. Raises ModelFolderError for one that is not whole or of another
-        kind."""
-        return cls(**read_folder(folder, device))
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> U1System:
+        """Read a folder that `save` wrote, or a published one; `dtype` as in `files.read_folder`. Raises
+        ModelFolderError for one that is not whole or of another kind."""
+        return cls(**read_folder(folder, device, dtype))
 
 
 def _check_frames(count: int) -> None:
     if count != 1:
         raise ValueError(f"this model draws single pictures, one frame at a time; got {count} frames")
-
-
-def _choose(logits: Tensor, written: Sequence[list[int]], allowed: Allowed | None, end: int) -> Tensor:
-    """The likeliest next token of each row (B,), of those that may follow what it has written. A row that
-    has ended, or that nothing may follow, ends."""
-    if allowed is None:
-        return logits.argmax(-1)
-    # a bar that is added: what may not follow cannot be the largest, whatever the model thinks
-    bar = torch.full_like(logits, -torch.inf)
-    for row, ids in enumerate(written):
-        may_follow = [end] if end in ids else list(allowed(ids)) or [end]
-        bar[row, may_follow] = 0.0
-    return (logits + bar).argmax(-1)

@@ -1,0 +1,154 @@
+"""What a model was taught of conversations, and the sizes at which it reads pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from diptych.contracts import Picture
+from diptych.data.conversations.forms import ANSWER, DRAW, FORMS, STORY
+from diptych.request import MARK, Media, RequestError
+from diptych.settings import Bounds, check_shape, size_between
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diptych.data.conversations.template import Template
+    from diptych.data.conversations.tokens import TextTokenizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """`conversation` in config.json; what it does not say is that of the shipped model."""
+
+    form: str = "marks"
+    """Which of `data.conversations.forms.FORMS` its turns have."""
+    system: dict[str, str] = field(default_factory=dict)
+    """System texts by purpose: 'answer', 'draw' (pictures and edits), 'story' (text and pictures in turn)."""
+    max_tokens: int = 64
+    """Tokens of an answer where the request does not say."""
+    story_tokens: int = 8192
+    """Tokens of all the text of an answer that may hold pictures, where the request does not say."""
+    think_tokens: int = 0
+    """Most tokens of thoughts before a picture; 0: it was not taught to think."""
+    context: int = 32_768
+    """Tokens that a request may have, pictures included."""
+    max_media: int = 1
+    """Pictures that a request may bring."""
+    read: Bounds | None = None
+    """Pixels of a picture that is asked about; None: its own size, shrunk to the model's area."""
+    source: Bounds | None = None
+    """Pixels of a picture that is changed or continued; None: likewise."""
+    all_sources: int = 0
+    """Most pixels of all sources of a request together; 0: no bound."""
+    story_pictures: int = 0
+    """Most pictures that one answer may hold; 0: it was not taught to draw within an answer."""
+    clip_frames: int = 0
+    """Most frames of a clip that are looked at; 0: it was not taught to look at clips."""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if unknown := sorted(set(self.system) - {ANSWER, DRAW, STORY}):
+            raise ValueError(f"system has texts for {ANSWER}, {DRAW} and {STORY}, not for {unknown[0]!r}")
+        for name, least in (("max_tokens", 1), ("think_tokens", 0), ("context", 1), ("max_media", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def template(self, tokenizer: TextTokenizer, token: int) -> Template:
+        """Raises ValueError for a tokenizer without the form's marks."""
+        # settings are read before a tokenizer is loaded
+        from diptych.data.conversations.template import Template
+
+        return Template(FORMS[self.form], tokenizer, token, self.system)
+
+    @property
+    def free(self) -> bool:
+        """Whether any text may be said, in its own letters and lines, with marks where pictures stand in it;
+        models of the first form know one way of asking: a picture, then words in lower case on one line."""
+        return FORMS[self.form].thinks
+
+    def placed(self, text: str, pictures: Sequence[T], purpose: str) -> tuple[str | T, ...]:
+        """A turn's text and pictures in their order: the k-th mark <image> of the text stands for the k-th
+        picture, and marks that are missing go before it, each on a line (SenseNova-U1's own prompts).
+
+        Raises RequestError for more marks than pictures. A model that is not `free` has its pictures before
+        the text, in which a mark is only text.
+        """
+        if not self.free:
+            return (*pictures, text)
+        missing = len(pictures) - text.count(MARK)
+        if missing < 0:
+            raise RequestError(
+                f"the text has {text.count(MARK)} marks {MARK}, but {len(pictures)} pictures are attached: "
+                "each mark stands for one of them"
+            )
+        if purpose == DRAW and missing == len(pictures) > 1:
+            text = "".join(f"Image-{number}:{MARK}\n" for number in range(1, missing + 1)) + text
+        else:
+            text = f"{MARK}\n" * missing + text
+        first, *rest = text.split(MARK)
+        parts: list[str | T] = [first]
+        for picture, words in zip(pictures, rest, strict=True):
+            parts += [picture, words]
+        return tuple(part for part in parts if part != "")
+
+    def shown(
+        self, medium: Media, multiple: int, native: int, purpose: str, together: int = 1
+    ) -> tuple[str | Picture, ...]:
+        """A medium, one of so many of a request, as parts of a turn: a picture at the size that it is read
+        at, or frames of a clip, each behind its time in words.
+
+        Raises RequestError for a clip where none are looked at, and as `fit`."""
+        if len(medium.frames) > 1 and not self.clip_frames:
+            raise RequestError(f"{medium.name} is a clip, and this model looks at pictures alone")
+        chosen = _spread(len(medium.frames), max(1, self.clip_frames))
+        pictures = [
+            Picture(self.fit(medium.frames[frame], multiple, native, purpose, together, len(chosen)))
+            for frame in chosen
+        ]
+        if len(medium.frames) == 1:
+            return tuple(pictures)
+        told = zip(chosen, pictures, strict=True)
+        return tuple(
+            part for frame, picture in told for part in (f"{medium.time(frame):.1f} s: ", picture, "\n")
+        )
+
+    def fit(
+        self,
+        pixels: np.ndarray,
+        multiple: int,
+        native: int,
+        purpose: str,
+        together: int = 1,
+        frames: int = 1,
+    ) -> np.ndarray:
+        """A picture (height, width, 3), one of so many of a request, at the size that it is read at: sides
+        are multiples, and the area is within the bounds of what the picture is for, or at most native^2 where
+        there are none. The frames of a clip share what one picture may have.
+
+        Raises RequestError for a picture that is too thin a strip."""
+        height, width = pixels.shape[:2]
+        check_shape(width, height)
+        from diptych.data.pictures import resize
+
+        bounds = self.read if purpose == ANSWER else self.source
+        if bounds is None:
+            shrink = min(1.0, (native**2 / (width * height)) ** 0.5)
+            sides = (max(multiple, round(round(x * shrink) / multiple) * multiple) for x in (width, height))
+            return resize(pixels, *sides)
+        if purpose != ANSWER:
+            bounds = bounds.shared(self.all_sources, together)
+        if frames > 1:
+            bounds = Bounds(least=bounds.least, most=max(bounds.least, bounds.most // frames))
+        return resize(pixels, *size_between(width, height, multiple, bounds))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / max(1, most - 1)) for place in range(most)]
