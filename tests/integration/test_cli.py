@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -48,6 +49,8 @@ def test_a_picture_from_a_cold_start_in_sixteen_seconds_of_processor(tmp_path):
         [sys.executable, "-m", "diptych.cli", "do", "a cat", "-o", str(tmp_path / "out.png")],
         check=True,
         capture_output=True,
+        # threads that wait for one another on a busy machine spin, and that counts as well
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # the bar is 8 s on two idle cores; processor time does not grow with what else runs, and slower machines
@@ -173,7 +176,6 @@ COMMANDS = (
     evaluate.Evaluate,
     export.Export,
     convert.command_type(),
-    *(family.options for family in FAMILIES if family.options is not None),
     data_command.Index,
     data_command.Inspect,
     data_command.Cache,
@@ -212,7 +214,7 @@ def test_the_set_of_flags_is_frozen():
         ("Info", ["model", "json"]),
         ("Evaluate", ["model", "dtype", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
         ("Export", ["run", "output", "hardware"]),
-        ("ConvertCommand", ["source", "output", "to", "base", "cross_heads", "lora", "settings"]),
+        ("ConvertCommand", ["source", "output", "to", "lora", "settings", "base", "cross_heads"]),
         ("Index", ["folder", "output"]),
         ("Inspect", ["folder", "output", "resolutions", "multiple"]),
         (

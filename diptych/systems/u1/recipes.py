@@ -160,6 +160,7 @@ def u1(
     start: str = "", size: int = 6, depth: int | None = None, lora: int = 0, part: str = "all"
 ) -> TrainConfig:
     """A model on one's own data, of any kind in one mix: `diptych train u1 --start MODEL --meta meta.json`.
+    Time: by the model and its pictures, not measured; 1,000 steps.
 
     `start` is a published folder or one of ours, whose settings are the defaults of all flags; without it a
     model of `size` (and `depth`) begins from scratch. `lora`: adapters of this rank instead of all weights;

@@ -104,9 +104,16 @@ def _world(config: WorldConfig) -> EmojiWorld:
 
 
 def sources_of(config: TrainConfig) -> Sources:
-    """All that a run's mixtures may name. Raises ValueError for a list of data sets that cannot be used, and
-    opening a source for one that cannot."""
+    """All that a run's mixtures may name. Raises ValueError for a name that is none of them and for a list of
+    data sets that cannot be used; opening a source, for one that cannot."""
     own, notes = _own_openers(config)
+    for stage in (stage for stage in config.stages if stage.steps):
+        if unknown := sorted(set(config.shares(stage)) - own.keys() - set(TASKS)):
+            raise ValueError(
+                f"stage {stage.name!r} draws from {unknown[0]!r}, which is no task of the emoji world "
+                f"({', '.join(TASKS)}) and no data of one's own: give it with --jsonl {unknown[0]}.jsonl or "
+                f"--text {unknown[0]}.txt, or another --mixture"
+            )
     return Sources({**_world_openers(config.world, config.seed), **own}, notes)
 
 
