@@ -51,7 +51,7 @@ def test_every_task_of_a_list_becomes_its_kind_of_sample(listed):
         True,
         " end",
     ]
-    assert sources.notes[0] == f"{listed}: my-t2i: language have no effect here"
+    assert sources.notes[0] == f"{listed}: my-t2i: of no effect here: language"
 
 
 def test_a_list_is_shared_out_by_repeats_and_lengths(listed):

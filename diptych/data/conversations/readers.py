@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -217,13 +218,14 @@ class JsonlSource:
 def _places(path: Path, validation: float) -> tuple[np.ndarray, np.ndarray]:
     """Number, offset and size in bytes of the lines (N, 3) to train on, and of those that are kept. The file
     is gone through once, and nothing in it is decoded."""
-    found: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
+    # plain numbers: a file may have tens of millions of lines
+    found = array("q"), array("q")
     for line in lines(path):
         kept = bool(validation) and _share_of(line.text or b"") < validation
-        found[kept].append((line.number, line.offset, line.size))
+        found[kept].extend((line.number, line.offset, line.size))
     if not found[0]:
         raise ValueError(f"{path} has no samples: every line is blank, or kept for validation")
-    learnt, held = (np.array(places, dtype=np.int64).reshape(-1, 3) for places in found)
+    learnt, held = (np.frombuffer(places, dtype=np.int64).reshape(-1, 3) for places in found)
     return learnt, held
 
 

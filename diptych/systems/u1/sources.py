@@ -184,7 +184,7 @@ def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], 
                 lines, entry.annotation, media=entry.root, name=entry.name, task=entry.task
             )
             if entry.ignored:
-                notes.append(f"{path}: {entry.name}: {', '.join(entry.ignored)} have no effect here")
+                notes.append(f"{path}: {entry.name}: of no effect here: {', '.join(entry.ignored)}")
     openers |= {Path(path).stem: partial(lines, Path(path)) for path in config.jsonl}
     openers |= {Path(path).stem: partial(_text, Path(path), config) for path in config.text}
     openers |= {Path(path).stem: partial(_captioned, Path(path), config, sizes) for path in config.pictures}
