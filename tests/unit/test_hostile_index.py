@@ -408,9 +408,9 @@ def test_only_buckets_of_one_resolution_are_joined():
 
 def test_a_plan_of_many_pictures_is_made_in_seconds():
     sizes = np.random.default_rng(0).integers(256, 1200, (60_000, 2))
-    started = time.monotonic()
+    started = time.process_time()
     BucketPlan(sizes, (256, 512), 32, 8, 0)
-    assert time.monotonic() - started < 6
+    assert time.process_time() - started < 6
 
 
 @pytest.mark.parametrize(
