@@ -1,12 +1,12 @@
 """Answers of the mixture's understanding stream against transformers' Qwen3 of the same sizes and weights.
 
 python benchmarks/answering.py [--dtype float32|bfloat16] [--device cpu] [--layers 14] [--context 512]
-  [--tokens 16] [--pairs 9]
+  [--tokens 16] [--pairs 9] [--batches 1 8]
 
 Runs alternate in one process, warm-up left out; ratios are the peer's median over ours, with the smallest and
 largest ratio of a pair beside it. The norms of queries and keys differ (two halves here, one there), so the
-two write other tokens at the same cost. The memory's speed is that of reading a large matrix once, by a
-product with a vector, and of copying it.
+two write other tokens at the same cost. The memory's speed is that at which a large float32 matrix is read
+once, by a product with a vector, measured in each round beside the others.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from dataclasses import dataclass
 
 import torch
 from timing import timed
@@ -111,26 +112,25 @@ def write_peer(model: Qwen3ForCausalLM, logits: Tensor, cache: DynamicCache, cou
         logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
 
-def row(name: str, pairs: list[tuple[float, float]], steps: int, moved: float, peak: float) -> str:
-    """One row of the table; `moved` bytes are read in each of the steps that a run takes."""
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one round."""
+
+    read: tuple[float, float]
+    """Ours, and the peer's."""
+    wrote: tuple[float, float]
+    product: float
+
+
+def row(name: str, pairs: list[tuple[float, float]], shares: list[float]) -> str:
+    """One row of the table; `shares` of the memory's speed, one a pair."""
     ratios = [theirs / ours for ours, theirs in pairs]
-    own, peer = (statistics.median(values) / steps for values in zip(*pairs, strict=True))
-    share = f"{moved / own / peak:.0%}" if moved else ""
+    own, peer = (statistics.median(values) for values in zip(*pairs, strict=True))
+    share = f"{statistics.median(shares):.0%} ({min(shares):.0%}-{max(shares):.0%})" if shares else ""
     return (
         f"| {name} | {own * 1e3:.1f} ms | {peer * 1e3:.1f} ms | {peer / own:.2f} "
         f"({min(ratios):.2f}-{max(ratios):.2f}) | {share} |"
     )
-
-
-def bandwidth(device: str, dtype: torch.dtype, pairs: int) -> dict[str, float]:
-    """Bytes a second that are read by a product of a large matrix with a vector, and moved by a copy."""
-    matrix = torch.randn(16_384, 8_192, device=device).to(dtype)
-    vector, other, size = matrix[0].clone(), torch.empty_like(matrix), matrix.numel() * matrix.element_size()
-    runs = {"product": (size, matrix.mv, vector), "copy": (2 * size, other.copy_, matrix)}
-    return {
-        name: moved / min(timed(device, run, argument)[1] for _ in range(pairs + 1))
-        for name, (moved, run, argument) in runs.items()
-    }
 
 
 @torch.inference_mode()
@@ -144,32 +144,36 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     options = parser.parse_args()
     peer, ours = models(options)
     weights = sum(p.numel() for name, p in peer.named_parameters() if "embed_tokens" not in name)
-    speeds = bandwidth(options.device, getattr(torch, options.dtype), options.pairs)
     told = {"torch": torch.__version__, "threads": torch.get_num_threads(), "weights": weights}
-    print(json.dumps({**vars(options), **told, **{k: f"{v / 1e9:.1f} GB/s" for k, v in speeds.items()}}))
+    print(json.dumps({**vars(options), **told}))
     print("| what | ours | peer | ratio (pairs) | of the memory's speed |\n|---|---|---|---|---|")
-    size = getattr(torch, options.dtype).itemsize
-    for batch in (1, 8):
+    matrix = torch.randn(16_384, 8_192, device=options.device)
+    vector, size = matrix[0].clone(), matrix.numel() * matrix.element_size()
+    config, count = ours.config, options.tokens
+    for batch in options.batches:
         ids = torch.randint(0, 30_000, (batch, options.context), device=options.device)
-        reading: list[tuple[float, float]] = []
-        writing: list[tuple[float, float]] = []
-        for round_ in range(options.pairs + 1):
+        rounds: list[Round] = []
+        for _ in range(options.pairs + 1):
             writer, read = timed(options.device, read_ours, ours, ids)
             (logits, cache), read_there = timed(options.device, read_peer, peer, ids)
-            _, wrote = timed(options.device, write_ours, ours, writer, options.tokens)
-            _, wrote_there = timed(options.device, write_peer, peer, logits, cache, options.tokens)
-            if round_:
-                reading.append((read, read_there))
-                writing.append((wrote, wrote_there))
-        config = ours.config
+            _, wrote = timed(options.device, write_ours, ours, writer, count)
+            _, product = timed(options.device, matrix.mv, vector)
+            _, wrote_there = timed(options.device, write_peer, peer, logits, cache, count)
+            rounds.append(Round((read, read_there), (wrote / count, wrote_there / count), product))
+        # the first warms up
+        rounds = rounds[1:]
         kept = 2 * config.depth * config.kv_heads * config.head_dim * batch * options.context
+        moved = (weights + kept) * getattr(torch, options.dtype).itemsize
+        shares = [moved / r.wrote[0] / (size / r.product) for r in rounds]
         name = f"{options.dtype}, batch {batch}"
-        peak = max(speeds.values())
-        print(row(f"{name}: read {options.context}", reading, 1, 0, peak))
-        print(row(f"{name}: one token more", writing, options.tokens, (weights + kept) * size, peak))
+        print(row(f"{name}: read {options.context}", [r.read for r in rounds], []), flush=True)
+        print(row(f"{name}: one token more", [r.wrote for r in rounds], shares), flush=True)
+    speed = size / statistics.median(r.product for r in rounds)
+    print(f"the memory's speed: {speed / 1e9:.1f} GB/s")
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ class RMSNorm(nn.Module):
 
 
 def rotation_tables(positions: Tensor, head_dim: int, theta: float, theta_hw: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for positions (N, 3) = (t, h, w); each (N, 1, D).
+    """Cosine and signed sine for positions (N, 3) = (t, h, w), as `rotate` takes them; each (N, 1, D).
 
     Segments t, h, w take a half, a quarter and a quarter of the head; inside one, element k pairs with k +
     d/2 and turns by position * theta^(-2k/d).
     """
-    angles = []
+    angles, senses = [], []
     for axis, size, base in (
         (0, head_dim // 2, theta),
         (1, head_dim // 4, theta_hw),
@@ -40,17 +40,18 @@ def rotation_tables(positions: Tensor, head_dim: int, theta: float, theta_hw: fl
     ):
         frequency = base ** (-torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size)
         angle = positions[:, axis, None].float() * frequency
-        # twice: an element and its partner half a segment away turn by one angle
+        # twice: an element and its partner half a segment away turn by one angle, in opposite senses
         angles += [angle, angle]
+        senses += [-torch.ones_like(frequency), torch.ones_like(frequency)]
     table = torch.cat(angles, dim=-1)[:, None]
-    return table.cos(), table.sin()
+    return table.cos(), table.sin() * torch.cat(senses)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x (N, heads, D), half-split inside each of the segments t, h, w."""
-    half, quarter = x.shape[-1] // 2, x.shape[-1] // 4
-    t, h, w = x.split([half, quarter, quarter], dim=-1)
-    turned = torch.cat([part for s in (t, h, w) for part in (-s.chunk(2, -1)[1], s.chunk(2, -1)[0])], dim=-1)
+    eighth = x.shape[-1] // 8
+    t, t_partner, h, h_partner, w, w_partner = x.split([2 * eighth] * 2 + [eighth] * 4, -1)
+    turned = torch.cat([t_partner, t, h_partner, h, w_partner, w], -1)
     return x * cos.type_as(x) + turned * sin.type_as(x)
 
 
