@@ -21,6 +21,7 @@ from diptych.request import RequestError
 COMMANDS = {
     "do": "Do",
     "plan": "ShowPlan",
+    "plan-data": "PlanData",
     "info": "Info",
     "evaluate": "Evaluate",
     "export": "Export",
@@ -100,7 +101,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"diptych.commands.{name}")
+    return importlib.import_module(f"diptych.commands.{name.replace('-', '_')}")
 
 
 def _told(error: BaseException) -> int:

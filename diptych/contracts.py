@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from diptych.flow import SamplerConfig
-from diptych.request import Message, Role
+from diptych.request import Message, Role, Task
 from diptych.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class Prompt:
     """What a pass without the text reads in its place; '': nothing at all."""
     states: Tensor | None = None
     """Hidden states (T, channels) of `text` that a cache holds, where the text encoder never changes."""
+    context: Tensor | None = None
+    """Rows (K, channels) that stand behind those of the text, for a system that takes some (`TakesContext`);
+    they go with the text where that is dropped."""
     history: tuple[Message, ...] = ()
     """Turns before the text, for a system that holds conversations; so are the fields below."""
     thought: Written | None = None
@@ -292,6 +295,33 @@ class System(Protocol):
         ...
 
 
+@runtime_checkable
+class HandsOn(Protocol):
+    """A system that hands tasks to others; its settings say which."""
+
+    def carrier(self, task: Task) -> System:
+        """The system that carries out a task. Raises RequestError for one that nothing at hand does."""
+        ...
+
+
+@runtime_checkable
+class TakesContext(Protocol):
+    """A system whose text context may be longer than its text: `Prompt.context`."""
+
+    @property
+    def context_channels(self) -> int: ...
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """A condition under which more frames are denoised than are drawn."""
+
+    @property
+    def beside(self) -> int:
+        """How many; they come first in what is denoised, and are cut off in the end."""
+        ...
+
+
 class TextEncoder(Protocol):
     """Prompts to hidden states."""
 
@@ -362,6 +392,8 @@ class BlockFacts:
     well."""
     apart: tuple[str, ...] = ()
     """Modules of the model outside the blocks that are as large as one, and are sharded by themselves."""
+    vocabulary: tuple[str, ...] = ()
+    """Modules of the model whose weight has a row for each token."""
     streams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Part of the model that is counted by itself -> pieces of the names of its parameters; what has none of
     them is shared."""

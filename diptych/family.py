@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diptych.contracts import BlockModel, Job, Probe, System
 from diptych.flow.config import SamplerConfig
@@ -14,9 +14,20 @@ from diptych.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-OpenSystem = Callable[[str], System]
-"""Opens a model by 'default', folder or 'hf:owner/name', of any family: handed to a system that uses
-another."""
+
+class OpenSystem(Protocol):
+    """Opens a model by 'default', folder or 'hf:owner/name', of any family: handed to a system that uses
+    another."""
+
+    def __call__(
+        self, name: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> System: ...
+
+    def settings(self, name: str | Path) -> Settings:
+        """What the model can do, from its JSON alone."""
+        ...
+
+
 Recipe = Callable[..., Any]
 """Returns a run's config; its parameters are dials (size, depth), each with a default, that resolve to fields
 of it. Its docstring is what `diptych train --help` says of it."""
@@ -54,7 +65,7 @@ class Family:
     recognises: Callable[[Path], bool]
     """Whether a folder, ours or published, holds a model of this family; looks at names and configs, loads no
     weights."""
-    settings: Callable[[Path], Settings]
+    settings: Callable[[Path, OpenSystem], Settings]
     """Those of the model in a folder, from its JSON alone: torch is not loaded. Raises
     files.folder.ModelFolderError for a folder that is not whole."""
     load: Callable[[Path, OpenSystem, torch.device | str, torch.dtype | None], System]

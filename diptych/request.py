@@ -201,11 +201,18 @@ class Plan:
     task: Task
     prompt: str
     inputs: tuple[Role, ...] = ()
-    """Role of each attached medium, in order."""
+    """Role of each medium, in order."""
+    media: tuple[int, ...] = ()
+    """Which medium each of `inputs` is, where not all attached ones in their order: by number, and behind the
+    attached ones what each earlier step of the request makes."""
+    control: str = ""
+    """What a medium that is followed holds: 'edges', 'depth' ...; '': what the model draws along."""
     width: int | None = None
     height: int | None = None
     frames: int = 1
     """Frames to draw; a picture has one."""
+    fps: float | None = None
+    """Frames a second of a clip."""
     count: int = 1
     """Pictures or clips to draw, with seeds seed, seed + 1, ..."""
     seed: int = 0
@@ -271,6 +278,8 @@ class Plan:
         """The fields that say something, for printing."""
         silent = {
             "inputs": (),
+            "media": (),
+            "control": "",
             "missing": (),
             "adjustments": (),
             "negative_prompt": "",

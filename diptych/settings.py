@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.flow.config import SamplerConfig
-from diptych.request import RequestError, Task
+from diptych.request import FPS, RequestError, Task
 
 
 def round_sides(width: int, height: int, multiple: int) -> tuple[int, int]:
@@ -83,14 +83,23 @@ class Settings:
     tasks: frozenset[Task]
     """Those of `request.TASKS` that it carries out."""
     sampler: SamplerConfig
+    aspect: tuple[int, int] = (1, 1)
+    """Width to height of what it draws where nothing is said."""
+    largest: int = 0
+    """Side, px, of a square as large as words such as '4K' may make a picture; 0: `native`. Numbers of px may
+    be larger."""
     max_frames: int = 1
     """Frames of the longest clip that it draws; 1 for a system of pictures."""
+    frame_step: int = 1
+    """A clip has a multiple of this many frames, and one more."""
+    fps: float = FPS
+    """Frames a second of its clips, unless a request says."""
     max_media: int = 1
     """Attached media that it looks at for one request."""
     reads_native: bool = False
     """Whether pictures that are given are brought to the native area where theirs is larger."""
-    control: str = ""
-    """What a control frame holds ('edges'), or ''."""
+    controls: tuple[str, ...] = ()
+    """What a control frame may hold ('edges')."""
     free: bool = False
     """Whether it takes text in its own letters and lines, with or without media; else requests on one line,
     and questions about what is attached."""
@@ -109,10 +118,27 @@ class Settings:
     drawn at the size at which it is read."""
     all_sources: int = 0
     """Most pixels of all sources of a request together; 0: no bound."""
+    masked_edits: bool = False
+    """Whether a source is changed within a mask alone."""
+    plans: bool = False
+    """Whether the model reads requests itself, and so is loaded before a plan is told."""
+    parts: tuple[tuple[frozenset[Task], Settings], ...] = ()
+    """What is handed to other models: tasks, and what the model can do that carries them out. They are among
+    `tasks` as well."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.native <= self.max_side:
             raise ValueError(f"native must be 1 to {self.max_side} px, got {self.native}")
+
+    def of(self, task: Task) -> Settings:
+        """Those of the model that carries out a task."""
+        return next((settings for tasks, settings in self.parts if task in tasks), self)
+
+    def own_size(self, aspect: tuple[float, float] | None = None, side: int = 0) -> tuple[int, int]:
+        """The size, px, of this aspect (the model's own), with the area of a square of `side` (`native`)."""
+        across, down = aspect or self.aspect
+        width = (side or self.native) * (across / down) ** 0.5
+        return max(1, round(width)), max(1, round(width * down / across))
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size, px, that can be drawn."""

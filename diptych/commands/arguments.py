@@ -14,13 +14,18 @@ from tyro.conf import Positional as Positional
 
 from diptych import planning
 from diptych.commands.terminal import aside
+from diptych.data.foreign import regular
+from diptych.planning import Course
 from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task
 from diptych.settings import Settings
 
 Images = Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-i"]), tyro.conf.UseAppendAction]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Settled = Annotated[Path | None, tyro.conf.arg(name="plan")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+MAX_PLAN = 2**24
+"""Bytes of a plan that is read."""
 _DRAWN = {
     "width",
     "height",
@@ -74,16 +79,34 @@ def print_plan(plan: Plan) -> None:
 
 
 def understood(
-    settings: Settings, request: str, images: Sequence[Path], overrides: Overrides
-) -> tuple[Plan, list[Media]]:
-    """A request as its settled plan with its media. Raises RequestError as `planning.understood`, and for an
-    override without effect."""
-    given = overrides.given()
-    plan = planning.understood(settings, request, len(images), **given)
-    guided = any(role is not Role.UNUSED for role in plan.inputs)
-    without = set() if guided else {"image_guidance_scale"}
-    if TASKS[plan.task].makes is Product.TEXT:
-        without = _DRAWN
-    if vain := sorted(without & set(given)):
-        raise RequestError(f"{vain[0]} has no effect on {plan.task.value!r}: leave it out")
-    return planning.sized(settings, plan, planning.attached(settings, plan, images))
+    settings: Settings,
+    request: str,
+    images: Sequence[Path],
+    overrides: Overrides,
+    settled: Path | None = None,
+    turns: Sequence[str] = (),
+) -> tuple[Course, list[Media | Path]]:
+    """A request, or a file of `diptych plan`, as settled plans, with what is attached. Raises RequestError as
+    `planning.understood`, and for an override without effect."""
+    fields = overrides.given()
+    found = planning.looked_at(settings, images)
+    if settled is None:
+        told = [planning.told(medium) for medium in found]
+        course = planning.understood(settings, request, told, turns, **fields)
+    elif request:
+        raise RequestError(f"the plan of a request is in {settled} already: leave out the words or --plan")
+    else:
+        course = planning.settled(settings, _read_plan(settled), **fields)
+    for plan in course.plans:
+        guided = any(role is not Role.UNUSED for role in plan.inputs)
+        without = set() if guided else {"image_guidance_scale"}
+        if TASKS[plan.task].makes is Product.TEXT:
+            without = _DRAWN
+        if vain := sorted(without & set(fields)):
+            raise RequestError(f"{vain[0]} has no effect on {plan.task.value!r}: leave it out")
+    return course, found
+
+
+def _read_plan(path: Path) -> Course:
+    regular(path, MAX_PLAN)
+    return Course.from_json(path.read_bytes(), str(path))

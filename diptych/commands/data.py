@@ -12,15 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from diptych.commands.arguments import Output, Positional
-from diptych.commands.outputs import check_output
+from diptych.commands.outputs import check_new, check_output
 from diptych.commands.terminal import progress
 from diptych.files.visible import one_line
-from diptych.request import RequestError
+from diptych.request import RequestError, check_seed
+
+MAX_TEXTS = 100_000
+"""Samples of each task that are written out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Pictures with captions: diptych data {index,inspect,cache,emoji,drawn}."""
+    """Pictures with captions: diptych data {index,inspect,cache,emoji,words,drawn}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,16 @@ class Emoji:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Words:
+    """Write what is said in the emoji world in wide words, one text a line: what a vocabulary grows by."""
+
+    output: Output
+    count: int = 6000
+    """Samples of each task."""
+    seed: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Let a model draw emoji prompts and label them with the exact checker: samples to train a verifier
     on."""
@@ -97,6 +110,7 @@ def main(arguments: list[str], console: Console) -> int:
         "inspect": (Inspect, inspect),
         "cache": (Cache, cache),
         "emoji": (Emoji, emoji),
+        "words": (Words, words),
         "drawn": (Drawn, drawn),
     }
     chosen = tyro.extras.subcommand_cli_from_dict(
@@ -175,6 +189,21 @@ def emoji(command: Emoji, console: Console) -> int:
     with progress("drawing") as advance:
         count = write_collection(command.folder, command.size, command.tones, command.only, advance)
     console.print(f"{command.folder}: {count} pictures; index them with: diptych data index {command.folder}")
+    return 0
+
+
+def words(command: Words, console: Console) -> int:
+    from diptych.files.whole import write_whole
+    from diptych.worlds.emoji import EmojiWorld, WorldConfig
+    from diptych.worlds.emoji.source import world_texts
+
+    check_new(command.output)
+    check_seed(command.seed)
+    if not 1 <= command.count <= MAX_TEXTS:
+        raise RequestError(f"--count must be 1 to {MAX_TEXTS:,}, got {command.count}")
+    texts = world_texts(EmojiWorld(WorldConfig(words="wide")), command.seed, command.count)
+    write_whole(command.output, "".join(f"{text}\n" for text in texts))
+    console.print(f"{command.output}: {len(texts):,} texts", highlight=False)
     return 0
 
 

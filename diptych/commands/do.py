@@ -21,6 +21,7 @@ from diptych.commands.arguments import (
     Overrides,
     PlanOverrides,
     Positional,
+    Settled,
     print_plan,
     understood,
 )
@@ -28,6 +29,7 @@ from diptych.commands.outputs import check_file, check_page
 from diptych.commands.terminal import aside, progress
 from diptych.files.typed import to_json
 from diptych.files.visible import visible
+from diptych.planning import Course
 from diptych.request import MARK, TASKS, Media, Message, Plan, Product, RequestError, Task
 from diptych.settings import Settings
 
@@ -40,10 +42,12 @@ class Do:
     """Carry out a request: draw, answer, edit, or answer with text and pictures in turn (--task interleave).
     The plan, progress and thoughts go to stderr, the answer or the names of the pictures to stdout."""
 
-    request: Positional[str]
+    request: Positional[str] = ""
     """In plain words: "two cats above a red heart", "how many cats are there?", "remove the heart"."""
     image: Images = ()
     """Picture to ask about or to change, or clip to ask about."""
+    settled: Settled = None
+    """A file with what `diptych plan` printed, in place of a request."""
     history: Path | None = None
     """JSON file of earlier turns, [{"role": "user", "text": "...", "media": ["cat.png"]}, ...], with their
     pictures in its folder: they go before the request, and this turn and its answer are added to the file,
@@ -78,8 +82,12 @@ def run(command: Do, console: Console) -> int:
 
         overrides = dataclasses.replace(overrides, seed=begun_with(command.candidates))
     settings = settings_of(command.model)
-    plan, media = understood(settings, command.request, command.image, overrides)
     talk = Talk.read(settings, command.history)
+    turns = [turn.text for turn in talk.messages if turn.role == "user"]
+    course, found = understood(settings, command.request, command.image, overrides, command.settled, turns)
+    if len(course.plans) > 1:
+        return _steps(command, course, found, talk)
+    plan, media = planning.given(settings, course, 0, found)
     if TASKS[plan.task].writes:
         return _answer(command, plan, media, talk)
     if command.best_of > 1 and talk.path is not None:
@@ -101,10 +109,10 @@ def run(command: Do, console: Console) -> int:
     pipeline = diptych.load(command.model, dtype=command.dtype)
     scores: list[float] | None = None
     if command.best_of > 1:
-        found = _best_of(command, pipeline, plan, media)
-        scores = [candidate.score for candidate in found]
-        seeds = [candidate.seed for candidate in found]
-        result = Result(plan, media=tuple(Media.picture(candidate.pixels) for candidate in found))
+        best = _best_of(command, pipeline, plan, media)
+        scores = [candidate.score for candidate in best]
+        seeds = [candidate.seed for candidate in best]
+        result = Result(plan, media=tuple(Media.picture(candidate.pixels) for candidate in best))
     else:
         seeds = [plan.seed + number for number in range(plan.count)]
         result = _drawn(pipeline, plan, media, talk.messages)
@@ -133,6 +141,8 @@ def run(command: Do, console: Console) -> int:
 
 def _check_options(command: Do) -> None:
     """What would have no effect is refused, before the model is loaded."""
+    if command.settled is not None and command.history is not None:
+        raise RequestError("--history keeps what was asked for: say it in words, without --plan")
     if command.best_of < 1:
         raise RequestError(f"best_of must be at least 1, got {command.best_of}")
     if command.best_of == 1:
@@ -174,6 +184,41 @@ def _answer(command: Do, plan: Plan, media: Sequence[Media], talk: Talk) -> int:
     print()
     for path in (page, *pictures) if story else ():
         print(visible(str(path)))
+    return 0
+
+
+def _steps(command: Do, course: Course, found: Sequence[Media | Path], talk: Talk) -> int:
+    """One step after the other; what is drawn last is written, what any of them says is printed."""
+    if command.best_of > 1:
+        raise RequestError("best of N chooses among drawings of one prompt: ask for one picture, in one step")
+    draws = [plan for plan in course.plans if TASKS[plan.task].makes is not Product.TEXT]
+    from diptych.data.pictures import names
+
+    output = command.output or Path("out.png")
+    for path in names(output, draws[-1].count) if draws else ():
+        check_file(path, draws[-1].frames)
+    for number, plan in enumerate(course.plans):
+        aside.print(f"step {number}", highlight=False)
+        print_plan(plan)
+    import diptych
+
+    pipeline = diptych.load(command.model, dtype=command.dtype)
+    with progress("drawing, step") as advance:
+        steps = max((plan.steps or 0 for plan in draws), default=0)
+        last = pipeline.follow(course, found, lambda step: advance(step + 1, steps), talk.messages)
+    results = (*last.before, last)
+    drawn = next((done for done in reversed(results) if done.media), None)
+    paths = drawn.save(output) if drawn else []
+    said = "\n".join(done.text for done in results if done.text)
+    talk.add(command, said + MARK * len(paths), paths)
+    if command.json:
+        seed = drawn.plan.seed if drawn else 0
+        pictures = [{"path": str(path), "seed": seed + n, "score": None} for n, path in enumerate(paths)]
+        plans = [dataclasses.asdict(done.plan) for done in results]
+        print(to_json({"plans": plans, "text": said, "pictures": pictures}), end="")
+        return 0
+    for line in (*said.splitlines(), *map(str, paths)):
+        print(visible(line))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""diptych evaluate: judge a model on the emoji benchmark."""
+"""diptych evaluate: judge a model on the emoji benchmark, or planners on the routing benchmark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -31,7 +31,7 @@ BEST_OF = ("candidates.jsonl", "best_of.json", "best_of.md", "best_of.png")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge a model on the emoji benchmark: drawing, questions, edits."""
+    """Judge a model on the emoji benchmark: drawing, questions, edits, pictures drawn by given ones."""
 
     model: Positional[str] = "default"
     dtype: Dtype = "auto"
@@ -41,7 +41,9 @@ class Evaluate:
     """Per category and split, per question type and per edit type."""
     seed: int = 1_000_003
     split: str = "all"
-    """all, drawing, questions or edits."""
+    """all, drawing, questions, edits or guided."""
+    words: str = "plain"
+    """plain, or wide wordings: trained, or held-out families of them."""
     best_of: int = 1
     """Instead: the score of drawing against N = 1, 2, 4 ... candidates, chosen by each verifier."""
     verifier: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -56,6 +58,10 @@ def run(command: Evaluate, console: Console) -> int:
         raise RequestError("--verifier says how the best of several is chosen: give --best-of too")
     if command.split != "all" and command.best_of != 1:
         raise RequestError("--best-of judges drawing alone: leave --split out")
+    if command.wording != "trained" and command.best_of != 1:
+        raise RequestError("--best-of draws from the trained words: leave --wording out")
+    if command.routing:
+        return _routing(command, console)
     # before hours of work, whose results would have no place
     check_output(command.output, BEST_OF if command.best_of != 1 else ())
     import diptych
@@ -63,7 +69,9 @@ def run(command: Evaluate, console: Console) -> int:
     from diptych.evaluation.report import print_table, write
     from diptych.worlds.emoji import EmojiWorld, world_of
 
-    config = EvaluationConfig(prompts=command.prompts, seed=command.seed, split=command.split)
+    config = EvaluationConfig(
+        prompts=command.prompts, seed=command.seed, split=command.split, words=command.words
+    )
     pipeline = diptych.load(command.model, dtype=command.dtype)
     # the world that the model was trained in, or it would be asked for glyphs that it has never seen
     world = EmojiWorld(world_of(pipeline.system.card))
@@ -77,6 +85,35 @@ def run(command: Evaluate, console: Console) -> int:
         _print_json({"model": command.model, "results": result.summary()}, paths)
         return 0
     print_table(result, console)
+    _print_paths(paths, console)
+    return 0
+
+
+def _routing(command: Evaluate, console: Console) -> int:
+    """Every planner that is here on the requests of the routing benchmark."""
+    if command != Evaluate(output=command.output, json=command.json, routing=True):
+        raise RequestError("--routing judges planners on fixed requests: give it --output and --json alone")
+    check_output(command.output)
+    from diptych.evaluation import routing
+    from diptych.planning import RulePlanner
+    from diptych.planning.learned import Learned
+
+    learned = Learned.open()
+    planners = {"rules": RulePlanner(), **({"learned": learned} if learned else {})}
+    results = {}
+    with progress("planning") as advance:
+        for number, (name, planner) in enumerate(planners.items()):
+            results[name] = routing.route(
+                planner,
+                progress=lambda done, total, before=number: advance(
+                    before * total + done, len(planners) * total
+                ),
+            )
+    paths = routing.write(results, command.output)
+    if command.json:
+        _print_json({"results": {name: result.summary() for name, result in results.items()}}, paths)
+        return 0
+    routing.print_tables(results, console)
     _print_paths(paths, console)
     return 0
 

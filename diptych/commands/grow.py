@@ -1,4 +1,4 @@
-"""diptych grow: a deeper or wider model, to be trained on."""
+"""diptych grow: a deeper or wider model, or one of more words, to be trained on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Grow:
-    """Make a model deeper, wider or both: it computes what its kept blocks computed, and learns on from
-    there."""
+    """Make a model deeper, wider or one of more words: it computes what its kept blocks computed, and learns
+    on from there."""
 
     source: Positional[str]
     """'default', a model folder, or the folder of a run, whose optimiser state comes along unless the width
@@ -33,6 +33,9 @@ class Grow:
     """Blocks of the grown model."""
     width: int | None = None
     """Channels of the grown model, a multiple of what they are: each is repeated, the function stays."""
+    vocabulary: Path | None = None
+    """A text file: every word that it has often becomes one token, which begins as the mean of those that it
+    was."""
     keep: int | None = None
     """First blocks that are kept, for the strategy 'partial': all but the last two unless given."""
     strategy: Literal["partial", "cyclic", "replicate"] = "partial"
@@ -47,8 +50,11 @@ def run(command: Grow, console: Console) -> int:
     from diptych.surgery import grow, growth_plan, widen
     from diptych.training.export import OPTIMISER
 
-    if command.depth is None and command.width is None:
-        raise RequestError("give --depth, the blocks of the grown model, or --width, its channels")
+    if command.depth is None and command.width is None and command.vocabulary is None:
+        raise RequestError(
+            "give --depth, the blocks of the grown model, --width, its channels, or --vocabulary, texts with "
+            "the words that it is to have"
+        )
     if command.depth is None and (command.keep is not None or command.strategy != "partial"):
         raise RequestError(
             "--keep and --strategy say how a model gets deeper; give --depth, the blocks of the grown model"
@@ -72,6 +78,12 @@ def run(command: Grow, console: Console) -> int:
         system.model = widen(system.model, command.width, command.seed)
         told += f" --width {command.width}"
         # it is of the narrow weights
+        optimiser = {}
+    if command.vocabulary is not None:
+        new = _more_words(system, command.vocabulary)
+        said.append(f"by {new} words")
+        told += f" --vocabulary {shlex.quote(str(command.vocabulary))}"
+        # it has no rows for them
         optimiser = {}
     made = f"grown {' and '.join(said)}"
     told += f" --seed {command.seed}"
@@ -104,6 +116,23 @@ def _opened(source: str) -> tuple[System, Mapping[str, Tensor]]:
         system.model = merge_lora(system.model)
         return system, {}
     return system, optimiser_state(run)
+
+
+def _more_words(system: Any, path: Path) -> int:
+    """Give a model the words of a text file; returns how many are new. Raises ValueError for one that has no
+    vocabulary to grow."""
+    from diptych.data.foreign import lines
+    from diptych.surgery import extend
+
+    tokenizer = getattr(system, "tokenizer", None)
+    if tokenizer is None or tokenizer.vocab_size != system.model.config.vocab_size:
+        raise ValueError("--vocabulary: this model has no vocabulary that ends with its last token")
+    texts = (line.text.decode(errors="replace").strip() for line in lines(path) if line.text is not None)
+    system.tokenizer, pieces = tokenizer.grown(texts)
+    if not pieces:
+        raise ValueError(f"{path} has no word that is new and there often: nothing grows")
+    system.model = extend(system.model, pieces)
+    return len(pieces)
 
 
 def _renamed(optimiser: Mapping[str, Tensor], plan: list[int | None]) -> dict[str, Tensor]:

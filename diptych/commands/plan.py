@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from diptych.commands.arguments import Images, Json, Overrides, PlanOverrides, Positional, understood
-from diptych.files.typed import to_json
+from diptych import planning
+from diptych.commands.arguments import (
+    Images,
+    Json,
+    Overrides,
+    PlanOverrides,
+    Positional,
+    Settled,
+    understood,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowPlan:
-    """Print what a request is understood as, as JSON, without carrying it out."""
+    """Print what a request is understood as, as JSON, without carrying it out: the intent, in words of the
+    request, and the plan of each step, in numbers of the model."""
 
-    request: Positional[str]
+    request: Positional[str] = ""
     image: Images = ()
+    settled: Settled = None
+    """A file with what this command printed, in place of a request."""
     model: str = "default"
     json: Json = False
     """As without it: a plan is always printed as one JSON object."""
@@ -25,7 +36,11 @@ class ShowPlan:
 def run(command: ShowPlan, console: Console) -> int:
     from diptych.systems.registry import settings_of
 
-    plan, _ = understood(settings_of(command.model), command.request, command.image, command.plan)
+    settings = settings_of(command.model)
+    course, found = understood(settings, command.request, command.image, command.plan, command.settled)
+    if found or not course.plans[0].inputs:
+        first, _ = planning.given(settings, course, 0, found)
+        course = replace(course, plans=(first, *course.plans[1:]))
     # nothing but the plan, unwrapped: other programs read it
-    print(to_json(plan), end="")
+    print(course.to_json(), end="")
     return 0

@@ -3,15 +3,17 @@
 Prompts are made from a seed that no training run uses. Drawing: six categories, seen and held-out
 combinations apart, one guided sample each, judged by the exact checker. Position and binding prompts are also
 checked for having come out exactly swapped. Questions: exact answers by type. Edits: done, and every
-untouched glyph still there.
+untouched glyph still there. Guided: masks, references, edges and boxes.
+
+The checker is the strict one; what the lenient one finds in the same pictures stands beside it.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,16 +21,25 @@ from diptych import planning
 from diptych.evaluation.statistics import Score, mean_of
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell
-from diptych.request import Media, Message, check_seed
-from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld
+from diptych.request import Media, Message, Plan, Role, Task, check_seed
+from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld, Wanted, wording
 from diptych.worlds.emoji.captions import caption, sample_scene_facts, sample_wanted, swapped_binding
 from diptych.worlds.emoji.edits import Edit
-from diptych.worlds.emoji.questions import Question, ask, judge_answer
+from diptych.worlds.emoji.guided import GUIDED, Guided, sample_guided
+from diptych.worlds.emoji.questions import Question, choose, judge_answer, plain
 from diptych.worlds.emoji.source import random_edit
 
 HELD_OUT = ("two", "counting", "position", "binding")
 """Categories that have combinations held out of training."""
 SWAPPABLE = ("position", "binding")
+SPLITS = ("drawing", "questions", "edits", "guided")
+WORDS = ("plain", "trained", "held-out")
+_GUIDED_TASKS = {
+    "masked": Task.EDIT,
+    "reference": Task.REFERENCE_TO_IMAGE,
+    "edges": Task.CONTROL_TO_IMAGE,
+    "boxes": Task.CONTROL_TO_IMAGE,
+}
 Progress = Callable[[str, int, int], Any]
 MAX_PROMPTS = 10_000
 """With so many of a type an interval is a hundredth; all of a type are held at once."""
@@ -41,7 +52,11 @@ class EvaluationConfig:
     seed: int = 1_000_003
     """Of the test prompts. Training uses 0, validation 1,000,001."""
     split: str = "all"
-    """'all', or only 'drawing', 'questions' or 'edits'."""
+    """'all', or only 'drawing', 'questions', 'edits' or 'guided'; 'all' has the last for a model that was
+    taught to draw by given pictures."""
+    words: str = "plain"
+    """'plain': the benchmark's own words. Or wide ones, 'trained' or 'held-out': ways of saying that training
+    has, or has not. The facts that are asked about stay the same."""
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
@@ -49,8 +64,14 @@ class EvaluationConfig:
         if self.prompts > MAX_PROMPTS:
             raise ValueError(f"prompts must be at most {MAX_PROMPTS}, got {self.prompts}")
         check_seed(self.seed)
-        if self.split not in ("all", "drawing", "questions", "edits"):
-            raise ValueError(f"split must be all, drawing, questions or edits, got {self.split!r}")
+        if self.split not in ("all", *SPLITS):
+            raise ValueError(f"split must be all, {', '.join(SPLITS)}, got {self.split!r}")
+        if self.words not in WORDS:
+            raise ValueError(f"words must be {', '.join(WORDS)}, got {self.words!r}")
+
+    @property
+    def held(self) -> bool:
+        return self.words == "held-out"
 
 
 @dataclass
@@ -61,6 +82,9 @@ class Evaluation:
     """Category -> share of prompts that came out exactly swapped (seen combinations)."""
     questions: dict[str, Score] = field(default_factory=dict)
     edits: dict[str, Score] = field(default_factory=dict)
+    guided: dict[str, Score] = field(default_factory=dict)
+    lenient: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """Part, as the summary names it -> what the lenient checker says of the same pictures."""
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     """Sheet name -> pictures with verdicts."""
 
@@ -70,6 +94,8 @@ class Evaluation:
             **{f"drawing, {split}": s for split, s in self.drawing.items()},
             "questions": self.questions,
             "edits": self.edits,
+            "guided": self.guided,
+            **{f"{part}, judged leniently": s for part, s in self.lenient.items()},
         }
         for name, scores in groups.items():
             if scores:
@@ -89,14 +115,22 @@ def evaluate(
 ) -> Evaluation:
     """Run the benchmark. `progress(part, done, total)` is called as parts finish."""
     result = Evaluation()
-    checker = Checker(world)
+    judges = Judges(Checker(world), Checker(world, lenient=True))
     if config.split in ("all", "drawing"):
-        _drawing(pipeline, world, checker, config, result, progress or _silent)
+        _drawing(pipeline, world, judges, config, result, progress or _silent)
     if config.split in ("all", "questions"):
         _questions(pipeline, world, config, result, progress or _silent)
     if config.split in ("all", "edits"):
-        _edits(pipeline, world, checker, config, result, progress or _silent)
+        _edits(pipeline, world, judges, config, result, progress or _silent)
+    taught = pipeline.system.settings.tasks >= {*_GUIDED_TASKS.values()}
+    if config.split == "guided" or (config.split == "all" and taught):
+        _guided(pipeline, world, judges.strict, config, result, progress or _silent)
     return result
+
+
+class Judges(NamedTuple):
+    strict: Checker
+    lenient: Checker
 
 
 def _silent(part: str, done: int, total: int) -> None:
@@ -111,11 +145,12 @@ def _rng(config: EvaluationConfig, part: str) -> np.random.Generator:
 def _drawing(
     pipeline: Pipeline,
     world: EmojiWorld,
-    checker: Checker,
+    judges: Judges,
     config: EvaluationConfig,
     result: Evaluation,
     progress: Progress,
 ) -> None:
+    checker = judges.strict
     jobs = [("seen", c) for c in CATEGORIES] + [("held-out", c) for c in HELD_OUT]
     for done, (split, category) in enumerate(jobs):
         progress(f"drawing, {split}: {category}", done, len(jobs))
@@ -123,12 +158,27 @@ def _drawing(
         wanted = [
             sample_wanted(world, category, rng, held=split == "held-out") for _ in range(config.prompts)
         ]
-        texts = [caption(world, w) for w in wanted]
-        plans = [pipeline.plan(text, seed=config.seed + n) for n, text in enumerate(texts)]
+        texts = _requests(world, wanted, config, f"{split} {category}")
+        if config.words == "plain":
+            plans = [pipeline.plan(text, seed=config.seed + n) for n, text in enumerate(texts)]
+        else:
+            plans = [
+                _settled(pipeline, Plan(task=Task.TEXT_TO_IMAGE, prompt=text, seed=config.seed + n))
+                for n, text in enumerate(texts)
+            ]
         pictures = [frames[0] for frames in draw(pipeline.system, plans)]
         found = [checker.detect(picture) for picture in pictures]
         right = [checker.satisfies(f, w) for f, w in zip(found, wanted, strict=True)]
         result.drawing.setdefault(split, {})[category] = Score(sum(right), len(right))
+        _leniently(
+            result,
+            f"drawing, {split}",
+            category,
+            (
+                judges.lenient.satisfies(judges.lenient.detect(picture), w)
+                for picture, w in zip(pictures, wanted, strict=True)
+            ),
+        )
         # a prompt that comes out exactly swapped was heard but not bound: another mistake than a missing
         # glyph
         if split == "seen" and category in SWAPPABLE:
@@ -139,19 +189,40 @@ def _drawing(
         result.cells.setdefault(f"drawing-{split}", []).extend(cells[:6])
 
 
+def _requests(world: EmojiWorld, wanted: Sequence[Wanted], config: EvaluationConfig, part: str) -> list[str]:
+    if config.words == "plain":
+        return [caption(world, w) for w in wanted]
+    # a stream of their own, so that the facts are those of the plain prompts
+    rng = _rng(config, f"words of {part}")
+    return [wording.request(world, w, rng, config.held) for w in wanted]
+
+
+def _settled(pipeline: Pipeline, plan: Plan) -> Plan:
+    """A plan whose task is given: the model is judged here, and no planner."""
+    return planning.settle(plan, pipeline.system.settings)
+
+
+def _leniently(result: Evaluation, part: str, type: str, right: Iterable[bool]) -> None:
+    verdicts = list(right)
+    result.lenient.setdefault(part, {})[type] = Score(sum(verdicts), len(verdicts))
+
+
 def _questions(
     pipeline: Pipeline, world: EmojiWorld, config: EvaluationConfig, result: Evaluation, progress: Progress
 ) -> None:
     for done, type in enumerate(QUESTION_TYPES):
         progress(f"questions: {type}", done, len(QUESTION_TYPES))
-        rng = _rng(config, f"question {type}")
+        rng, words = _rng(config, f"question {type}"), _rng(config, f"words of question {type}")
         questions: list[Question] = []
         conversations, pictures = [], []
         # not every scene has a single right answer for every type
         while len(questions) < config.prompts:
             scene = world.scene_for(sample_scene_facts(world, rng), rng)
-            question = ask(world, scene, type, rng)
-            if question is not None:
+            asked = choose(world, scene, type, rng)
+            if asked is not None:
+                question = plain(world, asked, rng)
+                if config.words != "plain":
+                    question = wording.question(world, asked, words, config.held)
                 questions.append(question)
                 pictures.append(world.render(scene))
                 conversations.append([Message("user", question.text, (Media.picture(pictures[-1]),))])
@@ -170,18 +241,33 @@ def _questions(
 def _edits(
     pipeline: Pipeline,
     world: EmojiWorld,
-    checker: Checker,
+    judges: Judges,
     config: EvaluationConfig,
     result: Evaluation,
     progress: Progress,
 ) -> None:
+    checker = judges.strict
     for done, type in enumerate(EDIT_TYPES):
         progress(f"edits: {type}", done, len(EDIT_TYPES))
         rng = _rng(config, f"edit {type}")
         edits: list[Edit] = [random_edit(world, rng, type) for _ in range(config.prompts)]
+        if config.words != "plain":
+            words = _rng(config, f"words of edit {type}")
+            said = [wording.instruction(world, edit, words, config.held) for edit in edits]
+            edits = [replace(edit, instruction=text) for edit, text in zip(edits, said, strict=True)]
         sources = [world.render(edit.source) for edit in edits]
         plans = [
             pipeline.plan(edit.instruction, 1, task="edit", seed=config.seed + n)
+            if config.words == "plain"
+            else _settled(
+                pipeline,
+                Plan(
+                    task=Task.EDIT,
+                    prompt=edit.instruction,
+                    inputs=(Role.SOURCE,),
+                    seed=config.seed + n,
+                ),
+            )
             for n, edit in enumerate(edits)
         ]
         sized = [
@@ -192,7 +278,46 @@ def _edits(
         pictures = [frames[0] for frames in drawn]
         right = [checker.edited(checker.detect(p), edit) for p, edit in zip(pictures, edits, strict=True)]
         result.edits[type] = Score(sum(right), len(right))
+        _leniently(
+            result,
+            "edits",
+            type,
+            (
+                judges.lenient.edited(judges.lenient.detect(picture), edit)
+                for picture, edit in zip(pictures, edits, strict=True)
+            ),
+        )
         for source, picture, edit, verdict in list(zip(sources, pictures, edits, right, strict=True))[:3]:
             result.cells.setdefault("edits", []).extend(
                 [Cell(source, "before"), Cell(picture, edit.instruction, verdict)]
             )
+
+
+def _guided(
+    pipeline: Pipeline,
+    world: EmojiWorld,
+    checker: Checker,
+    config: EvaluationConfig,
+    result: Evaluation,
+    progress: Progress,
+) -> None:
+    for done, type in enumerate(GUIDED):
+        progress(f"guided: {type}", done, len(GUIDED))
+        rng = _rng(config, f"guided {type}")
+        asked: list[Guided] = [sample_guided(world, type, rng, config.held) for _ in range(config.prompts)]
+        plans, media = [], []
+        for n, one in enumerate(asked):
+            found = [Media.picture(pixels) for _, pixels in one.given]
+            roles = tuple(role for role, _ in one.given)
+            plan = Plan(task=_GUIDED_TASKS[type], prompt=one.text, inputs=roles, seed=config.seed + n)
+            plan, found = planning.sized(pipeline.system.settings, _settled(pipeline, plan), found)
+            plans.append(plan)
+            media.append(found)
+        pictures = [frames[0] for frames in draw(pipeline.system, plans, media)]
+        right = [
+            checker.guided(checker.detect(picture), one) for picture, one in zip(pictures, asked, strict=True)
+        ]
+        result.guided[type] = Score(sum(right), len(right))
+        for one, picture, verdict in list(zip(asked, pictures, right, strict=True))[:3]:
+            cells = [Cell(pixels, role.value) for role, pixels in one.given]
+            result.cells.setdefault("guided", []).extend([*cells, Cell(picture, one.text, verdict)])

@@ -10,8 +10,8 @@ from diptych.flow.objective import Objective
 
 NOISE_SCALE_MODES = ("resolution", "dynamic_sqrt", "fixed")
 GUIDANCE_NORMS = ("none", "global", "channel", "zero_star", "projected")
-SOLVERS = ("euler", "dpm", "trigflow")
-SCHEDULES = ("shifted", "diffusers_euler")
+SOLVERS = ("euler", "dpm", "trigflow", "unipc")
+SCHEDULES = ("shifted", "diffusers_euler", "diffusers_unipc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,11 @@ class SamplerConfig:
 
     num_steps: int = 30
     solver: str = "euler"
-    """'euler'; 'dpm': Flow-DPM-Solver++ 2M (SANA's); 'trigflow': Sprint's few steps."""
+    """'euler'; 'dpm': Flow-DPM-Solver++ 2M (SANA's); 'trigflow': Sprint's few steps; 'unipc': UniPC of second
+    order (Wan's)."""
     schedule: str = "shifted"
     """'shifted': evenly spaced levels, shifted; 'diffusers_euler': those of its
-    FlowMatchEulerDiscreteScheduler, shifted twice."""
+    FlowMatchEulerDiscreteScheduler, shifted twice; 'diffusers_unipc': of its UniPCMultistepScheduler."""
     first_sigma: float = 1.0
     """Highest level before the shift; SANA's DPM-Solver starts at 0.999, since its half log ratio is infinite
     at 1."""

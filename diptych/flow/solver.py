@@ -17,6 +17,7 @@ from torch import Tensor
 from diptych.flow.config import SamplerConfig
 from diptych.flow.shapes import per_row
 from diptych.flow.trigflow import TrigFlow
+from diptych.flow.unipc import UniPC
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """velocity(x, sigma): x (B, ...), sigma (B,) on the CPU, of x's dtype or in float64."""
@@ -126,6 +127,7 @@ _SOLVERS: dict[str, Callable[[SamplerConfig], Solver]] = {
     "euler": Euler,
     "dpm": DPM,
     "trigflow": lambda sampler: TrigFlow(),
+    "unipc": lambda sampler: UniPC(lambda steps: levels_of(sampler, steps).tolist()),
 }
 
 
@@ -190,9 +192,20 @@ def levels_of(sampler: SamplerConfig, num_steps: int) -> Tensor:
     """The noise levels that a sampler goes through in `num_steps` steps."""
     if sampler.schedule == "diffusers_euler":
         return diffusers_euler_sigmas(num_steps, sampler.shift)
-    if sampler.solver == "dpm":
+    if sampler.schedule == "diffusers_unipc":
+        return _diffusers_unipc_sigmas(num_steps, sampler.shift)
+    if sampler.solver in ("dpm", "unipc"):
         return _dpm_sigmas(num_steps, sampler.shift, sampler.first_sigma)
     return sigmas(num_steps, sampler.shift, sampler.first_sigma)
+
+
+def _diffusers_unipc_sigmas(num_steps: int, shift: float) -> Tensor:
+    """Levels of diffusers' UniPCMultistepScheduler for a flow: from 1 in even steps towards 0.001, shifted,
+    then 0. Those of Wan's own code begin at 0.999 and end at 0."""
+    levels = shifted(torch.linspace(1.0, 0.001, num_steps + 1, dtype=torch.float64)[:-1], shift)
+    # as there: the half log ratio of 1 is infinite
+    levels[0] = levels[0].clamp_max(1 - 1e-6)
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def _dpm_sigmas(num_steps: int, shift: float, first: float) -> Tensor:

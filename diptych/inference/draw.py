@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.contracts import Given, Prompt, Stack, System
+from diptych.contracts import Accompanied, Given, Prompt, Stack, System
 from diptych.flow import per_row, solver_of
 from diptych.inference.guidance import Guidance
 from diptych.request import TASKS, Media, Message, Plan, Product, RequestError, Role
@@ -131,7 +131,8 @@ def draw_targets(
         )
     condition = system.read(prompts, stacks)
     guidance = Guidance(system, condition, scales, image_scales, _shown(prompts[0], stacks[0]))
-    shape = system.space.shape(stacks[0].width, stacks[0].height, len(stacks[0].times))
+    frames, *shape = system.space.shape(stacks[0].width, stacks[0].height, len(stacks[0].times))
+    beside = condition.beside if isinstance(condition, Accompanied) else 0
     # rows of fewer steps leave the batch early; each goes along the levels that it would have had alone
     solver = solver_of(system.sampler)
     points = [solver.points(number) for number in steps]
@@ -139,7 +140,7 @@ def draw_targets(
 
     def noise(places: list[int]) -> Tensor:
         """Of the rows that are still drawn, by their places among them."""
-        drawn = [torch.randn(shape, generator=generators[rows[at]]) for at in places]
+        drawn = [torch.randn(beside + frames, *shape, generator=generators[rows[at]]) for at in places]
         return torch.stack(drawn).to(system.device)
 
     x = noise(rows)
@@ -161,4 +162,4 @@ def draw_targets(
         solver.rows(going)
         guidance.rows(going)
         rows, x = [rows[at] for at in going], x[going]
-    return torch.stack([finished[row] for row in range(len(plans))])
+    return torch.stack([finished[row][beside:] for row in range(len(plans))])

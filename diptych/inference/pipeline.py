@@ -16,7 +16,7 @@ from diptych.files.whole import write_whole
 from diptych.inference.converse import Converses
 from diptych.inference.draw import check_media, draw, prompt_of, stack_of
 from diptych.inference.story import tell
-from diptych.planning import attached, sized, understood
+from diptych.planning import Course, given, looked_at, sized, told, understood
 from diptych.request import (
     MARK,
     TASKS,
@@ -24,6 +24,7 @@ from diptych.request import (
     Message,
     Plan,
     Product,
+    RequestError,
     Role,
 )
 
@@ -39,6 +40,8 @@ class Result:
     """What the model thought before it drew, where the plan asked for it."""
     parts: tuple[str | Media, ...] = ()
     """Text and pictures in their order."""
+    before: tuple[Result, ...] = ()
+    """What the earlier steps of the request made."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -86,9 +89,16 @@ class Pipeline:
     def __init__(self, system: System) -> None:
         self.system = system
 
-    def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
-        """What a request is understood as, settled: see `planning.understood`."""
+    def course(self, request: str, pictures: int = 0, **overrides: Any) -> Course:
+        """What a request is understood as, step by step: see `planning.understood`."""
         return understood(self.system.settings, request, pictures, **overrides)
+
+    def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
+        """What a request of one step is understood as, settled. Raises RequestError for one of several."""
+        plans = self.course(request, pictures, **overrides).plans
+        if len(plans) > 1:
+            raise RequestError(f"the request has {len(plans)} steps: `course` plans them, `run` does them")
+        return plans[0]
 
     def run(
         self,
@@ -100,9 +110,30 @@ class Pipeline:
         **overrides: Any,
     ) -> Result:
         """Carry out a request about or with pictures and clips (files or uint8 arrays; one of four axes is a
-        clip), behind earlier turns; `limits` say how text is written, overrides are fields of the plan."""
-        plan = self.plan(request, len(images), **overrides)
-        return self.carry_out(plan, attached(self.system.settings, plan, images), on_step, history, limits)
+        clip), behind earlier turns; `limits` say how text is written, overrides are fields of the plan. Of
+        several steps, the result is the last one's, with the others in `before`."""
+        found = looked_at(self.system.settings, images)
+        turns = [turn.text for turn in history if turn.role == "user"]
+        course = understood(
+            self.system.settings, request, [told(medium) for medium in found], turns, **overrides
+        )
+        return self.follow(course, found, on_step, history, limits)
+
+    def follow(
+        self,
+        course: Course,
+        found: Sequence[Media | Path] = (),
+        on_step: Callable[[int], Any] | None = None,
+        history: Sequence[Message] = (),
+        limits: AnswerLimits = AnswerLimits(),
+    ) -> Result:
+        """Carry out one step after the other, with what is attached and what the steps before made."""
+        done: list[Result] = []
+        for number in range(len(course.plans)):
+            made = [result.media[0] if result.media else None for result in done]
+            plan, media = given(self.system.settings, course, number, found, made)
+            done.append(self.carry_out(plan, media, on_step, history, limits))
+        return replace(done[-1], before=tuple(done[:-1]))
 
     def carry_out(
         self,
@@ -123,7 +154,7 @@ class Pipeline:
         # a picture of several is that of its own seed, so that any one of them can be drawn again alone
         plans = [replace(plan, seed=plan.seed + i, count=1) for i in range(plan.count)]
         drawn = draw(self.system, plans, [media] * plan.count, on_step, [prompt] * plan.count)
-        return Result(plan, media=tuple(Media(frames) for frames in drawn), thought=thought)
+        return Result(plan, media=tuple(Media(frames, fps=plan.fps) for frames in drawn), thought=thought)
 
     def _thought(self, plan: Plan, prompt: Prompt, media: Sequence[Media]) -> tuple[Prompt, str]:
         """The prompt with what the model thinks about it, which only the pass with the text sees."""

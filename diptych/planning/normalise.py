@@ -2,13 +2,171 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from diptych.planning.schema import Attached, Input, Intent, Step
 from diptych.request import TASKS, Plan, Product, RequestError, Role, Task, check_roles
 from diptych.settings import Settings
 
 MAX_COUNT = 64
 MAX_STEPS = 1000
+MAX_SECONDS = 60.0
+"""Of a clip that is asked for; a shorter one than that is drawn as long as the model can, which is told."""
+MAX_FPS = 240.0
+_NEEDS = {
+    "source": "a picture to change (attach one)",
+    "mask": "a mask (attach a picture that is white where the other may change)",
+    "reference": "a picture of what is to appear (attach one)",
+    "control": "a picture to draw along (attach one)",
+    "first": "a picture for the first frame (attach one)",
+    "last": "a picture for the last frame (attach one)",
+    "subject": "a picture to look at (attach one)",
+    "prompt": "words for what is to be drawn, changed or answered",
+    "clip": "a clip (attach one)",
+}
+
+
+def check_said(intent: Intent) -> None:
+    """Raises RequestError, with the question that would settle it, for a request that lacks something or
+    contradicts itself."""
+    question = f": {intent.question}" if intent.question else ""
+    if intent.contradictions:
+        raise RequestError(
+            f"the request names two values for {' and '.join(intent.contradictions)}"
+            + (question or ": keep one")
+        )
+    if intent.missing:
+        raise RequestError(
+            f"the request needs {' and '.join(_NEEDS[name] for name in intent.missing)}" + question
+        )
+
+
+def plan_of(
+    intent: Intent, number: int, settings: Settings, media: Sequence[Attached] = (), seed: int = 0
+) -> Plan:
+    """One step of an intent as a plan that `settle` takes: what was said in words as numbers of this model,
+    each change told. `seed` is taken where none is said. Raises RequestError for a length that no clip has,
+    for media that are not there, and for a clip where the model draws none."""
+    step = intent.steps[number]
+    facts = TASKS[step.task]
+    given, places = _inputs(intent, number, len(media))
+    notes: list[str] = []
+    if facts.makes is Product.CLIP:
+        _check_task(step.task, settings)
+    draws = facts.makes is not Product.TEXT
+    width, height = _size(step, settings, _shape(step, media), notes) if draws else (None, None)
+    frames, fps = _length(step, settings, notes) if draws else (1, None)
+    return Plan(
+        task=step.task,
+        prompt=step.prompt,
+        inputs=given,
+        media=places,
+        control=(step.control or "") if Role.CONTROL in given else "",
+        width=width,
+        height=height,
+        frames=frames,
+        fps=fps,
+        count=1 if step.count is None else step.count,
+        seed=(seed if step.seed is None else step.seed) if draws else 0,
+        steps=step.steps,
+        guidance_scale=step.guidance_scale,
+        negative_prompt=step.negative_prompt,
+        confidence=intent.confidence,
+        adjustments=tuple(notes),
+    )
+
+
+def _inputs(intent: Intent, number: int, attached: int) -> tuple[tuple[Role, ...], tuple[int, ...]]:
+    """Roles of a step's media, and which they are; none where they are the attached ones in their order. What
+    is attached and no step speaks of is in the first one, unused."""
+    found = list(intent.steps[number].inputs)
+    if number == 0:
+        spoken = {one.medium for step in intent.steps for one in step.inputs}
+        found += [Input(Role.UNUSED, medium) for medium in range(attached) if medium not in spoken]
+    places = []
+    for one in found:
+        if one.step is not None and TASKS[intent.steps[one.step].task].makes is Product.TEXT:
+            raise RequestError(
+                f"step {number} takes what step {one.step} draws, and that is an answer in text"
+            )
+        if one.medium is not None and one.medium >= attached:
+            raise RequestError(f"step {number} names medium {one.medium}, but {attached} are attached")
+        places.append(one.medium if one.step is None else attached + one.step)
+    pairs = sorted(zip(places, found, strict=True), key=lambda pair: pair[0] or 0)
+    ordered = tuple(place or 0 for place, _ in pairs)
+    return tuple(one.role for _, one in pairs), () if ordered == tuple(range(attached)) else ordered
+
+
+def _shape(step: Step, media: Sequence[Attached]) -> tuple[int, int] | None:
+    """Width and height of the picture or clip that a clip begins with, ends with or follows."""
+    if TASKS[step.task].makes is not Product.CLIP:
+        return None
+    for one in step.inputs:
+        if one.role in (Role.FIRST, Role.LAST, Role.CONTROL) and one.medium is not None:
+            medium = media[one.medium]
+            if medium.width and medium.height:
+                return medium.width, medium.height
+    return None
+
+
+def _size(
+    step: Step, settings: Settings, shape: tuple[int, int] | None, notes: list[str]
+) -> tuple[int | None, int | None]:
+    """Sides, px, where anything is said of them, or given by `shape`."""
+    if TASKS[step.task].changes and (step.aspect or step.resolution):
+        notes.append("the size in words is not used: an edit has the size of its source")
+    if step.width is not None or step.height is not None or TASKS[step.task].changes:
+        if step.aspect and step.width and not step.height:
+            return step.width, round(step.width * step.aspect[1] / step.aspect[0])
+        if step.aspect and step.height and not step.width:
+            return round(step.height * step.aspect[0] / step.aspect[1]), step.height
+        return step.width, step.height
+    aspect = step.aspect or shape
+    if step.resolution is None:
+        return settings.own_size(aspect) if aspect else (None, None)
+    if step.resolution < 1:
+        raise RequestError(f"a picture is at least 1 px high, got {step.resolution}")
+    across, down = aspect or settings.aspect
+    scale = step.resolution / min(across, down)
+    width, height = round(across * scale), round(down * scale)
+    largest = settings.largest or settings.native
+    if width * height <= largest**2:
+        return width, height
+    smaller = settings.own_size((across, down), largest)
+    notes.append(
+        f"size {width}x{height} -> {smaller[0]}x{smaller[1]} (this model draws no more than "
+        f"{largest}x{largest} px)"
+    )
+    return smaller
+
+
+def _length(step: Step, settings: Settings, notes: list[str]) -> tuple[int, float | None]:
+    """Frames to draw, and how many a second."""
+    told = [name for name in ("seconds", "fps", "frames") if getattr(step, name) is not None]
+    if TASKS[step.task].makes is not Product.CLIP:
+        if told:
+            notes.append(f"{' and '.join(told)} not used: {step.task.value!r} draws single pictures")
+        return 1, None
+    most = settings.max_frames
+    if step.seconds is not None and not 0 < step.seconds <= MAX_SECONDS:
+        raise RequestError(
+            f"seconds must be above 0 and at most {MAX_SECONDS:g}, got {step.seconds:g}; this model draws at "
+            f"most {most / settings.fps:.3g}"
+        )
+    if step.fps is not None and not 0 < step.fps <= MAX_FPS:
+        raise RequestError(f"fps must be above 0 and at most {MAX_FPS:g}, got {step.fps:g}")
+    fps = step.fps or settings.fps
+    if step.frames is None:
+        frames = most if step.seconds is None else max(1, round(step.seconds * fps))
+    else:
+        frames = step.frames
+        fps = step.fps or (frames / step.seconds if step.seconds and frames > 0 else settings.fps)
+    if frames > most:
+        notes.append(
+            f"{frames} frames -> {most} ({most / fps:.3g} s at {fps:g} a second), the most of this model"
+        )
+    return min(frames, most), fps
 
 
 def settle(plan: Plan, settings: Settings) -> Plan:
@@ -19,10 +177,7 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     # before the task is judged: an attached picture may make it another task
     if plan.task is Task.TEXT_TO_IMAGE and plan.inputs:
         plan = _attached(plan, settings)
-    if plan.task not in settings.tasks:
-        raise RequestError(
-            f"this model cannot do {plan.task.value!r}; it can do {', '.join(sorted(settings.tasks))}"
-        )
+    _check_task(plan.task, settings)
     if not plan.prompt.strip():
         raise RequestError("the request is empty: say what to draw, to answer or to change")
     for what, text in (("request", plan.prompt), ("negative_prompt", plan.negative_prompt)):
@@ -39,6 +194,9 @@ def settle(plan: Plan, settings: Settings) -> Plan:
         raise RequestError(f"{used} pictures are attached, but this model looks at {most}")
     check_roles(plan.task, plan.inputs)
     _check_thoughts(plan, settings)
+    if plan.control and Role.CONTROL in plan.inputs and plan.control not in settings.controls:
+        known = ", ".join(settings.controls) or "anything but what it is given"
+        raise RequestError(f"this model draws along {known}, not along {plan.control}")
     if TASKS[plan.task].makes is Product.TEXT:
         return plan
     _check_numbers(plan, settings)
@@ -48,7 +206,8 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     if changes and plan.width is None and plan.height is None:
         # the size of its source, which is not known here
         return _filled(plan, settings)
-    width, height = plan.width or settings.native, plan.height or settings.native
+    own = settings.own_size() if plan.width is None and plan.height is None else (settings.native,) * 2
+    width, height = plan.width or own[0], plan.height or own[1]
     rounded = settings.round_size(width, height)
     notes = list(plan.adjustments)
     # told and not refused: the request is plain words, and sizes are multiples only for the model's sake
@@ -64,9 +223,18 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     return _filled(settled, settings)
 
 
+def _check_task(task: Task, settings: Settings) -> None:
+    if task not in settings.tasks:
+        raise RequestError(
+            f"this model cannot do {task.value!r}; it can do {', '.join(sorted(settings.tasks))}"
+        )
+
+
 def _filled(plan: Plan, settings: Settings) -> Plan:
     """With the system's steps and scales where the plan has none."""
     sampler, scale, image_scale = settings.sampler, plan.guidance_scale, plan.image_guidance_scale
+    if TASKS[plan.task].makes is Product.CLIP:
+        plan = _clip(plan, settings)
     return replace(
         plan,
         # None and not falsy: a guidance scale of 0 is a wish
@@ -74,6 +242,19 @@ def _filled(plan: Plan, settings: Settings) -> Plan:
         guidance_scale=sampler.guidance_scale if scale is None else scale,
         image_guidance_scale=sampler.image_guidance_scale if image_scale is None else image_scale,
     )
+
+
+def _clip(plan: Plan, settings: Settings) -> Plan:
+    """With frames that the model can draw, the nearest number, and frames a second."""
+    if plan.fps is None:
+        plan = replace(plan, fps=settings.fps)
+    step = settings.frame_step
+    # ties go up: a clip is rather a little longer than asked for
+    frames = min((plan.frames - 1 + step // 2) // step * step, (settings.max_frames - 1) // step * step) + 1
+    if frames == plan.frames:
+        return plan
+    note = f"{plan.frames} frames -> {frames} (a multiple of {step}, and 1)"
+    return _noted(replace(plan, frames=frames), note)
 
 
 def _attached(plan: Plan, settings: Settings) -> Plan:
@@ -84,14 +265,15 @@ def _attached(plan: Plan, settings: Settings) -> Plan:
         if asked:
             raise RequestError("this model does not draw along an attached picture")
         return _noted(plan, "the attached picture is not used: the request asks for a new one")
+    followed = ", ".join(settings.controls)
     if len(plan.inputs) > 1:
         raise RequestError(
-            f"{len(plan.inputs)} pictures are attached, but this model draws along one ({settings.control})"
+            f"{len(plan.inputs)} pictures are attached, but this model draws along one ({followed})"
         )
-    followed = replace(plan, task=Task.CONTROL_TO_IMAGE, inputs=(Role.CONTROL,))
+    along = replace(plan, task=Task.CONTROL_TO_IMAGE, inputs=(Role.CONTROL,))
     if asked:
-        return followed
-    return _noted(followed, f"the attached picture is taken as the control picture ({settings.control})")
+        return along
+    return _noted(along, f"the attached picture is taken as the control picture ({followed})")
 
 
 def _noted(plan: Plan, note: str) -> Plan:
@@ -118,6 +300,8 @@ def _check_numbers(plan: Plan, settings: Settings) -> None:
         raise RequestError(f"frames must be 1, got {plan.frames}: {plan.task.value!r} draws single pictures")
     if not 1 <= plan.frames <= settings.max_frames:
         raise RequestError(f"frames must be 1 to {settings.max_frames}, got {plan.frames}")
+    if plan.fps is not None and not 0 < plan.fps <= MAX_FPS:
+        raise RequestError(f"fps must be above 0 and at most {MAX_FPS:g}, got {plan.fps}")
     if plan.sizes and TASKS[plan.task].makes is not Product.STORY:
         raise RequestError(f"{plan.task.value!r} draws pictures of one size: give width and height, no sizes")
     if TASKS[plan.task].makes is Product.STORY and plan.count != 1:

@@ -1,17 +1,20 @@
-"""From a request and a model's settings to the plan that is carried out. No torch here: a plan is shown
+"""From a request and a model's settings to the plans that are carried out. No torch here: a plan is shown
 before the model that carries it out is read."""
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.planning.normalise import settle
+from diptych.planning.course import Course
+from diptych.planning.normalise import check_said, plan_of, settle
 from diptych.planning.rules import RulePlanner
-from diptych.request import TASKS, Media, Plan, RequestError, Role, parse_task
+from diptych.planning.schema import Attached, Input, Intent, Planner, Request, Step
+from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task, parse_task
 from diptych.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,11 +22,20 @@ if TYPE_CHECKING:
 
 SEEDS = 2**32
 """A fresh seed is below this."""
+UNSURE = 0.5
+"""A confidence below which a request is answered by the safest reading, and told what is unclear."""
 
 
-def understood(settings: Settings, request: str, pictures: int = 0, **overrides: Any) -> Plan:
-    """What a request with `pictures` attached pictures is understood as, settled; any field of the plan can
-    be overridden.
+def understood(
+    settings: Settings,
+    request: str,
+    media: int | Sequence[Attached] = 0,
+    turns: Sequence[str] = (),
+    planner: Planner | None = None,
+    **overrides: Any,
+) -> Course:
+    """What a request with attached media (so many pictures, or what they are) and the user's earlier requests
+    is understood as, settled; any field of the plan can be overridden, of several steps in each.
 
     Raises RequestError with one sentence where it cannot be carried out.
     """
@@ -32,15 +44,107 @@ def understood(settings: Settings, request: str, pictures: int = 0, **overrides:
         raise RequestError(
             f"a plan has no field {sorted(unknown)[0]!r}; it has {', '.join(Plan.__dataclass_fields__)}"
         )
-    # the task goes to the planner: missing media and roles depend on it. All else overrules what was
-    # understood
+    if not request.strip():
+        raise RequestError("the request is empty: say what to draw, to answer or to change")
+    if len(request) > settings.max_text:
+        raise RequestError(
+            f"the request has {len(request)} characters, more than the {settings.max_text} that are read"
+        )
+    told = tuple(Attached(kind="picture") for _ in range(media)) if isinstance(media, int) else tuple(media)
+    asked = Request(text=request, media=told, turns=tuple(turns))
+    intent, notes = _intended(settings, asked, planner)
     task = overrides.pop("task", None)
+    if task is not None:
+        intent = _retasked(intent, parse_task(task), asked)
+    if settings.free and intent.missing == ("subject",):
+        # where any text may be said, a question needs no picture
+        intent = replace(intent, missing=(), question="")
+    # what is overridden cannot be missing or in doubt
+    doubts = tuple(name for name in intent.contradictions if name not in overrides)
+    intent = replace(intent, contradictions=doubts)
+    if "inputs" in overrides:
+        intent = replace(intent, missing=())
+        overrides.setdefault("media", ())
+    check_said(intent)
     # a fresh seed where none is named: a fixed one would give every picture the same noise, and so much the
     # same background
-    plan = RulePlanner(settings.native, settings.free, settings.max_text).plan(
-        request, pictures, None if task is None else parse_task(task), secrets.randbelow(SEEDS)
-    )
-    return settle(Plan.checked({**vars(plan), **overrides}), settings)
+    seed, plans = secrets.randbelow(SEEDS), []
+    for number in range(len(intent.steps)):
+        plan = plan_of(intent, number, settings, told, seed)
+        plan = replace(plan, adjustments=(*notes, *plan.adjustments)) if number == 0 else plan
+        plans.append(settle(Plan.checked({**vars(plan), **overrides}), settings))
+    return Course(intent=intent, plans=tuple(plans))
+
+
+def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
+    """A course that was settled before, for this model; what it settled then stays."""
+    plans = tuple(settle(Plan.checked({**vars(plan), **overrides}), settings) for plan in course.plans)
+    return replace(course, plans=plans)
+
+
+def _intended(
+    settings: Settings, request: Request, planner: Planner | None
+) -> tuple[Intent, tuple[str, ...]]:
+    """The intent, and what has to be said of it."""
+    rules = RulePlanner(settings.free)
+    planner = planner or _learned()
+    if planner is None:
+        return rules.plan(request), ()
+    intent = planner.plan(request)
+    if intent.language == "und":
+        intent = rules.plan(request)
+        return intent, (f"the language of the request is not known, so it is taken as {_named(intent)}",)
+    if settings.free and len(intent.steps) == 1 and _uncut(intent):
+        # a prompt that nothing was cut out of is the user's own, to the letter
+        intent = replace(intent, steps=(replace(intent.steps[0], prompt=request.text, negative_prompt=""),))
+    if intent.confidence < UNSURE and not (intent.missing or intent.contradictions):
+        unclear = intent.question or "say it in other words if something else is meant"
+        return intent, (f"not sure, so it is taken as {_named(intent)}: {unclear}",)
+    return intent, ()
+
+
+@functools.cache
+def _learned() -> Planner | None:
+    """The planner that ships, where its file is there."""
+    try:
+        from diptych.planning.learned import Learned
+    except ImportError:
+        return None
+    return Learned.open()
+
+
+def _named(intent: Intent) -> str:
+    return " and then ".join(repr(step.task.value) for step in intent.steps)
+
+
+def _uncut(intent: Intent) -> bool:
+    """Whether nothing but words is said."""
+    step = intent.steps[0]
+    kept = ("task", "prompt", "inputs", "control", "negative_prompt")
+    return all(value is None for name, value in vars(step).items() if name not in kept)
+
+
+def _retasked(intent: Intent, task: Task, request: Request) -> Intent:
+    """The first step as another task: each medium keeps its role where that task takes it, and has its
+    default one elsewhere. What is missing is known anew."""
+    step = intent.steps[0]
+    if step.task is task and len(intent.steps) == 1:
+        return intent
+    facts = TASKS[task]
+    role_of = {one.medium: one.role for one in step.inputs}
+    roles = [role_of.get(number, Role.UNUSED) for number in range(len(request.media))]
+    roles = [role if role in facts.takes else facts.default_role for role in roles]
+    inputs = tuple(Input(role, number) for number, role in enumerate(roles))
+    wanted, missing = facts.default_role, tuple[Any, ...]()
+    # a question is asked about something, though it may be about nothing where any text may be said
+    if not roles and (task is Task.ANSWER or (wanted in facts.takes and facts.takes[wanted][0])):
+        missing = (wanted.value,)
+    if facts.writes:
+        whole = Step(task=task, prompt=" ".join(request.text.split()), inputs=inputs)
+        return replace(
+            intent, steps=(whole,), missing=missing, contradictions=(), confidence=1.0, question=""
+        )
+    return replace(intent, steps=(replace(step, task=task, inputs=inputs),), missing=missing, confidence=1.0)
 
 
 def sized(settings: Settings, plan: Plan, media: Sequence[Media]) -> tuple[Plan, list[Media]]:
@@ -83,14 +187,91 @@ def sized(settings: Settings, plan: Plan, media: Sequence[Media]) -> tuple[Plan,
     return replace(plan, width=read[0], height=read[1]), media
 
 
-def attached(settings: Settings, plan: Plan, images: Sequence[str | Path | np.ndarray]) -> list[Media]:
-    """What is attached to a request, for its roles: a clip may be asked about, where the model looks at
-    clips; for all else, and of all else, the first frame of an animation is used. Raises RequestError for
-    other media than the plan names, and as `opened`."""
-    if len(images) != len(plan.inputs):
-        raise RequestError(f"the plan names {len(plan.inputs)} attached media, but there are {len(images)}")
-    pairs = zip(images, plan.inputs, strict=True)
-    return [opened(image, settings.clip_frames * (role is Role.SUBJECT)) for image, role in pairs]
+def looked_at(settings: Settings, images: Sequence[str | Path | np.ndarray]) -> list[Media | Path]:
+    """What is attached to a request, opened, but for a clip in a file where the model neither looks at clips
+    nor draws them. Raises PictureError or RequestError for what is neither picture nor clip."""
+    frames = max(settings.clip_frames, settings.max_frames if settings.max_frames > 1 else 0)
+    found: list[Media | Path] = []
+    for image in images:
+        if not frames and isinstance(image, (str, Path)) and _named_clip(Path(image)):
+            found.append(Path(image))
+        else:
+            found.append(opened(image, frames))
+    return found
+
+
+def told(medium: Media | Path) -> Attached:
+    """What a planner is told of a medium."""
+    if isinstance(medium, Path):
+        return Attached(kind="clip")
+    # numpy is loaded already, with the pixels
+    from diptych.planning.looks import look_of
+
+    count, height, width = medium.frames.shape[:3]
+    return Attached(
+        kind="picture" if count == 1 else "clip",
+        look=look_of(medium.frames),
+        width=width,
+        height=height,
+        frames=count,
+        seconds=medium.time(count - 1) if count > 1 else None,
+    )
+
+
+def given(
+    settings: Settings,
+    course: Course,
+    number: int,
+    attached: Sequence[Media | Path],
+    made: Sequence[Media | None] = (),
+) -> tuple[Plan, list[Media]]:
+    """A step with its media, of what is attached and of what each earlier step made; an edit at the size of
+    its source, see `sized`. A clip may be asked about, and changed or followed by a clip; of all else the
+    first frame of an animation is used.
+
+    Raises RequestError where something is not there, a clip stands where a picture is needed or the reverse,
+    and for a mask that does not fit.
+    """
+    plan = course.plans[number]
+    if len(course.plans) == 1 and not plan.media and len(attached) != len(plan.inputs):
+        raise RequestError(f"the plan names {len(plan.inputs)} attached media, but there are {len(attached)}")
+    found = course.media_of(number, attached, made)
+    media = [_for_role(plan.task, role, medium) for role, medium in zip(plan.inputs, found, strict=True)]
+    _check_mask(plan, media)
+    return sized(settings, plan, media)
+
+
+def _for_role(task: Task, role: Role, medium: Media | Path | None) -> Media:
+    if medium is None:
+        raise RequestError(f"{role.value} is what an earlier step says, and a picture is needed")
+    clip = task is Task.EDIT_CLIP and role is Role.SOURCE
+    if isinstance(medium, Path):
+        if role is Role.SUBJECT or clip:
+            raise RequestError(f"{medium} is a clip by its name, and this model looks at no clips")
+        raise RequestError(f"{medium} is a clip by its name, and a picture is needed here")
+    if clip and len(medium.frames) == 1:
+        raise RequestError(f"{medium.name} is a picture, and a clip is needed to change")
+    moving = TASKS[task].makes is Product.CLIP and role in (Role.SOURCE, Role.MASK, Role.CONTROL)
+    if len(medium.frames) == 1 or role in (Role.SUBJECT, Role.UNUSED) or moving:
+        return medium
+    if _named_clip(Path(medium.name)):
+        raise RequestError(f"{medium.name} is a clip by its name, and a picture is needed here")
+    return replace(medium, frames=medium.frames[:1], times=()) if medium.times else medium
+
+
+def _check_mask(plan: Plan, media: Sequence[Media]) -> None:
+    """Raises RequestError for a mask of another size than its source, or without any white."""
+    if Role.MASK not in plan.inputs or Role.SOURCE not in plan.inputs:
+        return
+    mask, source = (media[plan.inputs.index(role)] for role in (Role.MASK, Role.SOURCE))
+    sizes = [f"{one.frames.shape[2]}x{one.frames.shape[1]}" for one in (mask, source)]
+    if sizes[0] != sizes[1]:
+        raise RequestError(
+            f"the mask {mask.name} is {sizes[0]} px, and its source {sizes[1]}: a mask has the size of its "
+            "source"
+        )
+    if int(mask.frames.max()) < 128:
+        raise RequestError(f"the mask {mask.name} is black all over: it is white where the source may change")
 
 
 def opened(image: str | Path | np.ndarray, clip_frames: int = 0) -> Media:
@@ -99,11 +280,17 @@ def opened(image: str | Path | np.ndarray, clip_frames: int = 0) -> Media:
     if not isinstance(image, (str, Path)):
         return Media(image, "clip") if image.ndim == 4 else Media.picture(image)
     # where nothing is attached, no decoder is loaded
-    from diptych.data.clips import VIDEOS, is_clip, open_clip
+    from diptych.data.clips import is_clip, open_clip
     from diptych.data.pictures import open_picture
 
     if clip_frames and is_clip(Path(image)):
         return open_clip(Path(image), clip_frames)
-    if Path(image).suffix.lower() in VIDEOS:
+    if _named_clip(Path(image)):
         raise RequestError(f"{image} is a clip by its name, and a picture is needed here")
     return Media.picture(open_picture(image), str(image))
+
+
+def _named_clip(path: Path) -> bool:
+    from diptych.data.clips import VIDEOS
+
+    return path.suffix.lower() in VIDEOS

@@ -13,12 +13,14 @@ from diptych.files.typed import convert, read_json
 from diptych.settings import Settings
 from diptych.systems.sana.family import FAMILY as SANA
 from diptych.systems.u1.family import FAMILY as U1
+from diptych.systems.unison.family import FAMILY as UNISON
+from diptych.systems.wan.family import FAMILY as WAN
 
 if TYPE_CHECKING:
     import torch
 
 # asked in this order whether they recognise a folder; the first that does loads it
-FAMILIES: tuple[Family, ...] = (U1, SANA)
+FAMILIES: tuple[Family, ...] = (U1, SANA, WAN, UNISON)
 
 
 def recognised(folder: Path) -> Family | None:
@@ -36,18 +38,33 @@ def _family_of(folder: Path) -> Family:
     return family
 
 
-def open_system(
-    name: str | Path = DEFAULT, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> System:
-    """A model by 'default', folder or 'hf:owner/name', of any family; its weights in `dtype`, or as the
-    family keeps them.
+class _Opener:
+    """See `family.OpenSystem`."""
 
-    Raises ModelFolderError for a folder that is not whole or of no known family.
-    """
-    folder = locate(name)
-    family = _family_of(folder)
-    # the opener is handed down, so that a system that uses another need not import the registry
-    return family.load(folder, open_system, device, dtype)
+    def __call__(
+        self,
+        name: str | Path = DEFAULT,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> System:
+        """A model by 'default', folder or 'hf:owner/name', of any family; its weights in `dtype`, or as the
+        family keeps them.
+
+        Raises ModelFolderError for a folder that is not whole or of no known family.
+        """
+        folder = locate(name)
+        family = _family_of(folder)
+        # the opener is handed down, so that a system that uses another need not import the registry
+        return family.load(folder, self, device, dtype)
+
+    def settings(self, name: str | Path = DEFAULT) -> Settings:
+        """What a model can do, without loading it or torch. Raises ModelFolderError as opening it does."""
+        folder = locate(name)
+        return _family_of(folder).settings(folder, self)
+
+
+open_system = _Opener()
+settings_of = open_system.settings
 
 
 def outlined(name: str) -> tuple[Family, Outline] | None:
@@ -56,13 +73,6 @@ def outlined(name: str) -> tuple[Family, Outline] | None:
     folder = locate(name)
     family = recognised(folder)
     return None if family is None or family.outline is None else (family, family.outline(folder))
-
-
-def settings_of(name: str | Path = DEFAULT) -> Settings:
-    """What a model can do, by the name that `open_system` takes, without loading it or torch. Raises
-    ModelFolderError as that."""
-    folder = locate(name)
-    return _family_of(folder).settings(folder)
 
 
 def open_ours(name: str, device: torch.device | str = "cpu") -> System | None:

@@ -24,7 +24,7 @@ from diptych.data.prompts import read_prompts
 from diptych.files.folder import card, locate
 from diptych.files.lineage import lines
 from diptych.files.weights import open_weights
-from diptych.planning import RulePlanner, settle
+from diptych.planning import Course, RulePlanner, settle, understood
 from diptych.request import Plan, Task
 from diptych.systems.registry import read_run, settings_of
 from diptych.systems.sana.convert import read_checkpoint
@@ -226,8 +226,8 @@ WORDS = [
 )
 def test_words_of_requests(words, pictures):
     with suppress(ValueError):
-        plan = settle(RulePlanner(96).plan(" ".join(words), pictures), settings_of())
-        assert Plan.from_json(plan.to_json()) == plan
+        course = understood(settings_of(), " ".join(words), pictures, planner=RulePlanner())
+        assert Course.from_json(course.to_json()) == course
 
 
 LINES = [

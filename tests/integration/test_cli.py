@@ -115,7 +115,7 @@ def test_plan_prints_only_the_plan_and_every_field_can_be_overridden(capsys):
             "11",
         ]
     )
-    plan = json.loads(capsys.readouterr().out)
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
     assert status == 0
     assert (plan["width"], plan["height"], plan["seed"], plan["steps"], plan["guidance_scale"]) == (
         96,
@@ -198,6 +198,7 @@ def test_the_set_of_flags_is_frozen():
             [
                 "request",
                 "image",
+                "settled",
                 "history",
                 "output",
                 "model",
@@ -210,7 +211,7 @@ def test_the_set_of_flags_is_frozen():
                 "plan",
             ],
         ),
-        ("ShowPlan", ["request", "image", "model", "json", "plan"]),
+        ("ShowPlan", ["request", "image", "settled", "model", "json", "plan"]),
         ("Info", ["model", "json"]),
         ("Evaluate", ["model", "dtype", "output", "prompts", "seed", "split", "best_of", "verifier", "json"]),
         ("Export", ["run", "output", "hardware"]),
@@ -447,4 +448,41 @@ def test_tasks_and_roles_are_given_in_the_words_of_a_plan(capsys, tmp_path):
     told = ["--task", "edit", "--inputs", "source", "--image", str(tmp_path / "a.png")]
     status, said = call("plan", "remove the cat", *told, capsys=capsys)
     assert status == 0
-    assert json.loads(said)["inputs"] == ["source"]
+    assert json.loads(said)["plans"][0]["inputs"] == ["source"]
+
+
+def test_a_printed_plan_is_read_back_carried_out_and_printed_the_same(capsys, tmp_path):
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "a.png")
+    attached = ["-i", str(tmp_path / "a.png")]
+    for words, media in (("a cat, 4K, 2 steps", []), ("remove the cat, 2 steps", attached)):
+        assert cli.main(["plan", words, "--json", *media]) == 0
+        printed = capsys.readouterr().out
+        (tmp_path / "plan.json").write_text(printed)
+        assert cli.main(["plan", "--plan", str(tmp_path / "plan.json"), *media]) == 0
+        assert capsys.readouterr().out == printed
+        plan = ["--plan", str(tmp_path / "plan.json"), *media]
+        assert cli.main(["do", *plan, "--json", "-o", str(tmp_path / "out.png")]) == 0
+        assert json.loads(capsys.readouterr().out)["plan"] == json.loads(printed)["plans"][0]
+    edit = {"task": "edit", "prompt": "remove the cat", "steps": 2}
+    course = json.loads(printed)
+    course["intent"]["steps"] = [{"task": "text-to-image", "prompt": "a cat"}, edit]
+    course["intent"]["steps"][1] = {**edit, "inputs": [{"role": "source", "step": 0}]}
+    course["plans"] = [
+        {"task": "text-to-image", "prompt": "a cat", "steps": 2},
+        {**edit, "inputs": ["source"]},
+    ]
+    (tmp_path / "two.json").write_text(json.dumps(course))
+    two = ["do", "--plan", str(tmp_path / "two.json"), "-o", str(tmp_path / "two.png")]
+    assert cli.main([*two, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert [plan["task"] for plan in done["plans"]] == ["text-to-image", "edit"]
+    assert Image.open(done["pictures"][0]["path"]).size == (96, 96)
+    for wrong, message in (
+        (["a cat", "--plan", str(tmp_path / "plan.json")], "leave out the words or --plan"),
+        (["--plan", str(tmp_path / "none.json")], "no such file"),
+        (["--plan", str(tmp_path / "a.png")], "not JSON"),
+        (["--plan", str(tmp_path / "plan.json")], "but there are 0"),
+    ):
+        status, said = call("do", *wrong, capsys=capsys)
+        assert status == 2
+        assert message in said

@@ -22,9 +22,12 @@ PLAN = {
     "task": str,
     "prompt": str,
     "inputs": list,
+    "media": list,
+    "control": str,
     "width": int,
     "height": int,
     "frames": int,
+    "fps": type(None),
     "count": int,
     "seed": int,
     "steps": int,
@@ -83,7 +86,9 @@ def typed(values: dict) -> dict:
 
 
 def test_plan_and_do_print_one_object(capsys):
-    assert typed(printed(capsys, "plan", "a cat", "--json")) == PLAN
+    course = printed(capsys, "plan", "a cat", "--json")
+    assert typed(course) == {"version": int, "intent": dict, "plans": list}
+    assert typed(course["plans"][0]) == PLAN
     done = printed(capsys, "do", "two cats", "--json", "--best-of", "2", *QUICK)
     assert typed(done) == DO
     assert typed(done["plan"]) == PLAN

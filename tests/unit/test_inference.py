@@ -13,7 +13,9 @@ from diptych.contracts import Prompt
 from diptych.flow import SamplerConfig, guided_velocity, projected_guidance
 from diptych.inference import Pipeline, Result, draw, stack_of
 from diptych.inference.guidance import Guidance
-from diptych.planning import opened, settle, sized
+from diptych.planning import Course, Intent, RulePlanner, opened, settle, sized
+from diptych.planning.normalise import plan_of
+from diptych.planning.schema import Input, Step
 from diptych.request import Media, Plan, RequestError, Role, Task
 from diptych.settings import Settings
 from diptych.spaces import PixelSpace
@@ -91,7 +93,7 @@ class ToySystem:
             sampler=self.sampler,
             max_frames=self.max_frames,
             max_media=self.max_media,
-            control="edges",
+            controls=("edges",),
         )
 
     def read(self, prompts, stacks):
@@ -424,6 +426,27 @@ def test_overrides_may_be_words_of_roles_and_numbers_of_numpy():
     pipeline = Pipeline(ToySystem(SamplerConfig()))
     plan = pipeline.plan("0.5", 1, task="edit", inputs=("source",), seed=np.int64(7), guidance_scale=2)
     assert (plan.inputs, plan.seed, type(plan.seed), plan.guidance_scale) == ((Role.SOURCE,), 7, int, 2.0)
+
+
+def test_several_steps_are_carried_out_in_order_each_with_what_the_one_before_made():
+    system = ToySystem(SamplerConfig(num_steps=2))
+    pipeline = Pipeline(system)
+    first = Step(task=Task.TEXT_TO_IMAGE, prompt="0.5", seed=3)
+    then = Step(task=Task.EDIT, prompt="0.25", inputs=(Input(Role.SOURCE, step=0),), seed=4)
+    intent = Intent(steps=(first, then))
+    plans = tuple(settle(plan_of(intent, number, system.settings), system.settings) for number in (0, 1))
+    result = pipeline.follow(Course(intent=intent, plans=plans))
+    assert [done.plan.task for done in (*result.before, result)] == [Task.TEXT_TO_IMAGE, Task.EDIT]
+    alone = pipeline.carry_out(plans[0])
+    assert np.array_equal(result.before[0].images[0], alone.images[0])
+    edited = pipeline.carry_out(replace(plans[1], media=()), alone.media)
+    assert np.array_equal(result.images[0], edited.images[0])
+
+
+def test_a_request_of_several_steps_is_no_single_plan():
+    pipeline = Pipeline(ToySystem(SamplerConfig()))
+    with pytest.raises(RequestError, match="2 steps: `course` plans them"):
+        pipeline.plan("a cat, then animate it", planner=RulePlanner())
 
 
 @pytest.mark.parametrize("task", [Task.EDIT, Task.EDIT_CLIP])

@@ -221,7 +221,7 @@ def test_a_saved_model_is_the_same_when_it_is_opened(trained, tmp_path):
 
 
 def test_a_folder_says_what_its_model_can_do_and_the_system_says_the_same(trained):
-    system, told = trained.system(), trained.family.settings(trained.model)
+    system, told = trained.system(), registry.settings_of(trained.model)
     assert told == system.settings
     assert (told.native, told.sampler) == (system.native, system.sampler)
     for size in ((1, 1), (told.native, 3 * told.native), (37, 1000)):

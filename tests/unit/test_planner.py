@@ -3,15 +3,16 @@
 import contextlib
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from diptych.flow import SamplerConfig
-from diptych.planning import RulePlanner, settle
+from diptych.planning import Attached, Request, RulePlanner, settle, understood
+from diptych.planning.schema import Input, Look
 from diptych.request import TASKS, Plan, Product, RequestError, Role, Task
 from diptych.settings import Settings
 
-PLANNER = RulePlanner(96)
 LIMITS = Settings(
     native=96,
     multiple=16,
@@ -19,11 +20,15 @@ LIMITS = Settings(
     sampler=SamplerConfig(num_steps=30, guidance_scale=3.0, image_guidance_scale=1.0),
     tasks=frozenset({Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}),
 )
-ALONG_EDGES = replace(LIMITS, tasks=frozenset({Task.TEXT_TO_IMAGE, Task.CONTROL_TO_IMAGE}), control="edges")
+ALONG_EDGES = replace(
+    LIMITS, tasks=frozenset({Task.TEXT_TO_IMAGE, Task.CONTROL_TO_IMAGE}), controls=("edges",)
+)
 
 
-def plan(text: str, pictures: int = 0) -> Plan:
-    return settle(PLANNER.plan(text, pictures), LIMITS)
+def plan(text: str, media: int | list[Attached] = 0, settings: Settings = LIMITS, **overrides: Any) -> Plan:
+    """What the rules make of a request of one step."""
+    (found,) = understood(settings, text, media, planner=RulePlanner(settings.free), **overrides).plans
+    return found
 
 
 @pytest.mark.parametrize(
@@ -63,13 +68,13 @@ def test_task_is_understood(text: str, pictures: int, task: Task):
         ("a cat with seed 7 and 20 steps", "a cat", {"seed": 7, "steps": 20}),
         ("three pictures of a cat", "a cat", {"count": 3}),
         ("draw 4 versions of a red heart", "draw a red heart", {"count": 4}),
-        ("a wide picture of a cat", "a picture of a cat", {"width": 128, "height": 96}),
+        ("a wide picture of a cat", "a picture of a cat", {"width": 112, "height": 80}),
         ("a cat without a dog", "a cat", {"negative_prompt": "a dog"}),
         ("a cat, guidance 5", "a cat", {"guidance_scale": 5.0}),
         ("a picture of three cats", "a picture of three cats", {"count": 1}),
         ("the IBM logo, SEED 7", "the IBM logo", {"seed": 7}),
         ("Three Versions of a Cat Without a Dog", "a Cat", {"count": 3, "negative_prompt": "a Dog"}),
-        ("a Wide Picture of a cat", "a Picture of a cat", {"width": 128, "height": 96}),
+        ("a Wide Picture of a cat", "a Picture of a cat", {"width": 112, "height": 80}),
         ("a 3 x 4 grid of dots", "a 3 x 4 grid of dots", {"width": 96, "height": 96}),
         ("a 3x4 grid, 128x96", "a 3x4 grid", {"width": 128, "height": 96}),
         ("a 2 by 4 plank", "a 2 by 4 plank", {"width": 96}),
@@ -79,44 +84,39 @@ def test_task_is_understood(text: str, pictures: int, task: Task):
     ],
 )
 def test_settings_are_taken_out_of_the_prompt(text: str, prompt: str, expected: dict):
-    understood = plan(text)
-    assert understood.prompt == prompt
-    assert {key: getattr(understood, key) for key in expected} == expected
+    found = plan(text)
+    assert found.prompt == prompt
+    assert {key: getattr(found, key) for key in expected} == expected
 
 
 def test_rounding_is_reported():
-    understood = plan("a cat, 100x70")
-    assert (understood.width, understood.height) == (96, 64)
-    assert "100x70 -> 96x64" in understood.adjustments[0]
+    found = plan("a cat, 100x70")
+    assert (found.width, found.height) == (96, 64)
+    assert "100x70 -> 96x64" in found.adjustments[0]
 
 
 def test_defaults_are_filled_in():
-    understood = plan("a cat")
-    assert (understood.width, understood.height, understood.steps, understood.guidance_scale) == (
-        96,
-        96,
-        30,
-        3.0,
-    )
+    found = plan("a cat")
+    assert (found.width, found.height, found.steps, found.guidance_scale) == (96, 96, 30, 3.0)
 
 
 def test_an_unused_picture_is_told():
-    understood = plan("draw a cat", 1)
-    assert understood.inputs == (Role.UNUSED,)
-    assert "not used" in understood.adjustments[0]
-    assert settle(understood, LIMITS) == understood
+    found = plan("draw a cat", 1)
+    assert found.inputs == (Role.UNUSED,)
+    assert "not used" in found.adjustments[0]
+    assert settle(found, LIMITS) == found
 
 
 def test_a_picture_attached_to_a_drawing_is_the_control_picture_where_there_is_one():
-    understood = settle(PLANNER.plan("draw a cat", 1), ALONG_EDGES)
-    assert understood.task is Task.CONTROL_TO_IMAGE
-    assert understood.inputs == (Role.CONTROL,)
-    assert understood.adjustments == ("the attached picture is taken as the control picture (edges)",)
+    found = plan("draw a cat", 1, ALONG_EDGES, seed=0)
+    assert found.task is Task.CONTROL_TO_IMAGE
+    assert found.inputs == (Role.CONTROL,)
+    assert found.adjustments == ("the attached picture is taken as the control picture (edges)",)
     asked = settle(Plan(task=Task.TEXT_TO_IMAGE, prompt="a cat", inputs=(Role.CONTROL,)), ALONG_EDGES)
-    assert asked == replace(understood, prompt="a cat", confidence=1.0, adjustments=())
-    assert settle(PLANNER.plan("draw a cat"), ALONG_EDGES).task is Task.TEXT_TO_IMAGE
+    assert asked == replace(found, prompt="a cat", confidence=1.0, adjustments=())
+    assert plan("draw a cat", 0, ALONG_EDGES).task is Task.TEXT_TO_IMAGE
     with pytest.raises(RequestError, match="2 pictures are attached, but this model draws along one"):
-        settle(PLANNER.plan("draw a cat", 2), ALONG_EDGES)
+        plan("draw a cat", 2, ALONG_EDGES)
     with pytest.raises(RequestError, match="does not draw along an attached picture"):
         settle(Plan(task=Task.TEXT_TO_IMAGE, prompt="a cat", inputs=(Role.CONTROL,)), LIMITS)
 
@@ -125,16 +125,15 @@ def test_a_picture_attached_to_a_drawing_is_the_control_picture_where_there_is_o
 def test_every_task_is_planned_with_the_roles_that_it_takes(task: Task):
     limits = replace(LIMITS, tasks=frozenset(Task) - {Task.CONTROL_TO_IMAGE}, max_frames=9)
     limits = replace(limits, tasks=limits.tasks | {task})
-    found = PLANNER.plan("a cat", 0 if task in (Task.TEXT_TO_IMAGE, Task.TEXT_TO_CLIP) else 1, task)
     clip = TASKS[task].makes is Product.CLIP
-    settled = settle(replace(found, frames=9 if clip else 1), limits)
-    assert settled.task is task
-    assert all(role in TASKS[task].takes for role in settled.inputs)
-    if TASKS[task].takes:
-        bare = PLANNER.plan("a cat", 0, task)
-        if task not in (Task.IMAGE_TO_CLIP, Task.INTERLEAVE):
-            with pytest.raises(RequestError, match=r"needs a picture .*\(attach one\)"):
-                settle(bare, limits)
+    media = [Attached(kind="clip" if task is Task.EDIT_CLIP else "picture")]
+    given = [] if task in (Task.TEXT_TO_IMAGE, Task.TEXT_TO_CLIP) else media
+    found = plan("a cat", given, limits, task=task, frames=9 if clip else 1)
+    assert found.task is task
+    assert all(role in TASKS[task].takes for role in found.inputs)
+    if TASKS[task].takes and task not in (Task.IMAGE_TO_CLIP, Task.INTERLEAVE):
+        with pytest.raises(RequestError, match=r"needs a picture .*\(attach one\)"):
+            plan("a cat", 0, limits, task=task)
     if TASKS[task].makes is not Product.TEXT:
         with pytest.raises(RequestError, match=r"frames must be 1( to 9)?, got 10"):
             settle(replace(found, frames=10), limits)
@@ -175,6 +174,80 @@ def test_impossible_requests_get_one_clear_sentence(text: str, pictures: int, me
     assert "\n" not in str(error.value)
 
 
+PICTURE, CLIP = Attached(kind="picture"), Attached(kind="clip")
+EDGES, MASK = (Attached(kind="picture", look=look) for look in (Look.EDGES, Look.MASK))
+
+
+@pytest.mark.parametrize(
+    ("text", "media", "task", "roles"),
+    [
+        ("can you draw a cat?", [], Task.TEXT_TO_IMAGE, ""),
+        ("Could you please remove the heart?", [PICTURE], Task.EDIT, "source"),
+        ("don't edit anything, what is this?", [PICTURE], Task.ANSWER, "subject"),
+        ("don't touch the dog, remove the cat", [PICTURE], Task.EDIT, "source"),
+        ("read the text", [PICTURE], Task.ANSWER, "subject"),
+        ("give me a caption", [PICTURE], Task.ANSWER, "subject"),
+        ("a 3 second clip of a dog", [], Task.TEXT_TO_CLIP, ""),
+        ("animate this picture", [PICTURE], Task.IMAGE_TO_CLIP, "first"),
+        ("a video that ends with this picture", [PICTURE], Task.IMAGE_TO_CLIP, "last"),
+        ("a video from one to the other", [PICTURE, PICTURE], Task.IMAGE_TO_CLIP, "first last"),
+        ("draw a dog following these edges", [PICTURE, EDGES], Task.CONTROL_TO_IMAGE, "reference control"),
+        ("draw this character on a beach", [PICTURE], Task.REFERENCE_TO_IMAGE, "reference"),
+        ("remove the cat, only where the mask is white", [MASK, PICTURE], Task.EDIT, "mask source"),
+        ("remove the cat", [CLIP], Task.EDIT_CLIP, "source"),
+        ("what happens in the video?", [CLIP], Task.ANSWER, "subject"),
+    ],
+)
+def test_the_baseline_tells_tasks_and_roles(text: str, media: list[Attached], task: Task, roles: str):
+    step = RulePlanner().plan(Request(text=text, media=tuple(media))).steps[0]
+    assert step.task is task
+    assert " ".join(one.role.value for one in step.inputs) == roles
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "said"),
+    [
+        ("a cat, 16:9", "a cat", {"aspect": (16, 9)}),
+        ("a cat in 4K", "a cat", {"resolution": 2160}),
+        ("a cat at 480p", "a cat", {"resolution": 480}),
+        ("a cat, 512 pixels", "a cat", {"width": 512, "height": 512}),
+        ("a phone wallpaper of a cat", "a wallpaper of a cat", {"aspect": (9, 16)}),
+        ("a cat, 1024*768", "a cat", {"width": 1024, "height": 768}),
+        ("a clip of a cat for 5 seconds at 12 fps", "a clip of a cat", {"seconds": 5.0, "fps": 12.0}),
+        ("a video of a cat, 48 frames", "a video of a cat", {"frames": 48}),
+        ("3 cats at 10:30", "3 cats at 10:30", {"aspect": None, "count": None}),
+        ("can you draw a cat without a hat?", "draw a cat", {"negative_prompt": "a hat"}),
+    ],
+)
+def test_the_baseline_reads_settings_in_words(text: str, prompt: str, said: dict):
+    step = RulePlanner().plan(Request(text=text)).steps[0]
+    assert step.prompt == prompt
+    assert {key: getattr(step, key) for key in said} == said
+
+
+def test_the_baseline_plans_two_steps():
+    intent = RulePlanner().plan(Request(text="draw a cat, then animate it for 3 seconds"))
+    assert [step.task for step in intent.steps] == [Task.TEXT_TO_IMAGE, Task.IMAGE_TO_CLIP]
+    assert intent.steps[1].inputs == (Input(Role.FIRST, step=0),)
+    assert (intent.steps[0].prompt, intent.steps[1].seconds) == ("draw a cat", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "said"),
+    [
+        ("make it wider", "a cat", {"aspect": (4, 3), "seed": 7}),
+        ("the same at night", "a cat, at night", {"aspect": None}),
+        ("another one", "a cat", {"seed": 7}),
+        ("a dog", "a dog", {"seed": None}),
+    ],
+)
+def test_a_turn_changes_what_was_asked_for_before(text: str, prompt: str, said: dict):
+    step = RulePlanner().plan(Request(text=text, turns=("hello", "a cat, seed 7"))).steps[0]
+    assert step.task is Task.TEXT_TO_IMAGE
+    assert step.prompt == prompt
+    assert {key: getattr(step, key) for key in said} == said
+
+
 def test_what_draws_from_words_alone_takes_no_media():
     found = [task for task, facts in TASKS.items() if facts.draws_from_words]
     assert found == [Task.TEXT_TO_IMAGE, Task.TEXT_TO_CLIP]
@@ -185,21 +258,21 @@ def test_what_draws_from_words_alone_takes_no_media():
 )
 def test_a_long_text_is_understood_in_time(piece):
     """No rule looks at a text once for each of its characters."""
-    planner = RulePlanner(96, free=True, max_text=2**18)
+    free = replace(LIMITS, free=True, max_text=2**18)
     text = (piece * 2**18)[: 2**18 - 1]
     begun = time.process_time()
     with contextlib.suppress(RequestError):
-        assert planner.plan(text).prompt
+        assert plan(text, settings=free).prompt
     assert time.process_time() - begun < 5
 
 
 def test_free_words_go_to_the_model_as_they_are():
-    free = RulePlanner(96, free=True)
+    free = replace(LIMITS, free=True, tasks=LIMITS.tasks | {Task.INTERLEAVE})
     said = "A Cat,\nwithout a hat."
-    assert free.plan(said).prompt == said
-    assert free.plan("Why is  the sky blue?").prompt == "Why is  the sky blue?"
-    assert settle(free.plan("Why is  the sky blue?"), LIMITS).task is Task.ANSWER
-    cut = free.plan("A Red Cat, 64X32, Seed 7")
+    assert plan(said, settings=free).prompt == said
+    assert plan("Why is  the sky blue?", settings=free).prompt == "Why is  the sky blue?"
+    assert plan("Why is  the sky blue?", settings=free).task is Task.ANSWER
+    cut = plan("A Red Cat, 64X32, Seed 7", settings=free)
     assert (cut.prompt, cut.width, cut.height, cut.seed) == ("A Red Cat", 64, 32, 7)
-    story = free.plan("Show it in 3 steps", task=Task.INTERLEAVE, seed=5)
-    assert (story.prompt, story.steps, story.seed) == ("Show it in 3 steps", None, 5)
+    story = plan("Show it in 3 steps", settings=free, task=Task.INTERLEAVE, seed=5)
+    assert (story.prompt, story.steps, story.seed) == ("Show it in 3 steps", 30, 5)

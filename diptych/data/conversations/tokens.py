@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from diptych.files.whole import whole
 
@@ -25,6 +27,10 @@ SPECIAL = (
     "<IMG_CONTEXT>",
 )
 NO_LABEL = -100
+OFTEN = 10
+"""Times that a word must be met for a vocabulary to grow by it."""
+MOST_WORDS = 8192
+"""Tokens that a vocabulary may grow by at once."""
 
 
 class TextTokenizer:
@@ -51,8 +57,7 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, marks: Sequence[str] = SPECIAL) -> TextTokenizer:
         """Learn a vocabulary; every word of the texts is one token where the size allows."""
         tokenizer = Tokenizer(models.BPE())
-        # with a space before it, a word at the beginning is the same token as within a sentence
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        _cut(tokenizer)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -63,6 +68,38 @@ class TextTokenizer:
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer, marks)
+
+    def grown(self, texts: Iterable[str]) -> tuple[TextTokenizer, list[list[int]]]:
+        """A vocabulary in which every word that the texts have often is one token, and for each new token
+        the old ones that it stands for.
+
+        The merges go on where they ended: what is one token already stays that one. Raises ValueError for a
+        tokenizer that is no byte-level BPE of this kind.
+        """
+        parts = json.loads(self.inner.to_str())
+        cuts = parts["pre_tokenizer"] or {}
+        kinds = {cut["type"] for cut in cuts.get("pretokenizers", [cuts])}
+        if parts["model"]["type"] != "BPE" or not kinds <= {"ByteLevel", "Split"} or parts["decoder"] is None:
+            raise ValueError("only a vocabulary that was learnt here can grow: byte-level BPE")
+        tokenizer = Tokenizer.from_str(self.inner.to_str())
+        _cut(tokenizer)
+        words: Counter[str] = Counter()
+        for text in texts:
+            words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+        vocabulary = dict(parts["model"]["vocab"])
+        split = {word: [piece.value for piece in tokenizer.model.tokenize(word)] for word in words}
+        merges: list[list[str]] = []
+        whole: dict[str, list[int]] = {}
+        while len(whole) < MOST_WORDS and (pair := _commonest(split, words)):
+            merges.append(list(pair))
+            joined = "".join(pair)
+            if joined not in vocabulary:
+                vocabulary[joined] = len(vocabulary)
+                whole[joined] = [number for piece in pair for number in whole.get(piece, [vocabulary[piece]])]
+            split = {word: _joined(pieces, pair) for word, pieces in split.items()}
+        parts = json.loads(tokenizer.to_str())
+        parts["model"]["vocab"], parts["model"]["merges"] = vocabulary, parts["model"]["merges"] + merges
+        return TextTokenizer(Tokenizer.from_str(json.dumps(parts)), tuple(self.ids)), list(whole.values())
 
     @classmethod
     def load(cls, path: Path, marks: Sequence[str] = SPECIAL) -> TextTokenizer:
@@ -108,6 +145,37 @@ class TextTokenizer:
             else:
                 run.append(token)
         return "".join([*said, self._encoder.decode(run, skip_special_tokens=True)])
+
+
+def _cut(tokenizer: Tokenizer) -> None:
+    """How texts are cut before their bytes are merged."""
+    # with a space before it, a word at the beginning is the same token as within a sentence
+    words = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    # Chinese has no spaces: without a cut at each sign whole sentences would be words. A sign is three bytes
+    # here, of which the first is E4 to E9, as in nothing else
+    signs = pre_tokenizers.Split(Regex("[ä-é].."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, signs])
+
+
+def _commonest(split: dict[str, list[str]], words: Counter[str]) -> tuple[str, str] | None:
+    """The pair of pieces that stand side by side most often, the first in order of several; None where none
+    does often."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for word, pieces in split.items():
+        for pair in pairwise(pieces):
+            pairs[pair] += words[word]
+    best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+    return best if best and pairs[best] >= OFTEN else None
+
+
+def _joined(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 @dataclass

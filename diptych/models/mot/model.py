@@ -105,6 +105,7 @@ class MoT(nn.Module):
         adapted=("q", "k", "v", "o", "gate", "up", "down"),
         # 151,936 tokens make each of them 622M weights in the 8B model
         apart=("embedding", "text_head"),
+        vocabulary=("embedding", "text_head"),
         streams={
             "understanding": (".und.", "und_norm", "clean_interface."),
             "generation": (

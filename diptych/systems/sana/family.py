@@ -39,7 +39,7 @@ def _load(
     return SanaSystem.load(folder, device, dtype)
 
 
-def _settings(folder: Path) -> Settings:
+def _settings(folder: Path, open_system: OpenSystem) -> Settings:
     from diptych.systems.sana.settings import read_settings
 
     return read_settings(folder)

@@ -59,7 +59,7 @@ def settings_of(native: int, factor: int, sampler: SamplerConfig, control: str) 
         max_side=4096,
         tasks=frozenset({Task.TEXT_TO_IMAGE} | ({Task.CONTROL_TO_IMAGE} if control else set())),
         sampler=sampler,
-        control=control,
+        controls=(control,) if control else (),
     )
 
 

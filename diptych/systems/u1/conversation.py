@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from diptych.contracts import Picture
 from diptych.data.conversations.forms import ANSWER, DRAW, FORMS, STORY
-from diptych.request import MARK, Media, RequestError
+from diptych.request import MARK, Media, RequestError, Role, Task
 from diptych.settings import Bounds, check_shape, size_between
 
 if TYPE_CHECKING:
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from diptych.data.conversations.tokens import TextTokenizer
 
 T = TypeVar("T")
+GUIDES = {
+    Role.MASK: Task.EDIT,
+    Role.REFERENCE: Task.REFERENCE_TO_IMAGE,
+    Role.CONTROL: Task.CONTROL_TO_IMAGE,
+}
+"""What a model that is not free may have been taught of pictures to draw by, and the task that is then
+its."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,9 @@ class Conversation:
     """Most pixels of all sources of a request together; 0: no bound."""
     story_pictures: int = 0
     """Most pictures that one answer may hold; 0: it was not taught to draw within an answer."""
+    guides: tuple[str, ...] = ()
+    """Of a model that is not free: roles of pictures, beside a source, that it was taught to draw by. Their
+    names stand before them, in the order of `GUIDES`."""
     clip_frames: int = 0
     """Most frames of a clip that are looked at; 0: it was not taught to look at clips."""
 
@@ -54,6 +64,8 @@ class Conversation:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
         if unknown := sorted(set(self.system) - {ANSWER, DRAW, STORY}):
             raise ValueError(f"system has texts for {ANSWER}, {DRAW} and {STORY}, not for {unknown[0]!r}")
+        if unknown := sorted(set(self.guides) - set(GUIDES)):
+            raise ValueError(f"guides may be {', '.join(GUIDES)}, not {unknown[0]!r}")
         for name, least in (("max_tokens", 1), ("think_tokens", 0), ("context", 1), ("max_media", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -70,6 +82,17 @@ class Conversation:
         """Whether any text may be said, in its own letters and lines, with marks where pictures stand in it;
         models of the first form know one way of asking: a picture, then words in lower case on one line."""
         return FORMS[self.form].thinks
+
+    @property
+    def most_media(self) -> int:
+        """Pictures that a drawing may bring: a mask comes beside its source."""
+        return self.max_media + (Role.MASK in self.guides)
+
+    def guided(self, roles: Sequence[Role]) -> list[tuple[int, str]]:
+        """Places of given pictures in the order in which a model that is not free was taught them, whatever
+        the order that they are attached in, each with what is said before it."""
+        order = sorted(range(len(roles)), key=lambda at: [Role.SOURCE, *GUIDES].index(roles[at]))
+        return [(at, "" if roles[at] is Role.SOURCE else roles[at].value) for at in order]
 
     def placed(self, text: str, pictures: Sequence[T], purpose: str) -> tuple[str | T, ...]:
         """A turn's text and pictures in their order: the k-th mark <image> of the text stands for the k-th

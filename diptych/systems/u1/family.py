@@ -44,7 +44,7 @@ def _outline(folder: Path) -> Outline:
     return Outline(model=model, card=card(folder), native=contents.native, sampler=contents.flow.sampler)
 
 
-def _settings(folder: Path) -> Settings:
+def _settings(folder: Path, open_system: OpenSystem) -> Settings:
     from diptych.systems.u1.settings import read_settings
 
     return read_settings(folder)

@@ -16,7 +16,7 @@ from diptych.flow import FlowConfig, NoiseLaw, Objective, SamplerConfig
 from diptych.models.mot import by_size
 from diptych.optim.build import OptimConfig
 from diptych.systems.u1.config import Stage, TrainConfig
-from diptych.systems.u1.conversation import Bounds, Conversation
+from diptych.systems.u1.conversation import GUIDES, Bounds, Conversation
 from diptych.systems.u1.files import read_contents
 from diptych.systems.u1.packed import ROOT, Weighing
 from diptych.worlds.emoji import WorldConfig
@@ -55,7 +55,16 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
             steps=tuning,
             # falls from the first step to the last, as the published instruction tuning does
             optim=replace(steady, decay=1.0, warmup=20),
-            mixture={"generate": 0.58, "understand": 0.12, "verify": 0.16, "edit": 0.12, "interleave": 0.02},
+            mixture={
+                "generate": 0.47,
+                "understand": 0.13,
+                "verify": 0.07,
+                "edit": 0.17,
+                "masked": 0.05,
+                "reference": 0.05,
+                "control": 0.04,
+                "interleave": 0.02,
+            },
             text_weight=0.2,
         ),
     )
@@ -69,8 +78,9 @@ def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
     """
     return TrainConfig(
         name="emoji",
-        model=by_size(size, vocab_size=704, patch=8, depth=depth),
-        world=WorldConfig(),
+        model=by_size(size, vocab_size=3072, patch=8, depth=depth),
+        world=WorldConfig(words="wide"),
+        conversation=Conversation(guides=tuple(GUIDES)),
         flow=FlowConfig(
             noise_scale=2.0,
             # 36 tokens of 16 px are the world's 96 px: at that size the scale is noise_scale itself
@@ -116,6 +126,8 @@ def emoji_small(size: int = 4, depth: int | None = None) -> TrainConfig:
     return replace(
         base,
         name="emoji-small",
+        world=WorldConfig(),
+        conversation=None,
         data=replace(base.data, documents_per_step=32, workers=0),
         stages=(stage,),
         ema=0.98,

@@ -15,7 +15,7 @@ from diptych.models.mot import MoTConfig
 from diptych.request import Task
 from diptych.settings import MAX_TEXT, Settings
 from diptych.systems.u1 import NAME, is_published
-from diptych.systems.u1.conversation import Conversation
+from diptych.systems.u1.conversation import GUIDES, Conversation
 from diptych.systems.u1.defaults import told_by
 
 CHARACTERS = 8
@@ -63,13 +63,14 @@ def settings_of(native: int, token: int, sampler: SamplerConfig, talk: Conversat
     tasks = {Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}
     if talk.story_pictures:
         tasks.add(Task.INTERLEAVE)
+    tasks |= {task for role, task in GUIDES.items() if role in talk.guides}
     return Settings(
         native=native,
         multiple=token,
         max_side=max(1024, 2 * native),
         tasks=frozenset(tasks),
         sampler=sampler,
-        max_media=talk.max_media,
+        max_media=talk.most_media,
         reads_native=talk.source is None,
         free=talk.free,
         max_text=CHARACTERS * talk.context if talk.free else MAX_TEXT,

@@ -119,9 +119,17 @@ class U1System:
         asked = [*prompt.history, Message("user", prompt.text, given)]
         if prompt.begun is None:
             turns = self._turns(asked, DRAW)
+            if self.conversation.guides:
+                turns = (*turns[:-1], self._guided(turns[-1], [frame.role for frame in stack.given]))
         else:
             turns = (*self._turns(asked, STORY), Turn("assistant", prompt.begun))
         return Request(turns, self._heard(prompt.negative), prompt.thought, prompt.think)
+
+    def _guided(self, turn: Turn, roles: Sequence[Role]) -> Turn:
+        """A turn whose pictures have an order of their own, and what they are for before them."""
+        pictures, words = turn.parts[: len(roles)], turn.parts[len(roles) :]
+        told = [part for at, name in self.conversation.guided(roles) for part in (name, pictures[at]) if part]
+        return Turn(turn.role, (*told, *words))
 
     def _heard(self, text: str) -> str:
         """A request as the model's vocabulary has it: one that was learnt from small letters spells any other
@@ -132,11 +140,10 @@ class U1System:
         """Messages with their media at the sizes that they are read at. Raises RequestError for more text or
         media than are read, and for marks that stand for no medium."""
         together = sum(len(message.media) for message in messages)
-        if together > max(1, self.conversation.max_media):
-            raise RequestError(
-                f"{together} pictures are attached, but this model looks at "
-                f"{self.conversation.max_media} at most"
-            )
+        talk = self.conversation
+        most = max(1, talk.most_media if purpose == DRAW else talk.max_media)
+        if together > most:
+            raise RequestError(f"{together} pictures are attached, but this model looks at {most} at most")
         # before they are cut into tokens, which takes its time
         most = CHARACTERS * self.conversation.context
         if (length := sum(len(message.text) for message in messages)) > most:
@@ -162,14 +169,22 @@ class U1System:
         return document
 
     def _pixels(self, given: Given) -> np.ndarray:
-        if given.role is not Role.SUBJECT and given.role not in TASKS[Task.EDIT].takes:
-            taken = ", ".join(TASKS[Task.EDIT].takes)
-            raise RequestError(f"this model reads frames that are {taken}; it reads no {given.role.value}")
+        taken = self._taken()
+        if given.role is not Role.SUBJECT and given.role not in taken:
+            raise RequestError(
+                f"this model reads frames that are {', '.join(taken)}; it reads no {given.role.value}"
+            )
         pixels = given.pixels
         if not pixels.numel() and given.target is not None:
             # targets of this space are the pixels, so a cached one gives the picture back
             pixels = self.space.decode(given.target[None, None])[0, 0]
         return pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+
+    def _taken(self) -> Collection[Role]:
+        """Roles of the frames that it draws by."""
+        if self.conversation.free or not self.conversation.guides:
+            return TASKS[Task.EDIT].takes
+        return [Role.SOURCE, *(Role(name) for name in self.conversation.guides)]
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: PrefixCondition) -> Tensor:
         """Velocity of noisy pictures x (B, 1, 3, height, width), -1..1 where clean, at noise levels (B,) or

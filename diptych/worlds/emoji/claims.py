@@ -9,19 +9,19 @@ import numpy as np
 
 from diptych.worlds.emoji.captions import swapped_binding
 from diptych.worlds.emoji.names import BACKGROUNDS
-from diptych.worlds.emoji.scene import MAX_GLYPHS, RELATIONS, EmojiWorld, Scene, Wanted, stands
+from diptych.worlds.emoji.scene import DIAGONAL, MAX_GLYPHS, RELATIONS, EmojiWorld, Scene, Wanted, stands
 
 
-def shows(world: EmojiWorld, scene: Scene, wanted: Wanted) -> bool:
+def shows(world: EmojiWorld, scene: Scene, wanted: Wanted, main_axis: bool = False) -> bool:
     """Whether a scene is exactly what was asked: counts, relation, background, nothing else. The checker's
-    rule, on facts."""
+    rule, on facts; `main_axis` is that of its strict form."""
     if scene.counts() != Counter(dict(wanted.counts)) or wanted.background not in (None, scene.background):
         return False
     if wanted.relation is None:
         return True
     first, word, second = wanted.relation
     return all(
-        stands(word, (a.x, a.y), (b.x, b.y), world.config.glyph / 2)
+        stands(word, (a.x, a.y), (b.x, b.y), world.config.glyph / 2, DIAGONAL if main_axis else None)
         for a in scene.items
         if a.name == first
         for b in scene.items

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.worlds.emoji.captions import NUMBERS, caption, counted, parse_caption, with_article
-from diptych.worlds.emoji.scene import RELATIONS, EmojiWorld, Scene, Wanted, stands
+from diptych.worlds.emoji.scene import OPPOSITE, RELATIONS, EmojiWorld, Scene, Wanted, stands
 
 QUESTION_TYPES = ("what", "how many", "colour", "where", "is there", "caption")
-_WHERE = {"left of": "to the left", "right of": "to the right", "above": "above", "below": "below"}
+PLACES = ("is so", "beside")
+"""Further questions about places, in wide words alone: is it so, and what stands there."""
+WHERE = {"left of": "to the left", "right of": "to the right", "above": "above", "below": "below"}
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,36 @@ class Question:
     type: str
     text: str
     answer: str
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a scene, before it is put into words, and what is true of it."""
+
+    type: str
+    name: str = ""
+    """The kind that is asked about; of 'colour', '' for the background."""
+    other: str = ""
+    """The kind that it is compared with."""
+    count: int = 0
+    relation: str = ""
+    """How the first stands to the other: of 'where' and 'beside' as it is, of 'is so' as it is asked."""
+    true: bool = True
+    wanted: Wanted | None = None
+    """What a description has to say."""
 
 
 def ask(world: EmojiWorld, scene: Scene, type: str, rng: np.random.Generator) -> Question | None:
-    """A question of the type about the scene, or None where the scene gives it no single right answer."""
+    """A plain question of the type about the scene, or None where the scene gives it no single right
+    answer."""
+    asked = choose(world, scene, type, rng)
+    return None if asked is None else plain(world, asked, rng)
+
+
+def choose(world: EmojiWorld, scene: Scene, type: str, rng: np.random.Generator) -> Asked | None:
+    """What a question of the type may ask of the scene; None where nothing of it has a single right
+    answer."""
     counts = scene.counts()
 
     def pick(*options: str) -> str:
@@ -30,56 +58,81 @@ def ask(world: EmojiWorld, scene: Scene, type: str, rng: np.random.Generator) ->
     if type == "what":
         if len(counts) != 1:
             return None
-        ((name, count),) = counts.items()
-        return Question(
-            type,
-            pick("what is this?", "what is in the picture?", "what do you see?"),
-            counted(world.kinds[name], count),
-        )
+        return Asked(type, wanted=Wanted(tuple(counts.items())))
     if type == "how many":
         # some of what is not there, so that 'zero' is an answer; few, or it would be the commonest
         name = pick(*counts) if rng.random() < 0.85 else pick(*world.names)
-        plural = world.kinds[name].plural
-        text = pick(f"how many {plural} are there?", f"how many {plural} do you see?", f"count the {plural}")
-        return Question(type, text, NUMBERS[counts[name]])
+        return Asked(type, name, count=counts[name])
     if type == "colour":
         shapes = [world.kinds[name] for name in counts if world.kinds[name].shape]
         # 'the circle' names one kind: of two colours of circles there is no single answer
         single = [kind for kind in shapes if [k.shape for k in shapes].count(kind.shape) == 1]
         if not single or rng.random() < 0.2:
-            return Question(
-                type,
-                pick("what colour is the background?", "which colour does the background have?"),
-                scene.background,
-            )
+            return Asked(type, wanted=Wanted((), None, scene.background))
         kind = single[int(rng.integers(len(single)))]
-        noun, verb = (f"{kind.shape}", "is") if counts[kind.name] == 1 else (f"{kind.shape}s", "are")
-        return Question(
-            type,
-            pick(f"what colour {verb} the {noun}?", f"which colour {verb} the {noun}?"),
-            str(kind.colour),
-        )
-    if type == "where":
-        return _where(world, scene, rng)
+        return Asked(type, kind.name, count=counts[kind.name])
+    if type in ("where", "is so", "beside"):
+        return _compared(scene, type, rng)
     if type == "is there":
         name = pick(*counts) if rng.random() < 0.5 else pick(*world.names)
-        thing = with_article(name)
-        return Question(
-            type, pick(f"is there {thing}?", f"do you see {thing}?"), "yes" if counts[name] else "no"
-        )
+        return Asked(type, name, true=bool(counts[name]))
     if type == "caption":
-        return Question(
-            type,
-            pick("describe the picture", "caption this picture", "what does the picture show?"),
-            scene_caption(world, scene),
-        )
+        return Asked(type, wanted=scene_facts(world, scene))
     raise ValueError(f"question type must be one of {', '.join(QUESTION_TYPES)}, got {type!r}")
 
 
-def _where(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Question | None:
+def plain(world: EmojiWorld, asked: Asked, rng: np.random.Generator) -> Question:
+    """What is asked, in the benchmark's words."""
+
+    def put(answer: str, *options: str) -> Question:
+        return Question(asked.type, options[int(rng.integers(len(options)))], answer)
+
+    if asked.type == "what":
+        assert asked.wanted is not None
+        ((name, count),) = asked.wanted.counts
+        answer = counted(world.kinds[name], count)
+        return put(answer, "what is this?", "what is in the picture?", "what do you see?")
+    if asked.type == "how many":
+        plural = world.kinds[asked.name].plural
+        return put(
+            NUMBERS[asked.count],
+            f"how many {plural} are there?",
+            f"how many {plural} do you see?",
+            f"count the {plural}",
+        )
+    if asked.type == "colour":
+        if asked.wanted is not None:
+            return put(
+                str(asked.wanted.background),
+                "what colour is the background?",
+                "which colour does the background have?",
+            )
+        kind = world.kinds[asked.name]
+        noun, verb = (f"{kind.shape}", "is") if asked.count == 1 else (f"{kind.shape}s", "are")
+        return put(str(kind.colour), f"what colour {verb} the {noun}?", f"which colour {verb} the {noun}?")
+    if asked.type == "where":
+        return put(
+            WHERE[asked.relation],
+            f"where is the {asked.name}, seen from the {asked.other}?",
+            f"where is the {asked.name} relative to the {asked.other}?",
+        )
+    if asked.type == "is there":
+        thing = with_article(asked.name)
+        return put("yes" if asked.true else "no", f"is there {thing}?", f"do you see {thing}?")
+    assert asked.wanted is not None
+    return put(
+        caption(world, asked.wanted),
+        "describe the picture",
+        "caption this picture",
+        "what does the picture show?",
+    )
+
+
+def _compared(scene: Scene, type: str, rng: np.random.Generator) -> Asked | None:
     counts = scene.counts()
     singles = [item for item in scene.items if counts[item.name] == 1]
-    if len(singles) < 2:
+    # what stands beside the other must be the one thing that does
+    if len(singles) < 2 or (type == "beside" and len(scene.items) > 2):
         return None
     first, second = (singles[i] for i in rng.choice(len(singles), size=2, replace=False))
     dx, dy = abs(first.x - second.x), abs(first.y - second.y)
@@ -90,11 +143,10 @@ def _where(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Questio
     word = next(
         w for w, d in RELATIONS.items() if d[axis] and stands(w, (first.x, first.y), (second.x, second.y), 1)
     )
-    phrasings = (
-        f"where is the {first.name}, seen from the {second.name}?",
-        f"where is the {first.name} relative to the {second.name}?",
-    )
-    return Question("where", phrasings[int(rng.integers(2))], _WHERE[word])
+    if type != "is so":
+        return Asked(type, first.name, second.name, relation=word)
+    true = bool(rng.random() < 0.5)
+    return Asked(type, first.name, second.name, relation=word if true else OPPOSITE[word], true=true)
 
 
 def scene_facts(world: EmojiWorld, scene: Scene) -> Wanted:
@@ -111,11 +163,11 @@ def scene_caption(world: EmojiWorld, scene: Scene) -> str:
 
 def judge_answer(world: EmojiWorld, question: Question, answer: str) -> bool:
     """Whether an answer is right: the same words, or, for a caption, the same facts in whatever order."""
-    given = answer.strip().lower().rstrip(".")
+    given = answer.strip().lower().rstrip(".。")
     if given == question.answer:
         return True
-    # these two have many right wordings; all other answers are one word or phrase
-    if question.type not in ("caption", "what"):
+    # these two have many right wordings, which are read in English; all other answers are one word or phrase
+    if question.language != "en" or question.type not in ("caption", "what"):
         return False
     said, true = parse_caption(world, given), parse_caption(world, question.answer)
     if said is None or true is None:

@@ -18,12 +18,16 @@ import numpy as np
 
 from diptych.files.typed import convert
 from diptych.worlds.emoji.font import find_font, render_glyph
-from diptych.worlds.emoji.names import BACKGROUNDS, LANGUAGES, Kind, full_kinds, small_kinds
+from diptych.worlds.emoji.names import BACKGROUNDS, LANGUAGES, Kind, few_kinds, full_kinds, small_kinds
 
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Relation -> direction (x, y) from the second object to the first; y grows downwards."""
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MAX_GLYPHS = 5
+DIAGONAL = -3.0
+"""px by which the axis of a relation may be the shorter one and still be called the main one: what is drawn
+on a diagonal misses it by little."""
+_KINDS = {"few": few_kinds, "small": small_kinds, "full": full_kinds}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class WorldConfig:
     """Size and contents of the emoji world. All lengths in pixels."""
 
     objects: str = "small"
-    """'small': 35 kinds; 'full': every emoji that the font can draw."""
+    """'few': 16 kinds; 'small': 35; 'full': every emoji that the font can draw."""
     size: int = 96
     """Width and height of a picture."""
     glyph: int = 30
@@ -41,10 +45,15 @@ class WorldConfig:
     languages: tuple[str, ...] = ("id",)
     """Languages beside English. Indonesian needs no plural and no gender, so Unicode names fit a template
     unchanged."""
+    words: str = "plain"
+    """What training asks with. 'plain': the benchmark's words, in few phrasings; 'wide': as anyone might ask,
+    in five languages, and of relations that are those of the main axis."""
 
     def __post_init__(self) -> None:
-        if self.objects not in ("small", "full"):
-            raise ValueError(f"objects must be 'small' or 'full', got {self.objects!r}")
+        if self.objects not in _KINDS:
+            raise ValueError(f"objects must be one of {', '.join(_KINDS)}, got {self.objects!r}")
+        if self.words not in ("plain", "wide"):
+            raise ValueError(f"words must be plain or wide, got {self.words!r}")
         if not 8 <= self.glyph <= 120:
             raise ValueError(f"glyph must be 8 to 120 px, got {self.glyph}")
         if self.size < 3 * self.box or self.lattice < 1:
@@ -107,10 +116,19 @@ class Wanted:
         return Wanted(self.counts, (first, OPPOSITE[relation], second), self.background)
 
 
-def stands(relation: str, first: tuple[float, float], second: tuple[float, float], margin: float) -> bool:
-    """Whether a centre (x, y) stands in `relation` to another, at least `margin` px apart along its axis."""
+def stands(
+    relation: str,
+    first: tuple[float, float],
+    second: tuple[float, float],
+    margin: float,
+    lead: float | None = None,
+) -> bool:
+    """Whether a centre (x, y) stands in `relation` to another, at least `margin` px apart along its axis;
+    with `lead`, so much further than along the other one: the axis is the main one."""
     dx, dy = RELATIONS[relation]
-    return (first[0] - second[0]) * dx + (first[1] - second[1]) * dy >= margin
+    x, y = first[0] - second[0], first[1] - second[1]
+    along = x * dx + y * dy
+    return along >= margin and (lead is None or along >= abs(x * dy) + abs(y * dx) + lead)
 
 
 def held_out(*parts: str) -> bool:
@@ -133,11 +151,7 @@ class EmojiWorld:
     def __init__(self, config: WorldConfig | None = None, font: str | Path | None = None) -> None:
         self.config = config or WorldConfig()
         path = find_font(font)
-        kinds = (
-            small_kinds(self.config.languages)
-            if self.config.objects == "small"
-            else full_kinds(self.config.languages)
-        )
+        kinds = _KINDS[self.config.objects](self.config.languages)
         self.glyphs: dict[str, np.ndarray] = {}
         self.kinds: dict[str, Kind] = {}
         for kind in kinds:
@@ -165,10 +179,14 @@ class EmojiWorld:
         return (canvas * 255.0 + 0.5).astype(np.uint8)
 
     def place(
-        self, names: list[str], rng: np.random.Generator, relation: tuple[str, str, str] | None = None
+        self,
+        names: list[str],
+        rng: np.random.Generator,
+        relation: tuple[str, str, str] | None = None,
+        main_axis: bool = False,
     ) -> tuple[Placed, ...]:
         """Random boxes that do not overlap; with a relation, boxes of the two kinds are a whole box apart
-        along its axis."""
+        along its axis, which with `main_axis` is the longer one."""
         box = self.config.box
         # after thirty misses of one glyph all are placed anew: the earlier ones may leave it no room
         while True:
@@ -178,7 +196,7 @@ class EmojiWorld:
                     x, y = (int(self._starts[i]) for i in rng.integers(0, len(self._starts), 2))
                     if all(abs(x - p.x) >= box or abs(y - p.y) >= box for p in places) and (
                         relation is None
-                        or all(self._respects(relation, name, (x, y), p, box) for p in places)
+                        or all(self._respects(relation, name, (x, y), p, box, main_axis) for p in places)
                     ):
                         places.append(Placed(name, x, y))
                         break
@@ -189,20 +207,27 @@ class EmojiWorld:
 
     @staticmethod
     def _respects(
-        relation: tuple[str, str, str], name: str, at: tuple[int, int], other: Placed, box: int
+        relation: tuple[str, str, str],
+        name: str,
+        at: tuple[int, int],
+        other: Placed,
+        box: int,
+        main_axis: bool,
     ) -> bool:
         first, word, second = relation
+        # no diagonals, of which both relations would be true
+        lead = 1 if main_axis else None
         if name == first and other.name == second:
-            return stands(word, at, (other.x, other.y), box)
+            return stands(word, at, (other.x, other.y), box, lead)
         if name == second and other.name == first:
-            return stands(word, (other.x, other.y), at, box)
+            return stands(word, (other.x, other.y), at, box, lead)
         return True
 
-    def scene_for(self, wanted: Wanted, rng: np.random.Generator) -> Scene:
-        """A random scene that satisfies `wanted`."""
+    def scene_for(self, wanted: Wanted, rng: np.random.Generator, main_axis: bool = False) -> Scene:
+        """A random scene that satisfies `wanted`; `main_axis` as in `place`."""
         names = [name for name, count in wanted.counts for _ in range(count)]
         background = wanted.background or str(rng.choice(list(BACKGROUNDS)))
-        return Scene(background, self.place(names, rng, wanted.relation))
+        return Scene(background, self.place(names, rng, wanted.relation, main_axis))
 
     def is_held_out(self, wanted: Wanted) -> bool:
         """Whether any pair of kinds, count or colour binding of it is held out of training."""

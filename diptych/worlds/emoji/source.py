@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
 from diptych.contracts import VERIFY, Picture, Sample, Turn
-from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, EmojiWorld, Scene, Wanted
+from diptych.request import Role
+from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, EmojiWorld, Scene, Wanted, wording
 from diptych.worlds.emoji.captions import caption, prompt, sample_scene_facts, sample_wanted
 from diptych.worlds.emoji.claims import shows, spoiled
 from diptych.worlds.emoji.edits import Edit, sample_edit
+from diptych.worlds.emoji.guided import sample_guided
 from diptych.worlds.emoji.names import BACKGROUNDS, gender_partner, tone_base
-from diptych.worlds.emoji.questions import Question, ask
+from diptych.worlds.emoji.questions import PLACES, Question, ask, choose
 
-TASKS = ("understand", "verify", "generate", "edit", "interleave", "text")
-_CATEGORY_SHARES = dict(zip(CATEGORIES, (0.1, 0.2, 0.25, 0.05, 0.28, 0.12), strict=True))
+TASKS = ("understand", "verify", "generate", "edit", "interleave", "text", "masked", "reference", "control")
+_CATEGORY_SHARES = {
+    "plain": dict(zip(CATEGORIES, (0.1, 0.2, 0.25, 0.05, 0.28, 0.12), strict=True)),
+    "wide": dict(zip(CATEGORIES, (0.08, 0.18, 0.34, 0.05, 0.25, 0.1), strict=True)),
+}
 """Shares follow what a trained model still gets wrong: positions and counts most, colours least."""
 _EDIT_SHARES = dict(zip(EDIT_TYPES, (0.16, 0.14, 0.16, 0.14, 0.16, 0.1, 0.14), strict=True))
+_QUESTION_SHARES = dict(
+    zip((*QUESTION_TYPES, *PLACES), (0.08, 0.16, 0.12, 0.28, 0.1, 0.1, 0.08, 0.08), strict=True)
+)
+"""Of wide questions: places most."""
+_PLAIN_SHARE = 0.3
+"""Of samples of a wide world that are in plain words, so that these are kept."""
 
 
 class EmojiSource:
@@ -27,19 +39,29 @@ class EmojiSource:
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         self.world, self.name, self.seed = world, task, seed
+        self.wide = world.config.words == "wide"
 
     def draw(self, number: int) -> Sample:
         # a stream for each sample: nothing needs to be kept for a run to go on at any number
         rng = np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), number])
         turns = getattr(self, "_" + self.name)(rng)
-        return Sample(turns, self.name, origin=f"emoji world, seed {self.seed}, {self.name} {number}")
+        # what is drawn by given pictures is laid out as an edit is
+        task = "edit" if self.name in ("masked", "reference", "control") else self.name
+        return Sample(turns, task, origin=f"emoji world, seed {self.seed}, {self.name} {number}")
+
+    def _words(self, rng: np.random.Generator) -> bool:
+        """Whether the next words are wide; draws nothing in a plain world."""
+        return self.wide and rng.random() >= _PLAIN_SHARE
+
+    def _scene(self, wanted: Wanted, rng: np.random.Generator) -> Scene:
+        return self.world.scene_for(wanted, rng, main_axis=self.wide)
 
     def _picture(self, scene: Scene, drawn: bool = False) -> Picture:
         return Picture(self.world.render(scene), drawn)
 
     def _wanted(self, rng: np.random.Generator) -> Wanted:
         if rng.random() < 0.65:
-            category = str(rng.choice(CATEGORIES, p=list(_CATEGORY_SHARES.values())))
+            category = str(rng.choice(CATEGORIES, p=list(_CATEGORY_SHARES[self.world.config.words].values())))
             wanted = sample_wanted(self.world, category, rng)
             if rng.random() < 0.15:
                 wanted = Wanted(wanted.counts, wanted.relation, str(rng.choice(list(BACKGROUNDS))))
@@ -48,27 +70,46 @@ class EmojiSource:
 
     def _request(self, rng: np.random.Generator) -> tuple[str, Scene]:
         wanted = self._wanted(rng)
+        if self._words(rng):
+            return wording.request(self.world, wanted, rng), self._scene(wanted, rng)
         language = "en" if rng.random() < 0.92 else str(rng.choice(self.world.config.languages))
-        return prompt(self.world, wanted, rng, language), self.world.scene_for(wanted, rng)
+        return prompt(self.world, wanted, rng, language), self._scene(wanted, rng)
 
     def _generate(self, rng: np.random.Generator) -> tuple[Turn, ...]:
         text, scene = self._request(rng)
         return Turn("user", (text,)), Turn("assistant", (self._picture(scene, drawn=True),))
 
     def _understand(self, rng: np.random.Generator) -> tuple[Turn, ...]:
-        scene = self.world.scene_for(sample_scene_facts(self.world, rng), rng)
+        facts = sample_scene_facts(self.world, rng)
+        if self.wide and rng.random() < 0.5:
+            # places are asked of what stands alone of its kind
+            facts = replace(facts, counts=tuple((name, 1) for name, _ in facts.counts))
+        scene = self._scene(facts, rng)
         turns: list[Turn] = []
-        for question in several_questions(self.world, scene, rng, 5):
+        wide = self._words(rng)
+        asked = self._asked(scene, rng, 6) if wide else several_questions(self.world, scene, rng, 5)
+        for question in asked:
             media: tuple[str | Picture, ...] = () if turns else (self._picture(scene),)
             turns += [Turn("user", (*media, question.text)), Turn("assistant", (question.answer,))]
         return tuple(turns)
+
+    def _asked(self, scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+        """So many questions in wide words, of any type as often as it comes; at least one."""
+        shares = list(_QUESTION_SHARES.values())
+        asked: list[Question] = []
+        while not asked:
+            for type in rng.choice(list(_QUESTION_SHARES), size=count, p=shares):
+                fact = choose(self.world, scene, str(type), rng)
+                if fact is not None:
+                    asked.append(wording.question(self.world, fact, rng))
+        return asked
 
     def _verify(self, rng: np.random.Generator) -> tuple[Turn, ...]:
         """Does the picture show what was asked for? Half the claims are true, the others miss by one
         mistake."""
         wanted = self._wanted(rng)
         # three claims about one picture, so that the picture alone does not tell the answer
-        scene = self.world.scene_for(wanted, rng)
+        scene = self._scene(wanted, rng)
         turns: list[Turn] = []
         for _ in range(3):
             claim = wanted if rng.random() < 0.5 else spoiled(self.world, wanted, rng)
@@ -77,14 +118,34 @@ class EmojiSource:
             question = VERIFY.format(words)
             turns += [
                 Turn("user", (*media, question)),
-                Turn("assistant", ("yes" if shows(self.world, scene, claim) else "no",)),
+                Turn("assistant", ("yes" if shows(self.world, scene, claim, self.wide) else "no",)),
             ]
         return tuple(turns)
 
     def _edit(self, rng: np.random.Generator) -> tuple[Turn, ...]:
         edit = random_edit(self.world, rng)
+        if self._words(rng):
+            edit = replace(edit, instruction=wording.instruction(self.world, edit, rng))
         source, target = self._picture(edit.source), self._picture(edit.target, drawn=True)
         return Turn("user", (source, edit.instruction)), Turn("assistant", (target,))
+
+    def _masked(self, rng: np.random.Generator) -> tuple[Turn, ...]:
+        return self._guided("masked", rng)
+
+    def _reference(self, rng: np.random.Generator) -> tuple[Turn, ...]:
+        return self._guided("reference", rng)
+
+    def _control(self, rng: np.random.Generator) -> tuple[Turn, ...]:
+        return self._guided("edges" if rng.random() < 0.5 else "boxes", rng)
+
+    def _guided(self, type: str, rng: np.random.Generator) -> tuple[Turn, ...]:
+        guided = sample_guided(self.world, type, rng)
+        parts: list[str | Picture] = []
+        for role, pixels in guided.given:
+            # what a picture is for stands before it, as a model is told it when it draws
+            parts += [role.value] * (role is not Role.SOURCE) + [Picture(pixels)]
+        drawn = self._picture(guided.target, drawn=True)
+        return Turn("user", (*parts, guided.text)), Turn("assistant", (drawn,))
 
     def _interleave(self, rng: np.random.Generator) -> tuple[Turn, ...]:
         text, scene = self._request(rng)
@@ -144,7 +205,9 @@ def _counts(scene: Scene) -> Wanted:
 
 def world_texts(world: EmojiWorld, seed: int, count: int) -> list[str]:
     """Prompts, questions, answers and instructions to learn a vocabulary from."""
-    sources = [EmojiSource(world, task, seed) for task in ("generate", "understand", "edit")]
+    sources = [
+        EmojiSource(world, task, seed) for task in ("generate", "understand", "edit", "masked", "reference")
+    ]
     texts = [
         part
         for n in range(count)
