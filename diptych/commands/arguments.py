@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from tyro.conf import Positional as Positional
 from diptych import planning
 from diptych.commands.terminal import aside
 from diptych.data.foreign import regular
-from diptych.planning import Course
+from diptych.planning import Course, Planner
 from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task
 from diptych.settings import Settings
 
@@ -85,14 +85,17 @@ def understood(
     overrides: Overrides,
     settled: Path | None = None,
     turns: Sequence[str] = (),
+    planner: Callable[[Sequence[Media | Path]], Planner | None] = lambda media: None,
 ) -> tuple[Course, list[Media | Path]]:
-    """A request, or a file of `diptych plan`, as settled plans, with what is attached. Raises RequestError as
-    `planning.understood`, and for an override without effect."""
+    """A request, or a file of `diptych plan`, as settled plans, with what is attached; `planner` gives the
+    planner of a model that plans itself. Raises RequestError as `planning.understood`, and for an override
+    without effect."""
     fields = overrides.given()
     found = planning.looked_at(settings, images)
     if settled is None:
         told = [planning.told(medium) for medium in found]
-        course = planning.understood(settings, request, told, turns, **fields)
+        own = planner(found) if settings.plans else None
+        course = planning.understood(settings, request, told, turns, own, **fields)
     elif request:
         raise RequestError(f"the plan of a request is in {settled} already: leave out the words or --plan")
     else:

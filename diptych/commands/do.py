@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +30,7 @@ from diptych.commands.outputs import check_file, check_page
 from diptych.commands.terminal import aside, progress
 from diptych.files.typed import to_json
 from diptych.files.visible import visible
-from diptych.planning import Course
+from diptych.planning import Course, Planner
 from diptych.request import MARK, TASKS, Media, Message, Plan, Product, RequestError, Task
 from diptych.settings import Settings
 
@@ -84,12 +85,15 @@ def run(command: Do, console: Console) -> int:
     settings = settings_of(command.model)
     talk = Talk.read(settings, command.history)
     turns = [turn.text for turn in talk.messages if turn.role == "user"]
-    course, found = understood(settings, command.request, command.image, overrides, command.settled, turns)
+    model = _Model(command)
+    course, found = understood(
+        settings, command.request, command.image, overrides, command.settled, turns, model.planner
+    )
     if len(course.plans) > 1:
-        return _steps(command, course, found, talk)
+        return _steps(command, model, course, found, talk)
     plan, media = planning.given(settings, course, 0, found)
     if TASKS[plan.task].writes:
-        return _answer(command, plan, media, talk)
+        return _answer(command, model, plan, media, talk)
     if command.best_of > 1 and talk.path is not None:
         raise RequestError("best of N chooses among drawings of one prompt: leave out --history")
     if command.best_of > 1 and (plan.task is not Task.TEXT_TO_IMAGE or plan.count != 1):
@@ -103,10 +107,9 @@ def run(command: Do, console: Console) -> int:
         check_file(path, plan.frames)
     print_plan(plan)
     # here and not above: the plan is told before torch and the model are loaded, which takes seconds
-    import diptych
+    pipeline = model.pipeline
     from diptych.inference import Result
 
-    pipeline = diptych.load(command.model, dtype=command.dtype)
     scores: list[float] | None = None
     if command.best_of > 1:
         best = _best_of(command, pipeline, plan, media)
@@ -156,7 +159,23 @@ def _check_options(command: Do) -> None:
                 raise RequestError(f"{flag} says how the best of several is chosen: give --best-of too")
 
 
-def _answer(command: Do, plan: Plan, media: Sequence[Media], talk: Talk) -> int:
+class _Model:
+    """The model of a command, loaded once and when it is first asked for."""
+
+    def __init__(self, command: Do) -> None:
+        self.command = command
+
+    @functools.cached_property
+    def pipeline(self) -> Pipeline:
+        import diptych
+
+        return diptych.load(self.command.model, dtype=self.command.dtype)
+
+    def planner(self, media: Sequence[Media | Path]) -> Planner | None:
+        return self.pipeline.planner(media)
+
+
+def _answer(command: Do, model: _Model, plan: Plan, media: Sequence[Media], talk: Talk) -> int:
     story = TASKS[plan.task].makes is Product.STORY
     if command.best_of > 1 or (command.output is not None and not story):
         raise RequestError("the request is a question, so no picture is drawn: leave out -o and --best-of")
@@ -164,10 +183,9 @@ def _answer(command: Do, plan: Plan, media: Sequence[Media], talk: Talk) -> int:
     if story:
         check_page(output)
     print_plan(plan)
-    import diptych
+    pipeline = model.pipeline
     from diptych.inference import Result
 
-    pipeline = diptych.load(command.model, dtype=command.dtype)
     pieces: list[str | Media] = []
     for piece in pipeline.stream(plan, media, history=talk.messages):
         pieces.append(piece)
@@ -187,7 +205,9 @@ def _answer(command: Do, plan: Plan, media: Sequence[Media], talk: Talk) -> int:
     return 0
 
 
-def _steps(command: Do, course: Course, found: Sequence[Media | Path], talk: Talk) -> int:
+def _steps(
+    command: Do, model: _Model, course: Course, found: Sequence[Media | Path], talk: Talk
+) -> int:
     """One step after the other; what is drawn last is written, what any of them says is printed."""
     if command.best_of > 1:
         raise RequestError("best of N chooses among drawings of one prompt: ask for one picture, in one step")
@@ -200,9 +220,7 @@ def _steps(command: Do, course: Course, found: Sequence[Media | Path], talk: Tal
     for number, plan in enumerate(course.plans):
         aside.print(f"step {number}", highlight=False)
         print_plan(plan)
-    import diptych
-
-    pipeline = diptych.load(command.model, dtype=command.dtype)
+    pipeline = model.pipeline
     with progress("drawing, step") as advance:
         steps = max((plan.steps or 0 for plan in draws), default=0)
         last = pipeline.follow(course, found, lambda step: advance(step + 1, steps), talk.messages)
@@ -282,7 +300,7 @@ def _best_of(command: Do, pipeline: Pipeline, plan: Plan, media: Sequence[Media]
     from diptych.inference import best_of, load_verifier
     from diptych.systems.registry import open_ours
 
-    system = pipeline.system
+    system = pipeline.carrier(plan.task)
     verifier = load_verifier(command.verifier or "self", system, partial(open_ours, device=system.device))
     with progress("drawing and judging") as advance:
         return best_of(

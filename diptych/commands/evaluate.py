@@ -42,8 +42,11 @@ class Evaluate:
     seed: int = 1_000_003
     split: str = "all"
     """all, drawing, questions, edits or guided."""
-    words: str = "plain"
-    """plain, or wide wordings: trained, or held-out families of them."""
+    wording: Literal["plain", "trained", "held-out", "free"] = "plain"
+    """'plain': the benchmark's own words; or wide ones, in ways of saying that training has or has not; or
+    'free' ones, written apart from all training and planned as any request, beside the same in plain words."""
+    routing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Instead: planners on the requests of the routing benchmark; no model is loaded."""
     best_of: int = 1
     """Instead: the score of drawing against N = 1, 2, 4 ... candidates, chosen by each verifier."""
     verifier: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -58,19 +61,19 @@ def run(command: Evaluate, console: Console) -> int:
         raise RequestError("--verifier says how the best of several is chosen: give --best-of too")
     if command.split != "all" and command.best_of != 1:
         raise RequestError("--best-of judges drawing alone: leave --split out")
-    if command.wording != "trained" and command.best_of != 1:
-        raise RequestError("--best-of draws from the trained words: leave --wording out")
+    if command.wording != "plain" and command.best_of != 1:
+        raise RequestError("--best-of draws from the plain words: leave --wording out")
     if command.routing:
         return _routing(command, console)
     # before hours of work, whose results would have no place
     check_output(command.output, BEST_OF if command.best_of != 1 else ())
     import diptych
-    from diptych.evaluation import EvaluationConfig, evaluate
+    from diptych.evaluation import EvaluationConfig, evaluate, evaluate_free
     from diptych.evaluation.report import print_table, write
     from diptych.worlds.emoji import EmojiWorld, world_of
 
     config = EvaluationConfig(
-        prompts=command.prompts, seed=command.seed, split=command.split, words=command.words
+        prompts=command.prompts, seed=command.seed, split=command.split, wording=command.wording
     )
     pipeline = diptych.load(command.model, dtype=command.dtype)
     # the world that the model was trained in, or it would be asked for glyphs that it has never seen
@@ -78,7 +81,8 @@ def run(command: Evaluate, console: Console) -> int:
     if command.best_of != 1:
         return _best_of(command, pipeline, world, config, console)
     with progress("evaluating") as advance:
-        result = evaluate(pipeline, world, config, lambda part, done, total: advance(done, total))
+        judged = evaluate_free if command.wording == "free" else evaluate
+        result = judged(pipeline, world, config, lambda part, done, total: advance(done, total))
     # written before anything is printed: who reads what is printed may be gone by then
     paths = write(result, command.output, command.model, config)
     if command.json:

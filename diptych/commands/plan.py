@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -16,6 +18,8 @@ from diptych.commands.arguments import (
     Settled,
     understood,
 )
+from diptych.planning import Planner
+from diptych.request import Media
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,15 @@ def run(command: ShowPlan, console: Console) -> int:
     from diptych.systems.registry import settings_of
 
     settings = settings_of(command.model)
-    course, found = understood(settings, command.request, command.image, command.plan, command.settled)
+
+    def planner(media: Sequence[Media | Path]) -> Planner | None:
+        import diptych
+
+        return diptych.load(command.model).planner(media)
+
+    course, found = understood(
+        settings, command.request, command.image, command.plan, command.settled, planner=planner
+    )
     if found or not course.plans[0].inputs:
         first, _ = planning.given(settings, course, 0, found)
         course = replace(course, plans=(first, *course.plans[1:]))

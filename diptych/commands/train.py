@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diptych.commands import train_planner
 from diptych.commands.arguments import Output
 from diptych.request import RequestError
 
@@ -40,10 +41,14 @@ def main(arguments: list[str], console: Console, estimate: bool = False) -> int:
         _list(known, console)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     name, given = arguments[0], arguments[1:]
+    if name == train_planner.NAME and not estimate:
+        _no_flag_twice(given)
+        return train_planner.main(given, console)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        names = [*known, train_planner.NAME]
+        near = difflib.get_close_matches(name, names, n=1)
         hint = f" (nearest: {near[0]!r})" if near else ""
-        raise RequestError(f"there is no recipe {name!r}{hint}; recipes: {', '.join(known)}")
+        raise RequestError(f"there is no recipe {name!r}{hint}; recipes: {', '.join(names)}")
     family, recipe = known[name]
     folder, config = resolve(name, recipe, given)
     if estimate:
@@ -200,6 +205,8 @@ def _list(known: Mapping[str, tuple[Family, Recipe]], console: Console) -> None:
         # the lines of a docstring are those of its file, not of this terminal
         told = " ".join(inspect.cleandoc(recipe.__doc__ or "").partition("\n\n")[0].split())
         table.add_row(name, escape(told))
+    # no system's: it reads requests for all of them
+    table.add_row(train_planner.NAME, escape(train_planner.told()))
     console.print(table)
 
 

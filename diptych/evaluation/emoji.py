@@ -33,7 +33,7 @@ HELD_OUT = ("two", "counting", "position", "binding")
 """Categories that have combinations held out of training."""
 SWAPPABLE = ("position", "binding")
 SPLITS = ("drawing", "questions", "edits", "guided")
-WORDS = ("plain", "trained", "held-out")
+WORDINGS = ("plain", "trained", "held-out", "free")
 _GUIDED_TASKS = {
     "masked": Task.EDIT,
     "reference": Task.REFERENCE_TO_IMAGE,
@@ -54,9 +54,9 @@ class EvaluationConfig:
     split: str = "all"
     """'all', or only 'drawing', 'questions', 'edits' or 'guided'; 'all' has the last for a model that was
     taught to draw by given pictures."""
-    words: str = "plain"
+    wording: str = "plain"
     """'plain': the benchmark's own words. Or wide ones, 'trained' or 'held-out': ways of saying that training
-    has, or has not. The facts that are asked about stay the same."""
+    has, or has not. The facts that are asked about stay the same. 'free': see `evaluation.free`."""
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
@@ -66,12 +66,12 @@ class EvaluationConfig:
         check_seed(self.seed)
         if self.split not in ("all", *SPLITS):
             raise ValueError(f"split must be all, {', '.join(SPLITS)}, got {self.split!r}")
-        if self.words not in WORDS:
-            raise ValueError(f"words must be {', '.join(WORDS)}, got {self.words!r}")
+        if self.wording not in WORDINGS:
+            raise ValueError(f"wording must be {', '.join(WORDINGS)}, got {self.wording!r}")
 
     @property
     def held(self) -> bool:
-        return self.words == "held-out"
+        return self.wording == "held-out"
 
 
 @dataclass
@@ -159,7 +159,7 @@ def _drawing(
             sample_wanted(world, category, rng, held=split == "held-out") for _ in range(config.prompts)
         ]
         texts = _requests(world, wanted, config, f"{split} {category}")
-        if config.words == "plain":
+        if config.wording == "plain":
             plans = [pipeline.plan(text, seed=config.seed + n) for n, text in enumerate(texts)]
         else:
             plans = [
@@ -190,7 +190,7 @@ def _drawing(
 
 
 def _requests(world: EmojiWorld, wanted: Sequence[Wanted], config: EvaluationConfig, part: str) -> list[str]:
-    if config.words == "plain":
+    if config.wording == "plain":
         return [caption(world, w) for w in wanted]
     # a stream of their own, so that the facts are those of the plain prompts
     rng = _rng(config, f"words of {part}")
@@ -221,7 +221,7 @@ def _questions(
             asked = choose(world, scene, type, rng)
             if asked is not None:
                 question = plain(world, asked, rng)
-                if config.words != "plain":
+                if config.wording != "plain":
                     question = wording.question(world, asked, words, config.held)
                 questions.append(question)
                 pictures.append(world.render(scene))
@@ -251,14 +251,14 @@ def _edits(
         progress(f"edits: {type}", done, len(EDIT_TYPES))
         rng = _rng(config, f"edit {type}")
         edits: list[Edit] = [random_edit(world, rng, type) for _ in range(config.prompts)]
-        if config.words != "plain":
+        if config.wording != "plain":
             words = _rng(config, f"words of edit {type}")
             said = [wording.instruction(world, edit, words, config.held) for edit in edits]
             edits = [replace(edit, instruction=text) for edit, text in zip(edits, said, strict=True)]
         sources = [world.render(edit.source) for edit in edits]
         plans = [
             pipeline.plan(edit.instruction, 1, task="edit", seed=config.seed + n)
-            if config.words == "plain"
+            if config.wording == "plain"
             else _settled(
                 pipeline,
                 Plan(

@@ -25,7 +25,7 @@ import numpy as np
 from diptych.data.foreign import lines
 from diptych.files.typed import convert, parse, read
 from diptych.planning.schema import Attached, Look, Missing, Request
-from diptych.request import MARK, TASKS, Role, Task
+from diptych.request import MARK, Role, Task
 
 FOLDER = Path(__file__).parents[1] / "assets" / "benchmarks"
 SPOKEN = ("en", "zh", "es", "de", "id")
@@ -233,8 +233,8 @@ def _slots(
         if not is_field:
             return _pick(rng, _lists()[language][name])
         value, _, word = _pick(rng, options.split("|")).partition("~")
-        step, _, key = name.rpartition(".")
-        for key, number in _values(key, value):
+        step, _, field_name = name.rpartition(".")
+        for key, number in _values(field_name, value):
             said[int(step or 0)][key] = (number,)
         return word or value
 
@@ -259,8 +259,3 @@ def _mannered(text: str, language: str, rng: np.random.Generator, manner: int) -
     if manner == 3:
         return text.rstrip(".") + _pick(rng, _lists()[language]["tail"])
     return text
-
-
-def drawn_roles(task: Task) -> Role:
-    """The role in which a second step takes what the first one makes."""
-    return TASKS[task].default_role

@@ -19,15 +19,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from diptych.evaluation.requests import SHUFFLED, Case, Expected, cases, drawn_roles, shufflable
+from diptych.evaluation.requests import SHUFFLED, Case, Expected, cases, shufflable
 from diptych.evaluation.statistics import Score
 from diptych.files.typed import to_json
 from diptych.files.whole import write_whole
 from diptych.planning.schema import Input, Intent, Planner, Request, Step
-from diptych.request import Role
+from diptych.request import TASKS, Role
 
 OLYMPUS = "Olympus (arXiv 2412.09612) tells 94.75 % of its own single-task requests right; ours are others."
 TYPED = tuple(f.name for f in fields(Step) if f.name not in ("task", "prompt", "inputs", "negative_prompt"))
+_F1, _TIME = "prompt token F1", "median ms a request"
 _SIZES, _LENGTHS = {"width", "height", "aspect", "resolution"}, {"seconds", "fps", "frames"}
 
 
@@ -114,7 +115,7 @@ def _roles(intent: Intent, case: Case) -> bool | None:
         return False
     if len(case.steps) == 1:
         return True
-    expected = Input(drawn_roles(case.steps[1].tasks[0]), step=0)
+    expected = Input(TASKS[case.steps[1].tasks[0]].default_role, step=0)
     return len(intent.steps) > 1 and expected in intent.steps[1].inputs
 
 
@@ -178,8 +179,8 @@ class Routed:
         return {
             "requests": len(self.verdicts),
             **{name: score.as_dict() for name, score in self.scores().items()},
-            "prompt token F1": round(statistics.fmean(prompts), 4) if prompts else None,
-            "median ms a request": round(1e3 * statistics.median(v.seconds for v in self.verdicts), 3),
+            _F1: round(statistics.fmean(prompts), 4) if prompts else None,
+            _TIME: round(1e3 * statistics.median(v.seconds for v in self.verdicts), 3),
             "by class": _grouped(self.verdicts, lambda v: v.case.family.kind),
             "by language": _grouped(self.verdicts, lambda v: v.case.family.language or v.case.language),
             "wrong fields": dict(Counter(name for v in self.verdicts for name in v.wrong).most_common()),
@@ -245,7 +246,7 @@ def route(
     return Routed(tuple(verdicts), Score(same, shuffled))
 
 
-COLUMNS = ("task", "all fields", "roles", "invalid plans", "question precision", "question recall")
+_SHARES = ("task", "all fields", "roles")
 
 
 def print_tables(results: Mapping[str, Routed], console: Console) -> None:
@@ -261,38 +262,31 @@ def print_tables(results: Mapping[str, Routed], console: Console) -> None:
 def _tables(results: Mapping[str, Routed]) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, columns, rows)."""
     summaries = {name: result.summary() for name, result in results.items()}
-    extra = ("same roles in another order", "prompt token F1", "median ms a request")
+    some = next(iter(results.values()))
     rows = [
-        [
-            name,
-            *(_told(found[column]) for column in (*COLUMNS, extra[0])),
-            *(f"{found[column]:.3f}" for column in extra[1:]),
-        ]
-        for name, found in summaries.items()
+        [what, *(_told(found[what]) for found in summaries.values())] for what in (*some.scores(), _F1, _TIME)
     ]
-    tables = [("over all", ["planner", *COLUMNS, *extra], rows)]
+    tables = [(f"over {len(some.verdicts)} requests", ["", *results], rows)]
     for by in ("by class", "by language"):
-        head = ["", *(f"{name}: {what}" for name in results for what in ("task", "all fields", "roles"))]
-        groups = next(iter(summaries.values()))[by]
+        head = ["", "n", *(f"{name}: {what}" for name in results for what in _SHARES)]
         rows = [
             [
                 group,
-                *(
-                    _told(found[by][group].get(what))
-                    for found in summaries.values()
-                    for what in ("task", "all fields", "roles")
-                ),
+                str(found["all fields"]["n"]),
+                *(_told(each[by][group].get(what)) for each in summaries.values() for what in _SHARES),
             ]
-            for group in groups
+            for group, found in next(iter(summaries.values()))[by].items()
         ]
         tables.append((by, head, rows))
     return tables
 
 
-def _told(score: Mapping[str, float] | None) -> str:
+def _told(score: Mapping[str, float] | float | None) -> str:
     if score is None:
         return ""
-    return f"{score['score']:.3f} ({score['low']:.3f} to {score['high']:.3f}, n {score['n']})"
+    if isinstance(score, float):
+        return f"{score:.3f}"
+    return f"{score['score']:.3f} ({score['low']:.2f} to {score['high']:.2f})"
 
 
 def write(results: Mapping[str, Routed], folder: Path) -> list[Path]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from diptych.contracts import AnswerLimits, Picture, Prompt, Stack, Written
+from diptych.planning import Planner
+from diptych.request import Media
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,15 @@ class Passage:
     written: Written
     ended: str
     """Why it ended: 'end' (all is said), 'picture' (one is to be drawn now), or 'limit' (of tokens)."""
+
+
+@runtime_checkable
+class Plans(Protocol):
+    """What a system has besides that reads requests itself, as its settings say."""
+
+    def planner(self, media: Sequence[Media | Path]) -> Planner:
+        """The planner of a request with these media, which it may look at."""
+        ...
 
 
 @runtime_checkable

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from diptych.contracts import AnswerLimits, Prompt, System
+from diptych.contracts import AnswerLimits, HandsOn, Prompt, System
 from diptych.data.pictures import names, save_picture
 from diptych.files.whole import write_whole
-from diptych.inference.converse import Converses
+from diptych.inference.converse import Converses, Plans
 from diptych.inference.draw import check_media, draw, prompt_of, stack_of
 from diptych.inference.story import tell
-from diptych.planning import Course, given, looked_at, sized, told, understood
+from diptych.planning import Course, Planner, given, looked_at, sized, told, understood
 from diptych.request import (
     MARK,
     TASKS,
@@ -26,6 +26,7 @@ from diptych.request import (
     Product,
     RequestError,
     Role,
+    Task,
 )
 
 
@@ -89,9 +90,17 @@ class Pipeline:
     def __init__(self, system: System) -> None:
         self.system = system
 
+    def planner(self, media: Sequence[Media | Path] = ()) -> Planner | None:
+        """The model's own planner of a request with these media; None where it has none."""
+        return self.system.planner(media) if isinstance(self.system, Plans) else None
+
+    def carrier(self, task: Task) -> System:
+        """What carries out a task: the model itself, or one that it hands the task to."""
+        return self.system.carrier(task) if isinstance(self.system, HandsOn) else self.system
+
     def course(self, request: str, pictures: int = 0, **overrides: Any) -> Course:
         """What a request is understood as, step by step: see `planning.understood`."""
-        return understood(self.system.settings, request, pictures, **overrides)
+        return understood(self.system.settings, request, pictures, planner=self.planner(), **overrides)
 
     def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
         """What a request of one step is understood as, settled. Raises RequestError for one of several."""
@@ -115,7 +124,12 @@ class Pipeline:
         found = looked_at(self.system.settings, images)
         turns = [turn.text for turn in history if turn.role == "user"]
         course = understood(
-            self.system.settings, request, [told(medium) for medium in found], turns, **overrides
+            self.system.settings,
+            request,
+            [told(medium) for medium in found],
+            turns,
+            self.planner(found),
+            **overrides,
         )
         return self.follow(course, found, on_step, history, limits)
 
@@ -153,7 +167,8 @@ class Pipeline:
             prompt, thought = self._thought(plan, prompt, media)
         # a picture of several is that of its own seed, so that any one of them can be drawn again alone
         plans = [replace(plan, seed=plan.seed + i, count=1) for i in range(plan.count)]
-        drawn = draw(self.system, plans, [media] * plan.count, on_step, [prompt] * plan.count)
+        system = self.carrier(plan.task)
+        drawn = draw(system, plans, [media] * plan.count, on_step, [prompt] * plan.count)
         return Result(plan, media=tuple(Media(frames, fps=plan.fps) for frames in drawn), thought=thought)
 
     def _thought(self, plan: Plan, prompt: Prompt, media: Sequence[Media]) -> tuple[Prompt, str]:

@@ -36,9 +36,9 @@ def missing(steps: Sequence[Step], wants: Collection[str], media: Sequence[Attac
         for found in first.inputs
         if found.medium is not None and found.role in (Role.SOURCE, Role.SUBJECT)
     ]
-    if first.task in _CLIPS and "clip" in wants and looked_at:
-        if all(medium.kind == "picture" for medium in looked_at):
-            lacking.add("clip")
+    spoken = first.task in _CLIPS and "clip" in wants and looked_at
+    if spoken and all(medium.kind == "picture" for medium in looked_at):
+        lacking.add("clip")
     if "prompt" in wants:
         lacking.add("prompt")
     return tuple(name for name in MISSING if name in lacking)  # type: ignore[misc]
@@ -48,7 +48,7 @@ _ASK = {
     "source": "Which picture or clip shall be changed? Please attach it.",
     "mask": "Where may the picture change? Please attach the mask, white where it may.",
     "reference": "Which picture shall it be like? Please attach it.",
-    "control": "What shall the drawing follow? Please attach the edges, the sketch, the pose ... as a picture.",
+    "control": "What shall the drawing follow? Please attach the edges, the sketch or the pose as a picture.",
     "first": "Which picture shall the clip begin with? Please attach it.",
     "last": "Which picture shall the clip end with? Please attach it.",
     "subject": "Which picture or clip is the question about? Please attach it.",

@@ -44,7 +44,8 @@ class TaggerConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.kernel % 2 == 0:
             raise ValueError(
-                f"width must be a multiple of heads and kernel odd, got {self.width}, {self.heads}, {self.kernel}"
+                f"width must be a multiple of heads and kernel odd, got {self.width}, {self.heads}, "
+                f"{self.kernel}"
             )
         if min(self.width, self.depth, self.heads, self.hidden, self.table) < 1:
             raise ValueError("every size must be at least 1")

@@ -1,7 +1,8 @@
 """The planner that ships: a small tagger, in numpy alone, and what its labels say.
 
-It marks the words that say a prompt, a size, a duration ..., and tells the task, the steps, the language and the
-role of each medium; what the marked words say is read by `spans`. Trained by `trainer` on planning data alone.
+It marks the words that say a prompt, a size, a duration ..., and tells the task, the steps, the language and
+the role of each medium; what the marked words say is read by `spans`. Trained by `trainer` on planning data
+alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from diptych.planning.schema import Control, Input, Intent, Look, Request, Step
 from diptych.planning.spans import Span, fields, trimmed
 from diptych.planning.tokens import Encoded, encode
 from diptych.planning.turns import continued
-from diptych.request import MARK, TASKS as FACTS, Product, RequestError, Role, Task
+from diptych.request import MARK, Product, RequestError, Role, Task
+from diptych.request import TASKS as FACTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +57,8 @@ class Learned:
             return None
         with opened(path, "np") as file:
             about = json.loads((file.metadata() or {})["planner"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         config = convert(TaggerConfig, about["config"], str(path))
         return cls(Network(config, tensors), float(about["temperature"]))
 
@@ -112,7 +115,10 @@ class Learned:
             control: Control | None = None
             if number == 0:
                 allowed = [role in takes or role is Role.UNUSED for role in ROLES]
-                roles = [ROLES[chosen("roles", allowed, place)] if place >= 0 else Role.UNUSED for place in encoded.media]
+                roles = [
+                    ROLES[chosen("roles", allowed, place)] if place >= 0 else Role.UNUSED
+                    for place in encoded.media
+                ]
                 inputs = tuple(Input(role, n) for n, role in enumerate(roles))
                 if Role.CONTROL in takes:
                     control = CONTROLS[int(logits["control"].argmax())]
@@ -178,7 +184,9 @@ class Network:
         self.config = config
         tables = ("words", "pieces")
         self.tables = {n: (tensors[f"{n}.weight"], tensors[f"{n}.scale"].astype(np.float32)) for n in tables}
-        rest = {k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(("words.", "pieces."))}
+        rest = {
+            k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(("words.", "pieces."))
+        }
         self.weights = {k: v.T.copy() if k.endswith("weight") and v.ndim == 2 else v for k, v in rest.items()}
         for n in range(config.depth):
             # (out, in, kernel) -> (kernel * in, out): one product for all places of the kernel
@@ -204,9 +212,10 @@ class Network:
         for n in range(self.config.depth):
             x = self._block(x, f"blocks.{n}.", bias)
         x = _normed(x, w["norm.weight"])
+        both = np.concatenate([x, np.broadcast_to(x[:1], x.shape)], axis=1)
+        seen = {"tags": x, "steps_of": x, "roles": both}
         return {
-            name: (x if name in ("tags", "steps_of", "roles") else x[0]) @ w[f"heads.{name}.weight"]
-            + w[f"heads.{name}.bias"]
+            name: seen.get(name, x[0]) @ w[f"heads.{name}.weight"] + w[f"heads.{name}.bias"]
             for name in OUTPUTS
         }
 

@@ -49,7 +49,7 @@ def plan_of(
     each change told. `seed` is taken where none is said. Raises RequestError for a length that no clip has,
     for media that are not there, and for a clip where the model draws none."""
     step = intent.steps[number]
-    facts = TASKS[step.task]
+    facts, settings = TASKS[step.task], settings.of(step.task)
     given, places = _inputs(intent, number, len(media))
     notes: list[str] = []
     if facts.makes is Product.CLIP:
@@ -172,6 +172,7 @@ def _length(step: Step, settings: Settings, notes: list[str]) -> tuple[int, floa
 def settle(plan: Plan, settings: Settings) -> Plan:
     """Fill in, round and check a plan. Raises RequestError, one sentence, for what is impossible or
     contradicts itself."""
+    settings = settings.of(plan.task)
     if plan.missing:
         raise RequestError(f"the request needs {' and '.join(plan.missing)}")
     # before the task is judged: an attached picture may make it another task
@@ -193,6 +194,10 @@ def settle(plan: Plan, settings: Settings) -> Plan:
         most = {0: "none", 1: "1; attach one"}.get(settings.max_media, f"{settings.max_media} at most")
         raise RequestError(f"{used} pictures are attached, but this model looks at {most}")
     check_roles(plan.task, plan.inputs)
+    if settings.masked_edits and TASKS[plan.task].changes and Role.MASK not in plan.inputs:
+        raise RequestError(
+            "this model changes a source within a mask alone: attach one, white where the source may change"
+        )
     _check_thoughts(plan, settings)
     if plan.control and Role.CONTROL in plan.inputs and plan.control not in settings.controls:
         known = ", ".join(settings.controls) or "anything but what it is given"

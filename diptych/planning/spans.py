@@ -89,7 +89,8 @@ def _said(kind: str, text: str) -> list[tuple[str, Any]]:
 
 def _shapes(values: Mapping[str, Any]) -> list[str]:
     """Fields of shape that say something else than the size in px beside them."""
-    width, height, found = values.get("width"), values.get("height"), []
+    width, height = values.get("width"), values.get("height")
+    found: list[str] = []
     if not width or not height or min(width, height) <= 0:
         return found
     if shape := values.get("aspect"):
@@ -132,10 +133,16 @@ def prompt(text: str, spans: Sequence[Span], task: Task) -> str:
         end = parts[-1][1]
         tail = re.match(r"\s*([?？])", text[end:])
         return trimmed(text[parts[0][0] : end]) + (tail[1] if tail else "")
-    joined = ""
+    joined, last = "", 0
     for start, end in parts:
+        if joined and not re.search(r"\w", between := text[last:start].replace(MARK, " ")):
+            # nothing but points and spaces: they belong to what is said
+            joined += between.rstrip() + (" " if between[-1:].isspace() else "") + text[start:end].strip()
+            last = end
+            continue
+        last = end
         part = trimmed(text[start:end].replace(MARK, " "))
         if part:
             touching = _CHINESE.match(part) and _CHINESE.match(joined[-1:])
             joined += part if touching or not joined else f" {part}"
-    return joined
+    return trimmed(joined.replace(MARK, " "))

@@ -79,7 +79,9 @@ class Tagger(nn.Module):
         self.enter = nn.Linear(2 * config.table, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width)
-        self.heads = nn.ModuleDict({name: nn.Linear(config.width, size) for name, size in OUTPUTS.items()})
+        # what a medium is for follows from what is asked for, so the whole is read beside it
+        widths = {name: config.width * (2 if name == "roles" else 1) for name in OUTPUTS}
+        self.heads = nn.ModuleDict({name: nn.Linear(widths[name], size) for name, size in OUTPUTS.items()})
         for table in (self.words, self.pieces):
             nn.init.normal_(table.weight, std=0.5)
 
@@ -100,10 +102,9 @@ class Tagger(nn.Module):
         for block in self.blocks:
             x = block(x, batch.mask, bias)
         x = self.norm(x)
-        return {
-            name: head(x if name in ("tags", "steps_of", "roles") else x[:, 0])
-            for name, head in self.heads.items()
-        }
+        both = torch.cat([x, x[:, :1].expand_as(x)], dim=-1)
+        seen = {"tags": x, "steps_of": x, "roles": both}
+        return {name: head(seen.get(name, x[:, 0])) for name, head in self.heads.items()}
 
 
 def distance_bias(length: int, heads: int, device: torch.device | None = None) -> Tensor:

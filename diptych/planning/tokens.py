@@ -1,7 +1,7 @@
 """Requests as the learned planner reads them: words, with hashes of their letters, and media.
 
-A word is known by the hashes of itself and of pieces of it, so that words that nobody has seen, and mistyped ones,
-are near those that they look like. Chinese and its relatives are read letter by letter. No torch here.
+A word is known by the hashes of itself and of pieces of it, so that words that nobody has seen, and mistyped
+ones, are near those that they look like. Chinese and its relatives are read letter by letter. No torch here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -41,7 +40,8 @@ _TOKEN = re.compile(
 # where one of these stands, the order in which media are attached says something
 _ORDER = re.compile(
     r"\b(first|second|third|fourth|1st|2nd|3rd|4th|other|latter|former|one is|left|right)\b"
-    r"|\b(picture|image|photo|attachment|file|upload|img|clip|video|number|no\.?|bild|foto|anhang|imagen|gambar|vídeo|klip)"
+    r"|\b(picture|image|photo|attachment|file|upload|img|clip|video|number|no\.?|bild|foto|anhang|imagen"
+    r"|gambar|vídeo|klip)"
     r" ?#?\d\b|#\d|第[一二三四1234]|[图片频]\d|前者|后者|另一"
     r"|\b(primer[ao]?|segund[ao]|tercer[ao]?|cuart[ao]|otr[ao]|1\.?ª|2\.?ª|3\.?ª|4\.?ª)"
     r"|\b(erste|zweite|dritte|vierte|andere)[nrs]?\b|\b[1-4]\. (bild|foto|video)"
@@ -49,8 +49,9 @@ _ORDER = re.compile(
     re.IGNORECASE,
 )
 _FRAMES = re.compile(
-    r"(first|last|second|third) (frame|of all)|(primer|segundo|último) (fotograma|frame|paso)|frame pertama|bingkai pertama"
-    r"|第[一二三四1234]帧|第[一二三1234]步|(erste[rn]?|letzte[rn]?) frame|pertama-tama|for the first time|primero",
+    r"(first|last|second|third) (frame|of all)|(primer|segundo|último) (fotograma|frame|paso)"
+    r"|(frame|bingkai) pertama|第[一二三四1234]帧|第[一二三1234]步|(erste[rn]?|letzte[rn]?) frame"
+    r"|pertama-tama|for the first time|primero",
     re.IGNORECASE,
 )
 
@@ -101,14 +102,17 @@ _MARKED, _LOOSE, _PADDING = 1, 2, 0
 
 
 def encode(request: Request, before: str = "") -> Encoded:
-    """A request as the planner reads it. `before`: what the turn before made: '', 'picture', 'clip', 'text'."""
+    """A request as the planner reads it. `before`: what the turn before made, '', 'picture', 'clip' or
+    'text'."""
     text = request.text
     found = tokens(text, len(request.media))
     skipped = (len(text), len(text))
     if len(found) > LONGEST:
         skipped = (found[LONGEST - LAST_READ - 1].end, found[-LAST_READ].start)
         found = found[: LONGEST - LAST_READ] + found[-LAST_READ:]
-    words, pieces, features = [], [], []
+    words: list[int] = []
+    pieces: list[list[int]] = []
+    features: list[list[int]] = []
     media = [-1] * len(request.media)
     order = arranged(request)
     marked = 0
@@ -122,7 +126,9 @@ def encode(request: Request, before: str = "") -> Encoded:
             marked += 1
             continue
         near = [text[found[m].start : found[m].end] if 0 <= m < len(found) else "" for m in (n - 1, n + 1)]
-        word, bits = _word(said, token.kind, near[0], near[1]) if token.kind == "cjk" else _plain(said, token.kind)
+        word, bits = (
+            _word(said, token.kind, near[0], near[1]) if token.kind == "cjk" else _plain(said, token.kind)
+        )
         words.append(word)
         pieces.append(bits)
         features.append(_features(text, token, n, len(found)))
@@ -139,8 +145,8 @@ def encode(request: Request, before: str = "") -> Encoded:
 
 
 def arranged(request: Request) -> list[int]:
-    """Place of each medium in an order in which what it is comes first: that of attachment says something only
-    where the words speak of it, or where media look alike."""
+    """Place of each medium in an order in which what it is comes first: that of attachment says something
+    only where the words speak of it, or where media look alike."""
     text = _FRAMES.sub(" ", request.text)
     if _ORDER.search(text) or MARK in text:
         return list(range(len(request.media)))
@@ -221,5 +227,3 @@ def _medium(medium: Attached, place: int, marked: bool) -> list[int]:
     found.append(FEATURES + 9 + marked)
     found.append(FEATURES + 11 + min(place, ORDINALS - 1))
     return found
-
-

@@ -7,10 +7,12 @@ checkpoint to the same weights.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,9 @@ from diptych.files.whole import whole, write_whole
 from diptych.optim.build import OptimConfig, build_optimisers, learning_rate
 from diptych.planning.clarify import WANTS
 from diptych.planning.data.compose import Sample, sample
+from diptych.planning.data.score import Tally, compared
 from diptych.planning.labels import CONTROLS, LANGUAGES, ROLES, STEPS, TAGS, TASKS, TaggerConfig
+from diptych.planning.learned import FILE, Learned
 from diptych.planning.tagger import Batch, Tagger
 from diptych.planning.tokens import CONTEXT_FEATURES, FEATURES, MEDIUM_FEATURES, Encoded, encode
 from diptych.request import TASKS as FACTS
@@ -36,14 +40,16 @@ POOL = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerRun:
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 128
     seed: int = 0
     save_every: int = 500
     dropout: float = 0.12
     """Share of words that are forgotten, see `Tagger.forward`."""
-    model: TaggerConfig = TaggerConfig()
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="adamw", lr=2e-3, weight_decay=0.01))
+    model: TaggerConfig = field(default_factory=TaggerConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(name="adamw", lr=2e-3, weight_decay=0.01, decay=0.6)
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "save_every"):
@@ -114,11 +120,9 @@ def labels(samples: Sequence[Sample], encoded: Sequence[Encoded], length: int) -
             if Role.CONTROL in FACTS[intent.steps[0].task].takes:
                 classes["control"][row] = CONTROLS.index(intent.steps[0].control)
         for place, token in enumerate(e.tokens):
-            if token.kind == "mark":
-                classes["tags"][row, place + 1] = IGNORED
-            tag, step = tagged(found, token.start, token.end)
+            tag, number = tagged(found, token.start, token.end)
             classes["tags"][row, place + 1] = TAGS.index(tag)
-            classes["steps_of"][row, place + 1] = step
+            classes["steps_of"][row, place + 1] = number
         for number, place in enumerate(e.media):
             if place >= 0:
                 classes["roles"][row, place + 1] = ROLES.index(found.roles[number])
@@ -140,7 +144,9 @@ def losses(logits: dict[str, Tensor], wanted: Labels) -> Tensor:
     total = total + F.binary_cross_entropy_with_logits(logits["follows"], wanted.follows)
     for name, classes in wanted.classes.items():
         if (classes != IGNORED).any():
-            total = total + F.cross_entropy(logits[name].flatten(0, -2), classes.flatten(), ignore_index=IGNORED)
+            total = total + F.cross_entropy(
+                logits[name].flatten(0, -2), classes.flatten(), ignore_index=IGNORED
+            )
     return total
 
 
@@ -159,7 +165,10 @@ def batches(run: PlannerRun, first: int) -> Iterable[tuple[Batch, Labels]]:
         for place, chunk in enumerate(chunks):
             if pool * POOL + place >= first:
                 batch = collate([encoded[n] for n in chunk])
-                yield batch, labels([samples[n] for n in chunk], [encoded[n] for n in chunk], batch.words.shape[1])
+                yield (
+                    batch,
+                    labels([samples[n] for n in chunk], [encoded[n] for n in chunk], batch.words.shape[1]),
+                )
         pool += 1
 
 
@@ -193,7 +202,11 @@ def train(folder: Path, run: PlannerRun) -> Tagger:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if (step + 1) % 50 == 0:
-            row = {"step": step + 1, "loss": round(float(loss.detach()), 4), "seconds": round(time.perf_counter() - began, 1)}
+            row = {
+                "step": step + 1,
+                "loss": round(float(loss.detach()), 4),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
             append(folder / "log.jsonl", [row])
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
             _save(folder, step + 1, model, optimisers)
@@ -232,10 +245,51 @@ def _resume(folder: Path, model: Tagger, optimisers: Sequence[torch.optim.Optimi
     return step
 
 
+HELD_OUT = 1000
+"""Requests in held-out wordings that a run is measured on at its end."""
+TEMPERATURES = (0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+
+
+def finish(folder: Path, model: Tagger) -> dict[str, Any]:
+    """Write the model of a finished run as it ships, its confidence set by requests in wordings that training
+    never saw, and say how it does on others of them."""
+    export(model, folder / FILE)
+    learned = Learned.open(folder)
+    assert learned is not None
+    temperature = calibrated(learned, [sample(1, number, "held-out") for number in range(HELD_OUT // 2)])
+    export(model, folder / FILE, temperature)
+    planner, tally = Learned.open(folder), Tally()
+    assert planner is not None
+    for number in range(HELD_OUT):
+        found = sample(2, number, "held-out")
+        tally.add(planner.plan(found.request), found.intent)
+    about = {name: round(tally.share(name), 4) for name in ("task", "roles", "fields", "typed", "prompt")}
+    about |= {
+        "prompt_f1": round(tally.f1 / tally.count, 4),
+        "questions_precision": round(tally.precision, 4),
+        "questions_recall": round(tally.recall, 4),
+        "temperature": temperature,
+    }
+    write_whole(folder / "measured.json", to_json(about))
+    return about
+
+
+def calibrated(planner: Learned, samples: Sequence[Sample]) -> float:
+    """The temperature under which confidence says best how often task and roles are right."""
+    costs = []
+    for temperature in TEMPERATURES:
+        planner.temperature, cost = temperature, 0.0
+        for found in samples:
+            intent = planner.plan(found.request)
+            right = compared(intent, found.intent)
+            sure = min(max(intent.confidence, 1e-4), 1 - 1e-4)
+            cost -= math.log(sure if right["task"] and right["roles"] else 1 - sure)
+        costs.append(cost)
+    return TEMPERATURES[costs.index(min(costs))]
 
 
 def export(model: Tagger, path: Path, temperature: float = 1.0) -> None:
-    """The model as `learned.Network` reads it: tables in bytes with a scale a row, all else in half floats."""
+    """The model as `learned.Network` reads it: tables in bytes, a scale a row, all else in half floats."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if name in ("words.weight", "pieces.weight"):

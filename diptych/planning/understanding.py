@@ -87,11 +87,12 @@ def _intended(
 ) -> tuple[Intent, tuple[str, ...]]:
     """The intent, and what has to be said of it."""
     rules = RulePlanner(settings.free)
-    planner = planner or _learned()
+    own, planner = planner is not None, planner or _learned()
     if planner is None:
         return rules.plan(request), ()
     intent = planner.plan(request)
-    if intent.language == "und":
+    # a model's own planner may know more languages than there are names for
+    if intent.language == "und" and not own:
         intent = rules.plan(request)
         return intent, (f"the language of the request is not known, so it is taken as {_named(intent)}",)
     if settings.free and len(intent.steps) == 1 and _uncut(intent):
@@ -154,7 +155,7 @@ def sized(settings: Settings, plan: Plan, media: Sequence[Media]) -> tuple[Plan,
 
     Raises RequestError for a size at which the model reads no picture.
     """
-    media = list(media)
+    media, settings = list(media), settings.of(plan.task)
     if not TASKS[plan.task].changes:
         return plan, media
     place = plan.inputs.index(Role.SOURCE)
@@ -238,7 +239,20 @@ def given(
     found = course.media_of(number, attached, made)
     media = [_for_role(plan.task, role, medium) for role, medium in zip(plan.inputs, found, strict=True)]
     _check_mask(plan, media)
-    return sized(settings, plan, media)
+    return sized(settings, _no_longer(settings.of(plan.task), plan, media), media)
+
+
+def _no_longer(settings: Settings, plan: Plan, media: Sequence[Media]) -> Plan:
+    """A clip that is changed or followed, of no more frames than there are of it."""
+    if TASKS[plan.task].makes is not Product.CLIP:
+        return plan
+    moving = (Role.SOURCE, Role.CONTROL)
+    there = [len(one.frames) for one, role in zip(media, plan.inputs, strict=True) if role in moving]
+    most = 1 + (min(there, default=1) - 1) // settings.frame_step * settings.frame_step
+    if most == 1 or plan.frames <= most:
+        return plan
+    note = f"{plan.frames} frames -> {most} (the clip that is given has {min(there)})"
+    return replace(plan, frames=most, adjustments=(*plan.adjustments, note))
 
 
 def _for_role(task: Task, role: Role, medium: Media | Path | None) -> Media:

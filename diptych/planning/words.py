@@ -1,7 +1,7 @@
 """Numbers, units, shapes and sizes as five languages say them: what stands in a request, as a value.
 
-Everything that is read here was marked in the request as being a width, a duration ... by a planner; this only
-says which one. No torch here.
+Everything that is read here was marked in the request by a planner, as being a width, a duration ...; this
+only says which one. No torch here.
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ import unicodedata
 from functools import cache
 from math import isfinite
 
+
+def listed(words: str) -> tuple[str, ...]:
+    """Words that are separated by spaces."""
+    return tuple(words.split())
+
+
 LANGUAGES = ("en", "zh", "es", "de", "id")
-_ENGLISH = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_ENGLISH_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_GERMAN = (
-    "null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn "
-    "siebzehn achtzehn neunzehn"
-).split()
-_GERMAN_TENS = "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig".split()
-_SPANISH = (
+_ENGLISH = listed(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+_ENGLISH_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_GERMAN = listed(
+    "null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn "
+    "sechzehn siebzehn achtzehn neunzehn"
+)
+_GERMAN_TENS = ["zwanzig", "dreißig", "vierzig", "fünfzig", "sechzig", "siebzig", "achtzig", "neunzig"]
+_SPANISH = listed(
     "cero uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis "
-    "diecisiete dieciocho diecinueve veinte veintiuno veintidós veintitrés veinticuatro veinticinco veintiséis "
-    "veintisiete veintiocho veintinueve"
-).split()
-_SPANISH_TENS = "treinta cuarenta cincuenta sesenta setenta ochenta noventa".split()
-_INDONESIAN = "nol satu dua tiga empat lima enam tujuh delapan sembilan sepuluh sebelas".split()
+    "diecisiete dieciocho diecinueve veinte veintiuno veintidós veintitrés veinticuatro veinticinco "
+    "veintiséis veintisiete veintiocho veintinueve"
+)
+_SPANISH_TENS = ["treinta", "cuarenta", "cincuenta", "sesenta", "setenta", "ochenta", "noventa"]
+_INDONESIAN = listed("nol satu dua tiga empat lima enam tujuh delapan sembilan sepuluh sebelas")
 _CHINESE = "零一二三四五六七八九"
 # what stands for a number beside the word that counts
 _ALSO = {
@@ -99,7 +105,7 @@ def number_word(language: str, number: int) -> str | None:
 
 @cache
 def _numbers() -> dict[str, int]:
-    words = {word: n for n in range(99, -1, -1) for la in LANGUAGES if (word := number_word(la, n))}
+    words = {plain(word): n for n in range(99, -1, -1) for la in LANGUAGES if (word := number_word(la, n))}
     words |= {word.replace("-", " "): n for word, n in words.items() if "-" in word}
     return words | _ALSO
 
@@ -203,7 +209,7 @@ _SQUARE = r"squar|quadrat|cuadrad|persegi|正方|方形|方图|方的|bujur sang
 _PHONE = (
     r"phone|handy|móvil|movil|celular|teléfono|telefono|ponsel|\bhp\b|手机|手機|smartphone|mobil|story|reel"
 )
-_UPRIGHT = r"vertical|portrait|hochformat|hochkant|hochkan|retrato|potret|tegak|竖|豎|纵向|upright|直幅|直式|senkrecht|vertikal"
+_UPRIGHT = r"vertical|portrait|hochformat|hochkan|retrato|potret|tegak|竖|豎|纵向|upright|直幅|直式|senkrecht|vertikal"
 _LYING = (
     r"landscape|widescreen|wide screen|horizontal|querformat|breitbild|apaisad|panorámic|panoramic|lanskap|"
     r"layar lebar|mendatar|横|橫|宽屏|寬屏|desktop|escritorio|桌面|waagerecht|quer|pantalla ancha|computer"

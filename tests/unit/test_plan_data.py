@@ -1,4 +1,4 @@
-"""Planning data: what a request says is known, whatever it looks like, and what is held out is never trained on."""
+"""Planning data: what a request says is known, and what is held out is never trained on."""
 
 import json
 import subprocess
@@ -99,7 +99,9 @@ def test_what_looks_like_a_signal_says_nothing():
         found = sample(8, number)
         if "<BORES>512" in found.request.text and "seed" not in found.request.text:
             seen += 1
-            marked = [found.request.text[s.start : s.end] for s in found.spans if s.kind in ("width", "height")]
+            marked = [
+                found.request.text[s.start : s.end] for s in found.spans if s.kind in ("width", "height")
+            ]
             assert not any("<" in text for text in marked)
     assert seen
 
@@ -181,19 +183,32 @@ def test_a_number_in_words_is_read_as_it_was_said(language):
         assert words.number(words.number_word(language, value)) == value
 
 
+TWO_SIZES = [(0, 3, "width"), (4, 7, "height"), (12, 15, "width"), (16, 19, "height")]
+
+
 @pytest.mark.parametrize(
-    ("text", "marked", "task", "fields_named"),
+    ("text", "marked", "task", "named"),
     [
-        ("512x512 and 768x768", [(0, 3, "width"), (4, 7, "height"), (12, 15, "width"), (16, 19, "height")], Task.TEXT_TO_IMAGE, ("width", "height")),
+        ("512x512 and 768x768", TWO_SIZES, Task.TEXT_TO_IMAGE, ("width", "height")),
         ("square 16:9", [(0, 6, "aspect"), (7, 11, "aspect")], Task.TEXT_TO_IMAGE, ("aspect",)),
-        ("vertical 1280x720", [(0, 8, "aspect"), (9, 13, "width"), (14, 17, "height")], Task.TEXT_TO_IMAGE, ("aspect",)),
+        (
+            "vertical 1280x720",
+            [(0, 8, "aspect"), (9, 13, "width"), (14, 17, "height")],
+            Task.TEXT_TO_IMAGE,
+            ("aspect",),
+        ),
         ("5 seconds", [(0, 9, "seconds")], Task.TEXT_TO_IMAGE, ("seconds",)),
         ("5 seconds", [(0, 9, "seconds")], Task.TEXT_TO_CLIP, ()),
-        ("vertical 720x1280", [(0, 8, "aspect"), (9, 12, "width"), (13, 17, "height")], Task.TEXT_TO_IMAGE, ()),
+        (
+            "vertical 720x1280",
+            [(0, 8, "aspect"), (9, 12, "width"), (13, 17, "height")],
+            Task.TEXT_TO_IMAGE,
+            (),
+        ),
     ],
-)  # fmt: skip
-def test_two_values_for_one_field_contradict_each_other(text, marked, task, fields_named):
-    assert fields(text, [Span(*one) for one in marked], task)[1] == fields_named
+)
+def test_two_values_for_one_field_contradict_each_other(text, marked, task, named):
+    assert fields(text, [Span(*one) for one in marked], task)[1] == named
 
 
 def test_a_rewording_that_loses_a_value_is_dropped():
@@ -202,7 +217,9 @@ def test_a_rewording_that_loses_a_value_is_dropped():
     kept = f"well then: {found.request.text}"
     assert keeps(found, kept)
     lost = found.request.text.replace(seed, "7")
-    assert [x.request.text for x in expanded(found, lambda text: [kept, lost, text])] == [" ".join(kept.split())]
+    assert [x.request.text for x in expanded(found, lambda text: [kept, lost, text])] == [
+        " ".join(kept.split())
+    ]
 
 
 def test_the_command_writes_rows_that_are_read_back(tmp_path):
@@ -231,7 +248,9 @@ def test_any_language_model_may_reword(tmp_path):
     vocabulary = {word: n for n, word in enumerate(["[UNK]", "a", "cat", "draw", "the", "red", "of"])}
     words_only = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words_only.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words_only, unk_token="[UNK]").save_pretrained(tmp_path / "llm")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words_only, unk_token="[UNK]").save_pretrained(
+        tmp_path / "llm"
+    )
     config = transformers.LlamaConfig(
         vocab_size=7,
         hidden_size=16,
@@ -247,7 +266,15 @@ def test_any_language_model_may_reword(tmp_path):
     said = Rewriter(tmp_path / "llm", seed=1)("draw a cat")
     assert said == Rewriter(tmp_path / "llm", seed=1)("draw a cat")
     assert len(said) == 1
-    arguments = ["plan-data", "-o", str(tmp_path / "b.jsonl"), "--count", "3", "--expand", str(tmp_path / "llm")]
+    arguments = [
+        "plan-data",
+        "-o",
+        str(tmp_path / "b.jsonl"),
+        "--count",
+        "3",
+        "--expand",
+        str(tmp_path / "llm"),
+    ]
     assert main(arguments) == 0
     # random words keep no request's values
     assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 3
@@ -261,7 +288,8 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path, capsys):
 
 
 def test_planning_data_needs_no_torch():
-    code = "import sys; from diptych.planning.data.compose import sample; sample(0, 0); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from diptych.planning.data.compose import sample; sample(0, 0);"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-

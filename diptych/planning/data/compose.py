@@ -1,8 +1,8 @@
 """Requests with what they mean, each a pure function of (seed, number).
 
-A request is made from the inside out: a scenario says task and media, a wording of the language says them, then
-come settings, chatter, marks of media and typing errors. Each piece of text keeps what it says, so that what a
-planner shall read in it is known, and no text is ever parsed to find out.
+A request is made from the inside out: a scenario says task and media, a wording of the language says them,
+then come settings, chatter, marks of media and typing errors. Each piece of text keeps what it says, so that
+what a planner shall read in it is known, and no text is ever parsed to find out.
 """
 
 from __future__ import annotations
@@ -387,9 +387,7 @@ def _settled(plan: Scenario, hand: _Hand, pieces: Sequence[Piece]) -> bool:
         if not marked:
             # spoken of in the order in which they are attached
             loose = [n for n in loose if n not in hand.named]
-            if loose and any(_alike(plan, a, b) for a in loose for b in range(len(plan.media))):
-                return False
-            return True
+            return not any(_alike(plan, a, b) for a in loose for b in range(len(plan.media)))
     return not any(_alike(plan, a, b) for a in loose for b in loose)
 
 
@@ -422,7 +420,8 @@ def _made(
 ) -> Sample | None:
     order = _attached_order(rng, plan, hand, pieces)
     # a mark says a medium the first time; spoken of again, it is only words
-    text, spans, starts, seen = "", [], [0], set()
+    text, starts, seen = "", [0], set[int]()
+    spans: list[Span] = []
     for piece in pieces:
         said = piece.text
         if piece.medium is not None:
@@ -504,4 +503,3 @@ def _intent(
         contradictions=tuple(dict.fromkeys(contradictions)),
     )
     return replace(intent, question=question(intent))
-

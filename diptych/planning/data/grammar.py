@@ -1,8 +1,8 @@
 """Wordings as data: files of rules, each a name and one wording a line, and how a wording becomes a text.
 
 A wording is text with `(this|that|)` for one of several, `{name}` for what another rule or a `Hand` says,
-`[prompt]` around the words of the prompt, `<kind:words>` around words that say a setting, and ` ?` for a space
-that may be left out. What comes out are pieces: a text, and what it says of the request.
+`[prompt]` around the words of the prompt, `<kind:words>` around words that say a setting, and ` ?` for a
+space that may be left out. What comes out are pieces: a text, and what it says of the request.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Grammar:
     """What training never sees."""
 
     def choose(self, rule: str, rng: random.Random, held: bool) -> tuple[str, Wording]:
-        """A wording of a rule, of those that are held out as well where `held`. Raises KeyError for a rule that
-        is not there."""
+        """A wording of a rule, of those that are held out as well where `held`. Raises KeyError for a rule
+        that is not there."""
         return rng.choice(self.rules[rule] if held else self.trained[rule])
 
     def said(self, wording: Wording, rng: random.Random, hand: Hand, within: str = "") -> list[Piece]:
@@ -161,7 +161,10 @@ def grammar(language: str) -> Grammar:
         except ValueError as error:
             raise ValueError(f"{language}.txt:{number}: {error}") from error
     every = {rule: tuple(lines) for rule, lines in rules.items()}
-    held = {rule: tuple(x for x in lines if _held(language, rule, x[0], len(lines))) for rule, lines in every.items()}
+    held = {
+        rule: tuple(x for x in lines if _held(language, rule, x[0], len(lines)))
+        for rule, lines in every.items()
+    }
     trained = {rule: tuple(x for x in lines if x not in held[rule]) for rule, lines in every.items()}
     return Grammar(language, every, trained, held)
 

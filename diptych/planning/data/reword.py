@@ -35,7 +35,7 @@ class Rewriter:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        # transformers has an error class for each thing that a folder may lack, and some of no class of its own
+        # transformers has an error class for each thing that a folder may lack, and some of none
         except Exception as error:
             said = str(error).splitlines() or [type(error).__name__]
             raise RequestError(f"{folder}: no language model can be read there ({said[0]})") from error

@@ -226,7 +226,7 @@ class _Maker:
 
         match kind:
             case "draw":
-                if rng.random() < 0.05 and not line.startswith("["):
+                if rng.random() < 0.03 and not line.startswith("["):
                     return made(Task.TEXT_TO_IMAGE, (Medium(Role.UNUSED),))
                 if rng.random() < 0.05:
                     look = rng.choice(list(BY_LOOK))
@@ -336,7 +336,19 @@ class _Maker:
         """A request that speaks of media which are not attached."""
         rng = self.rng
         kind = rng.choices(
-            ("edit", "edit-clip", "mask", "edit-like", "animate", "ends", "both", "control", "reference", "ask", "clip"),
+            (
+                "edit",
+                "edit-clip",
+                "mask",
+                "edit-like",
+                "animate",
+                "ends",
+                "both",
+                "control",
+                "reference",
+                "ask",
+                "clip",
+            ),
             (24, 4, 18, 5, 8, 5, 4, 12, 9, 10, 5),
         )[0]
         found = self.plain("edit-clip" if kind == "clip" else kind)
@@ -441,4 +453,3 @@ class _Maker:
         return Scenario(
             **(vars(found) | {"media": (*found.media, unused), "unused_told": True, "turns": False})
         )
-

@@ -63,7 +63,9 @@ def token_f1(found: str, meant: str) -> float:
 
 def _words(text: str) -> list[str]:
     text = text.casefold()
-    return [c for c in text if not c.isspace()] if any("\u3400" <= c <= "\u9fff" for c in text) else text.split()
+    return (
+        [c for c in text if not c.isspace()] if any("\u3400" <= c <= "\u9fff" for c in text) else text.split()
+    )
 
 
 @dataclass
@@ -99,7 +101,9 @@ class Tally:
         return self.asked[True, True] / max(1, self.asked[True, True] + self.asked[False, True])
 
 
-def row(name: str, tally: Tally, columns: Iterable[str] = ("task", "roles", "fields", "typed", "prompt")) -> str:
+def row(
+    name: str, tally: Tally, columns: Iterable[str] = ("task", "roles", "fields", "typed", "prompt")
+) -> str:
     """One line of a table."""
     shares = " | ".join(f"{tally.share(column):.3f}" for column in columns)
     return f"| {name} | {tally.count} | {shares} | {tally.f1 / max(1, tally.count):.3f} |"

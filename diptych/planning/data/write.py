@@ -30,8 +30,8 @@ def row(number: int, found: Sample) -> dict[str, Any]:
 def write(
     path: Path, count: int, seed: int, reword: Callable[[str], Sequence[str]] | None = None
 ) -> tuple[int, int]:
-    """Write `count` samples of a seed, and behind each its rewordings that still say all that it says; returns
-    how many of both. The file is there whole or not at all.
+    """Write `count` samples of a seed, and behind each its rewordings that still say all that it says;
+    returns how many of both. The file is there whole or not at all.
 
     Raises RequestError for a count of none or of more than MOST, or a negative seed.
     """
@@ -51,7 +51,7 @@ def write(
 
 
 def expanded(found: Sample, reword: Callable[[str], Sequence[str]] | None) -> Iterator[Sample]:
-    """The same request in other words, where they keep every value, the prompt and the marks to the letter."""
+    """The same request in other words, where they keep every value, the prompt and the marks."""
     for text in reword(found.request.text) if reword else ():
         text = " ".join(text.split())
         if text != found.request.text and keeps(found, text):
@@ -59,11 +59,12 @@ def expanded(found: Sample, reword: Callable[[str], Sequence[str]] | None) -> It
 
 
 def keeps(found: Sample, text: str) -> bool:
-    """Whether another wording of a request still says all that was marked in it, in the same order of marks."""
+    """Whether another wording of a request still says all that was marked in it, to the letter."""
     before, after = found.request.text, text.casefold()
     said = [before[s.start : s.end].replace(MARK, " ").split() for s in found.spans]
     return (
-        text.count(MARK) == before.count(MARK)
-        and bool(text.strip())
+        # where nothing is marked, nothing could be missed
+        bool(said)
+        and text.count(MARK) == before.count(MARK)
         and all(" ".join(words).casefold() in " ".join(after.split()) for words in said)
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from diptych.contracts import Given, Stack
@@ -29,8 +30,8 @@ class Frames:
     """(3, height, width) each."""
 
 
-def frames_of(stack: Stack) -> Frames:
-    """Raises RequestError for a source without a mask, a mask without any white, and for roles that do not go
+def frames_of(stack: Stack, factor: int) -> Frames:
+    """`factor`: px of a side to one latent. Raises RequestError for a source without a mask, a mask without any white, and for roles that do not go
     together."""
     count, size = len(stack.times), (stack.height, stack.width)
     video, mask = torch.zeros(3, count, *size), torch.ones(count, *size)
@@ -53,7 +54,7 @@ def frames_of(stack: Stack) -> Frames:
     for role in (Role.FIRST, Role.LAST):
         for one in of.get(role, ()):
             video[:, one.time], mask[one.time] = _fitted(one, stack), 0.0
-    return Frames(video, mask, tuple(_on_white(one, stack) for one in of.get(Role.REFERENCE, ())))
+    return Frames(video, mask, tuple(_on_white(one, stack, factor) for one in of.get(Role.REFERENCE, ())))
 
 
 def _spread(given: Sequence[Given], stack: Stack) -> Tensor:
@@ -71,10 +72,14 @@ def _fitted(one: Given, stack: Stack) -> Tensor:
     return to_floats(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
 
 
-def _on_white(one: Given, stack: Stack) -> Tensor:
+def _on_white(one: Given, stack: Stack, factor: int) -> Tensor:
     """The whole picture, as large as it may be, in the middle."""
-    pixels = to_floats(one.pixels.cpu())
-    height, width = pixels.shape[-2:]
+    image = Image.fromarray(one.pixels.permute(1, 2, 0).cpu().numpy())
+    # as diffusers reads references: at sides that are multiples first
+    width, height = (max(factor, side - side % factor) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    pixels = to_floats(torch.from_numpy(np.array(image)).permute(2, 0, 1))
     scale = min(stack.height / height, stack.width / width)
     size = max(1, int(height * scale)), max(1, int(width * scale))
     small = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]

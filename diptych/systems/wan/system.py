@@ -129,7 +129,7 @@ class WanSystem:
             raise ValueError("rows of a batch must be of one size and number of frames")
         if len({prompt.context is None for prompt in prompts}) > 1:
             raise ValueError("either all prompts of a batch have context rows, or none has")
-        frames = [frames_of(stack) for stack in stacks]
+        frames = [frames_of(stack, self.space.factor) for stack in stacks]
         if len({len(row.references) for row in frames}) > 1:
             raise ValueError("rows of a batch must have as many references as one another")
         control = torch.stack([coded(self.space, row, self.device) for row in frames])
@@ -137,14 +137,10 @@ class WanSystem:
         # nothing is given in any row: nothing has to be coded a second time
         blank = control
         if any(stack.given for stack in stacks):
-            first = stacks[0]
-            nothing = Frames(
-                torch.zeros_like(frames[0].video), torch.ones_like(frames[0].mask), ()
-            )
+            nothing = Frames(torch.zeros_like(frames[0].video), torch.ones_like(frames[0].mask), ())
             empty = coded(self.space, nothing, self.device)
             shown = empty.new_zeros(len(empty), beside, *empty.shape[2:])
-            blank = torch.cat([shown, empty], 1).expand(len(stacks), *[-1] * empty.ndim)
-            assert blank.shape == control.shape, (first.width, first.height)
+            blank = torch.cat([shown, empty], 1).expand_as(control)
         return WanCondition(
             text=tuple(self._context(prompt) for prompt in prompts),
             negative=tuple(self._rows(prompt.negative) for prompt in prompts),
