@@ -184,6 +184,8 @@ class AnswerLimits:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be 0 or more and below 2^64, got {self.seed}")
         if isinstance(self.stop, str) or "" in self.stop:
             raise ValueError(f"stop must be texts that are not empty, got {self.stop!r}")
 

@@ -66,6 +66,8 @@ def check_shape(width: int, height: int) -> None:
         )
 
 
+MAX_NATIVE = 16_384
+"""Pixels a side of the largest pictures that a model is made for."""
 MAX_TEXT = 4000
 """Characters of a request that are read, unless a model says otherwise."""
 
@@ -111,8 +113,9 @@ class Settings:
     """Most pixels of all sources of a request together; 0: no bound."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.native <= self.max_side:
-            raise ValueError(f"native must be 1 to {self.max_side} px, got {self.native}")
+        most = min(self.max_side, MAX_NATIVE)
+        if not 1 <= self.native <= most:
+            raise ValueError(f"native must be 1 to {most} px, got {self.native}")
 
     def round_size(self, width: int, height: int) -> tuple[int, int]:
         """The nearest size, px, that can be drawn."""

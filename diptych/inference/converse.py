@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
 from diptych.contracts import AnswerLimits, Picture, Prompt, Stack, Written
+from diptych.request import Plan
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,17 @@ class Passage:
     """Why it ended: 'end' (all is said), 'picture' (one is to be drawn now), or 'limit' (of tokens)."""
 
 
+def limits_of(plan: Plan) -> AnswerLimits:
+    """How a plan has its text written."""
+    return AnswerLimits(
+        max_tokens=plan.max_tokens,
+        temperature=plan.temperature,
+        top_p=plan.top_p,
+        seed=plan.seed,
+        stop=plan.stop,
+    )
+
+
 @runtime_checkable
 class Converses(Protocol):
     """What a system has besides that thinks, or draws within its answers; whether it does either, its
@@ -27,6 +39,11 @@ class Converses(Protocol):
 
     def thoughts(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Written]:
         """What the model thinks before it draws, piece by piece; returns it as `Prompt.thought` takes it."""
+        ...
+
+    def telling(self) -> Self:
+        """The same system for one answer of text and pictures, of which it reads and writes each token
+        once."""
         ...
 
     def passage(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Passage]:

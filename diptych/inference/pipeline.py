@@ -13,7 +13,7 @@ import numpy as np
 from diptych.contracts import AnswerLimits, Prompt, System
 from diptych.data.pictures import names, save_picture
 from diptych.files.whole import write_whole
-from diptych.inference.converse import Converses
+from diptych.inference.converse import Converses, limits_of
 from diptych.inference.draw import check_media, draw, prompt_of, stack_of
 from diptych.inference.story import tell
 from diptych.planning import attached, sized, understood
@@ -96,13 +96,12 @@ class Pipeline:
         images: Sequence[str | Path | np.ndarray] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
         **overrides: Any,
     ) -> Result:
         """Carry out a request about or with pictures and clips (files or uint8 arrays; one of four axes is a
-        clip), behind earlier turns; `limits` say how text is written, overrides are fields of the plan."""
+        clip), behind earlier turns; overrides are fields of the plan."""
         plan = self.plan(request, len(images), **overrides)
-        return self.carry_out(plan, attached(self.system.settings, plan, images), on_step, history, limits)
+        return self.carry_out(plan, attached(self.system.settings, plan, images), on_step, history)
 
     def carry_out(
         self,
@@ -110,11 +109,10 @@ class Pipeline:
         media: Sequence[Media] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
     ) -> Result:
         """Carry out a settled plan."""
         if TASKS[plan.task].writes:
-            return Result.of(plan, self.stream(plan, media, on_step, history, limits))
+            return Result.of(plan, self.stream(plan, media, on_step, history))
         plan, media = sized(self.system.settings, plan, media)
         prompt = prompt_of(plan, history)
         thought = ""
@@ -144,12 +142,11 @@ class Pipeline:
         media: Sequence[Media] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
     ) -> Iterator[str | Media]:
         """An answer as it comes, about the media that the plan does not leave unused: pieces of text, and the
         pictures of one that draws. Raises RequestError for other media than the plan names."""
         check_media(plan, media)
         if TASKS[plan.task].makes is Product.STORY:
-            return tell(self.system, plan, media, history, limits, on_step)
+            return tell(self.system, plan, media, history, on_step)
         seen = [medium for medium, role in zip(media, plan.inputs, strict=True) if role is not Role.UNUSED]
-        return self.system.answer([*history, Message("user", plan.prompt, tuple(seen))], limits)
+        return self.system.answer([*history, Message("user", plan.prompt, tuple(seen))], limits_of(plan))

@@ -98,6 +98,15 @@ _PURPOSES = {
 }
 
 
+def _roles(task: Task, pictures: int) -> tuple[Role, ...]:
+    """What attached pictures are for: as many as may be for what the task is about, the further ones show
+    what is to appear, where the task takes such."""
+    facts = TASKS[task]
+    _, most = facts.takes.get(facts.default_role, (0, pictures))
+    further = Role.REFERENCE if Role.REFERENCE in facts.takes else facts.default_role
+    return tuple(facts.default_role if number < most else further for number in range(pictures))
+
+
 class RulePlanner:
     """`native` is the size, px, that words such as 'wide' are measured against. `free`: the prompt keeps its
     letters and lines, and a question needs no picture, see `settings.Settings`."""
@@ -126,7 +135,7 @@ class RulePlanner:
         elif task is not understood:
             confidence = 1.0
         missing = self._missing(plain, task, pictures)
-        inputs = (TASKS[task].default_role,) * pictures
+        inputs = _roles(task, pictures)
         # a question is passed on whole: what looks like a setting in it is part of the question
         if TASKS[task].writes:
             return Plan(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.planning.normalise import settle
 from diptych.planning.rules import RulePlanner
-from diptych.request import TASKS, Media, Plan, RequestError, Role, parse_task
+from diptych.request import TASKS, Media, Plan, RequestError, Role, Task, parse_task
 from diptych.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,9 +37,13 @@ def understood(settings: Settings, request: str, pictures: int = 0, **overrides:
     task = overrides.pop("task", None)
     # a fresh seed where none is named: a fixed one would give every picture the same noise, and so much the
     # same background
+    fresh = secrets.randbelow(SEEDS)
     plan = RulePlanner(settings.native, settings.free, settings.max_text).plan(
-        request, pictures, None if task is None else parse_task(task), secrets.randbelow(SEEDS)
+        request, pictures, None if task is None else parse_task(task), fresh
     )
+    # an answer that always takes the likeliest word has none, and one that is drawn has one as pictures have
+    if overrides.get("temperature"):
+        plan = replace(plan, seed=fresh if plan.task is Task.ANSWER else plan.seed)
     return settle(Plan.checked({**vars(plan), **overrides}), settings)
 
 

@@ -1,13 +1,14 @@
 """Requests in plain words to plans, and what is refused."""
 
 import contextlib
+import re
 import time
 from dataclasses import replace
 
 import pytest
 
 from diptych.flow import SamplerConfig
-from diptych.planning import RulePlanner, settle
+from diptych.planning import RulePlanner, settle, understood
 from diptych.request import TASKS, Plan, Product, RequestError, Role, Task
 from diptych.settings import Settings
 
@@ -138,6 +139,48 @@ def test_every_task_is_planned_with_the_roles_that_it_takes(task: Task):
     if TASKS[task].makes is not Product.TEXT:
         with pytest.raises(RequestError, match=r"frames must be 1( to 9)?, got 10"):
             settle(replace(found, frames=10), limits)
+
+
+def test_further_pictures_of_an_edit_show_what_is_to_appear():
+    source, reference = Role.SOURCE, Role.REFERENCE
+    for asked in ({}, {"task": Task.EDIT}):
+        plan = RulePlanner(512, free=True).plan("put the hat on the cat", 3, **asked)
+        assert (plan.task, plan.inputs) == (Task.EDIT, (source, reference, reference))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0 to 100, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be 0 to 100, got nan"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 0.9}, "top_p has no effect where temperature is 0"),
+        ({"max_tokens": 0}, "max_tokens must be 1 to 131072, got 0"),
+        ({"stop": ("",)}, "stop holds an empty text"),
+        ({"stop": ("\ud800",)}, "the stop text holds bytes that are no UTF-8 text"),
+        ({"temperature": 1.0, "seed": -1}, "seed must be 0 or more and below 2^63, got -1"),
+    ],
+)
+def test_how_an_answer_cannot_be_written_is_one_sentence(how, message):
+    with pytest.raises(RequestError, match=re.escape(message)):
+        understood(LIMITS, "what is this?", 1, **how)
+
+
+@pytest.mark.parametrize("how", [{"temperature": 1.0}, {"stop": ["cat"]}, {"max_tokens": 3}])
+def test_how_text_is_written_is_refused_where_none_is(how):
+    with pytest.raises(RequestError, match=f"{next(iter(how))} has no effect on 'text-to-image'"):
+        understood(LIMITS, "draw a cat", **how)
+
+
+def test_an_answer_that_is_drawn_at_random_has_a_seed_and_shows_it():
+    plain, drawn, again = (
+        understood(LIMITS, "what is this?", 1, **how)
+        for how in ({}, {"temperature": 1}, {"temperature": 1, "seed": 7})
+    )
+    assert (plain.seed, again.seed) == (0, 7)
+    assert drawn.seed
+    assert "seed" not in plain.shown()
+    assert drawn.shown()["seed"] == drawn.seed
 
 
 def test_roles_that_a_task_does_not_take_are_refused():

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from diptych.data.conversations.tokens import TextTokenizer
 
 T = TypeVar("T")
+_LEAST = {
+    "max_tokens": 1,
+    "story_tokens": 1,
+    "context": 1,
+    "think_tokens": 0,
+    "max_media": 0,
+    "all_sources": 0,
+    "story_pictures": 0,
+    "clip_frames": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +64,7 @@ class Conversation:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
         if unknown := sorted(set(self.system) - {ANSWER, DRAW, STORY}):
             raise ValueError(f"system has texts for {ANSWER}, {DRAW} and {STORY}, not for {unknown[0]!r}")
-        for name, least in (("max_tokens", 1), ("think_tokens", 0), ("context", 1), ("max_media", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 

@@ -18,12 +18,13 @@ import numpy as np
 
 from diptych.files.typed import convert
 from diptych.worlds.emoji.font import find_font, render_glyph
-from diptych.worlds.emoji.names import BACKGROUNDS, LANGUAGES, Kind, full_kinds, small_kinds
+from diptych.worlds.emoji.names import BACKGROUNDS, LANGUAGES, Kind, few_kinds, full_kinds, small_kinds
 
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Relation -> direction (x, y) from the second object to the first; y grows downwards."""
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MAX_GLYPHS = 5
+_KINDS = {"few": few_kinds, "small": small_kinds, "full": full_kinds}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class WorldConfig:
     """Size and contents of the emoji world. All lengths in pixels."""
 
     objects: str = "small"
-    """'small': 35 kinds; 'full': every emoji that the font can draw."""
+    """'few': 16 kinds; 'small': 35; 'full': every emoji that the font can draw."""
     size: int = 96
     """Width and height of a picture."""
     glyph: int = 30
@@ -43,8 +44,8 @@ class WorldConfig:
     unchanged."""
 
     def __post_init__(self) -> None:
-        if self.objects not in ("small", "full"):
-            raise ValueError(f"objects must be 'small' or 'full', got {self.objects!r}")
+        if self.objects not in _KINDS:
+            raise ValueError(f"objects must be one of {', '.join(_KINDS)}, got {self.objects!r}")
         if not 8 <= self.glyph <= 120:
             raise ValueError(f"glyph must be 8 to 120 px, got {self.glyph}")
         if self.size < 3 * self.box or self.lattice < 1:
@@ -133,11 +134,7 @@ class EmojiWorld:
     def __init__(self, config: WorldConfig | None = None, font: str | Path | None = None) -> None:
         self.config = config or WorldConfig()
         path = find_font(font)
-        kinds = (
-            small_kinds(self.config.languages)
-            if self.config.objects == "small"
-            else full_kinds(self.config.languages)
-        )
+        kinds = _KINDS[self.config.objects](self.config.languages)
         self.glyphs: dict[str, np.ndarray] = {}
         self.kinds: dict[str, Kind] = {}
         for kind in kinds:
