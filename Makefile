@@ -48,13 +48,15 @@ benchmark: $(VENV)/ready-dev
 	for run in draw "draw --side 32 --pairs 2" "draw --dtype bfloat16 --compile" "draw --dtype bfloat16 --side 32" error train; do \
 	$(BIN)/python benchmarks/linear_dit.py $$run || exit 1; done
 
-# Growth, pruning, optimisers, best of N: about three hours on two cores, each goes on where it was stopped; results in docs/results
+# Growth, pruning, optimisers, best of N, one mix or captions alone: about five hours on two cores, each goes on where it was stopped;
+# results in docs/results
 experiments: $(VENV)/ready-dev font
 	$(BIN)/python benchmarks/optimisers.py step
 	$(BIN)/python benchmarks/growth.py runs/growth
 	$(BIN)/python benchmarks/pruning.py runs/pruning
 	$(BIN)/python benchmarks/optimisers.py train runs/optimisers
 	$(BIN)/diptych evaluate default --best-of 64 --prompts 12 -o runs/best-of
+	$(BIN)/python benchmarks/joint.py runs/joint
 
 evaluate: $(VENV)/ready font
 	$(BIN)/diptych evaluate default -o evaluation

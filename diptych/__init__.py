@@ -30,6 +30,6 @@ def load(name: str | Path | None = None, device: str | None = None, dtype: str =
     if dtype not in dtypes:
         raise ValueError(f"dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    system = open_system(name or DEFAULT, device, dtypes[dtype])
+    system = open_system(DEFAULT if name is None else name, device, dtypes[dtype])
     system.accelerate()
     return Pipeline(system)

@@ -15,6 +15,7 @@ import tyro
 from rich.markup import escape
 
 from diptych import __version__
+from diptych.commands.arguments import check_no_flag_twice
 from diptych.commands.terminal import Terminal, aside, visible
 from diptych.request import RequestError
 
@@ -94,9 +95,11 @@ def _main(arguments: list[str]) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     module = _module(name)
+    kind = getattr(module, COMMANDS[name])
+    check_no_flag_twice(arguments, kind)
     if hasattr(module, "main"):
         return int(module.main(arguments, console))
-    command = tyro.cli(getattr(module, COMMANDS[name]), args=arguments, prog=f"diptych {name}")
+    command = tyro.cli(kind, args=arguments, prog=f"diptych {name}")
     return int(module.run(command, console))
 
 
@@ -142,6 +145,9 @@ def _sentence(error: BaseException) -> str:
         return "there is not enough memory for this: ask for fewer, smaller or shorter things at once"
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply"
+    # what is written in Rust tells a full disk so, and a file that is too large
+    if re.search(r"Error while serializing|\(os error (27|28)\)", message):
+        return f"a file cannot be written: {message}"
     # tokenizers raise bare exceptions, and panic, over a file that is not theirs
     if type(error) is Exception or type(error).__name__ in ("SafetensorError", "PanicException"):
         return f"a file of the model cannot be read: {message}"

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERIFY = "does this picture show {}?"
-"""What a model is asked about a picture, with the prompt in it. Models that verify are trained on these
-words."""
+"""What a model is asked about a picture, with the prompt in it; models that verify learn these words."""
 
 
 # eq=False, here and below: dataclasses would compare tensors with ==, which has no single truth value
@@ -177,8 +176,7 @@ class AnswerLimits:
     stop: tuple[str, ...] = ()
     """Texts before which an answer ends."""
     allowed_tokens: Callable[[list[int]], Sequence[int]] | None = None
-    """Tokens that may follow those written so far; None: any. What is decoded under a grammar cannot break
-    it."""
+    """Tokens that may follow those written so far; None: any. So an answer keeps to a grammar."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -187,6 +185,8 @@ class AnswerLimits:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be 0 or more and below 2^64, got {self.seed}")
         if isinstance(self.stop, str) or "" in self.stop:
             raise ValueError(f"stop must be texts that are not empty, got {self.stop!r}")
 

@@ -7,7 +7,7 @@ are to be drawn. `TASKS` says which roles a task takes, how many of each, and wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,16 @@ class TaskFacts:
     def writes(self) -> bool:
         """Whether there is text in what it makes."""
         return self.makes in (Product.TEXT, Product.STORY)
+
+    def fitted(self, roles: Iterable[Role]) -> tuple[Role, ...]:
+        """Roles of media with as many as may be of what the task is about: further ones show what is to
+        appear, where the task takes such."""
+        own, found = self.default_role, list[Role]()
+        _, most = self.takes.get(own, (0, MANY))
+        for role in roles:
+            further = role is own and found.count(own) >= most and Role.REFERENCE in self.takes
+            found.append(Role.REFERENCE if further else role)
+        return tuple(found)
 
 
 _ONE, _SOME, _MAYBE, _ANY = (1, 1), (1, MANY), (0, 1), (0, MANY)
@@ -227,6 +237,14 @@ class Plan:
     """Whether the model thinks in words before it draws."""
     think_tokens: int | None = None
     """Most tokens of its thoughts."""
+    max_tokens: int | None = None
+    """Most tokens of what is written."""
+    temperature: float = 0.0
+    """What is written is drawn at random, the more freely the higher; 0: always the likeliest token."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability may be drawn."""
+    stop: tuple[str, ...] = ()
+    """Texts before which what is written ends."""
     confidence: float = 1.0
     """How sure the planner is of the task, 0..1."""
     missing: tuple[str, ...] = ()
@@ -287,13 +305,26 @@ class Plan:
             "count": 1,
             "sizes": (),
             "think": False,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "stop": (),
         }
         # object() equals nothing, so that a field without a silent value is shown unless it is None
         values = {k: v for k, v in asdict(self).items() if v is not None and silent.get(k, object()) != v}
         if TASKS[self.task].makes is Product.TEXT:
-            for key in ("width", "height", "seed", "steps", "guidance_scale", "image_guidance_scale"):
+            for key in ("width", "height", "steps", "guidance_scale", "image_guidance_scale"):
                 values.pop(key, None)
+            # what is always the likeliest has no chance in it
+            if not self.temperature:
+                values.pop("seed", None)
         return values
+
+
+def check_text(what: str, text: str) -> None:
+    """Raises RequestError for a text that no tokenizer takes."""
+    # what a shell hands on that is no UTF-8 comes as lone surrogates
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(f"the {what} holds bytes that are no UTF-8 text: write it in UTF-8")
 
 
 def check_seed(seed: int) -> None:

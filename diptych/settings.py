@@ -66,6 +66,8 @@ def check_shape(width: int, height: int) -> None:
         )
 
 
+MAX_NATIVE = 16_384
+"""Pixels a side of the largest pictures that a model is made for."""
 MAX_TEXT = 4000
 """Characters of a request that are read, unless a model says otherwise."""
 
@@ -127,8 +129,9 @@ class Settings:
     `tasks` as well."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.native <= self.max_side:
-            raise ValueError(f"native must be 1 to {self.max_side} px, got {self.native}")
+        most = min(self.max_side, MAX_NATIVE)
+        if not 1 <= self.native <= most:
+            raise ValueError(f"native must be 1 to {most} px, got {self.native}")
 
     def of(self, task: Task) -> Settings:
         """Those of the model that carries out a task."""

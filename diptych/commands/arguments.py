@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import tyro
 from rich.markup import escape
@@ -38,6 +41,8 @@ _DRAWN = {
     "negative_prompt",
 }
 """Fields of a plan that say how something is drawn."""
+_WRITTEN = {"max_tokens", "temperature", "top_p", "stop"}
+"""And how something is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +67,54 @@ class Overrides:
     """Let the model think in words before it draws, and show its thoughts."""
     think_tokens: int | None = None
     """Most tokens of its thoughts."""
+    max_tokens: int | None = None
+    """Most tokens of an answer."""
+    temperature: float | None = None
+    """Draw an answer's words at random, the more freely the higher; 0, unless given: always the likeliest."""
+    top_p: float | None = None
+    """Draw among the likeliest tokens that together have this probability."""
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT"), tyro.conf.UseAppendAction] = ()
+    """Text before which an answer ends; may be given several times."""
 
     def given(self) -> dict[str, Any]:
         # None is 'not given' and no value of its own, so a seed or a scale of 0 goes through
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and v is not False}
+        values = dataclasses.asdict(self).items()
+        return {k: v for k, v in values if v is not None and v is not False and v != ()}
 
 
 # tasks and roles by the words that plans and messages use, not by the names of their members
 PlanOverrides = Annotated[Overrides, tyro.conf.arg(name=""), tyro.conf.EnumChoicesFromValues]
+
+
+_SHORT = {"-i": "--image", "-o": "--output"}
+
+
+def flags(arguments: Sequence[str]) -> Counter[str]:
+    """How often each flag is given, by its whole name; --x and --no-x are one."""
+    given = takewhile(lambda word: word != "--", arguments)
+    words = [word.partition("=")[0].replace("_", "-") for word in given]
+    named = [_SHORT.get(word[:2], word) for word in words]
+    return Counter(re.sub(r"^--no-", "--", word) for word in named if word.startswith("--"))
+
+
+def check_no_flag_twice(arguments: Sequence[str], kind: type) -> None:
+    """Raises RequestError: of two values the parser would take the last, and say nothing. `kind` is the
+    command's class, whose fields say which flags may be given several times."""
+    many = _repeatable(kind)
+    for flag, times in flags(arguments).items():
+        if times > 1 and flag not in many:
+            raise RequestError(f"{flag} is given {times} times: give it once, with all its values behind it")
+
+
+def _repeatable(kind: type) -> set[str]:
+    """Flags each of which adds one value."""
+    found = set()
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ()):
+            found.add(f"--{name.replace('_', '-')}")
+        elif dataclasses.is_dataclass(part := next(iter(get_args(hint)), hint)):
+            found |= _repeatable(cast(type, part))
+    return found
 
 
 def print_plan(plan: Plan) -> None:
@@ -103,8 +148,10 @@ def understood(
     for plan in course.plans:
         guided = any(role is not Role.UNUSED for role in plan.inputs)
         without = set() if guided else {"image_guidance_scale"}
+        if not TASKS[plan.task].writes:
+            without |= _WRITTEN
         if TASKS[plan.task].makes is Product.TEXT:
-            without = _DRAWN
+            without = _DRAWN - {"seed"} if plan.temperature else _DRAWN
         if vain := sorted(without & set(fields)):
             raise RequestError(f"{vain[0]} has no effect on {plan.task.value!r}: leave it out")
     return course, found

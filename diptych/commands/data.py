@@ -14,7 +14,7 @@ from rich.markup import escape
 from diptych.commands.arguments import Output, Positional
 from diptych.commands.outputs import check_new, check_output
 from diptych.commands.terminal import progress
-from diptych.files.visible import one_line
+from diptych.files.visible import one_line, visible
 from diptych.request import RequestError, check_seed
 
 MAX_TEXTS = 100_000
@@ -115,7 +115,8 @@ def main(arguments: list[str], console: Console) -> int:
     }
     chosen = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in commands.items()},
-        args=arguments,
+        # a word that is no command is only repeated
+        args=arguments if arguments[:1] and arguments[0] in commands else [visible(w) for w in arguments],
         prog="diptych data",
         description="Pictures with captions.",
     )  # type: ignore[call-overload]

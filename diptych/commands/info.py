@@ -50,8 +50,9 @@ class Info:
 
 
 def main(arguments: list[str], console: Console) -> int:
-    if arguments[:1] == ["--train"]:
-        return train.main(arguments[1:], console, estimate=True)
+    others = [word for word in arguments if word != "--json"]
+    if others[:1] == ["--train"]:
+        return train.memory(others[1:], console, as_json=others != arguments)
     return run(tyro.cli(Info, args=arguments, prog="diptych info"), console)
 
 

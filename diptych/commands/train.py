@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import difflib
 import inspect
+import itertools
 import typing
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,11 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from diptych.commands import train_planner
-from diptych.commands.arguments import Output
+from diptych.commands.arguments import Output, flags
+from diptych.commands.outputs import CONFIG, check_output
+from diptych.files.typed import to_json
 from diptych.request import RequestError
 
 if TYPE_CHECKING:
     from diptych.family import Family, Recipe
+    from diptych.training.memory import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,41 +35,69 @@ class Train:
     them."""
 
 
-def main(arguments: list[str], console: Console, estimate: bool = False) -> int:
+def main(arguments: list[str], console: Console) -> int:
     """diptych train RECIPE [-o FOLDER] [dials of the recipe] [overrides of its config]"""
     from diptych.systems.registry import open_system, recipes
 
-    known = recipes()
     if not arguments or arguments[0].startswith("-"):
-        _list(known, console)
+        _list(recipes(), console)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    name, given = arguments[0], arguments[1:]
-    if name == train_planner.NAME and not estimate:
-        _no_flag_twice(given)
-        return train_planner.main(given, console)
-    if name not in known:
-        names = [*known, train_planner.NAME]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" (nearest: {near[0]!r})" if near else ""
-        raise RequestError(f"there is no recipe {name!r}{hint}; recipes: {', '.join(names)}")
-    family, recipe = known[name]
-    folder, config = resolve(name, recipe, given)
-    if estimate:
-        return _print_memory(family, config, console)
+    if arguments[0] == train_planner.NAME:
+        return train_planner.main(arguments[1:], console)
+    family, folder, config = _asked(arguments)
 
     from diptych.training.identity import check_same
     from diptych.training.run import train
 
+    if not (folder / CONFIG).is_file():
+        # a run that was killed before it had a config has its lock
+        check_output(folder, left_over=(".lock", CONFIG))
     # before the job, which takes what a model to start from decides over what was given
     check_same(folder, family.name, config)
     train(family, config, folder, open_system)
     return 0
 
 
+def memory(arguments: list[str], console: Console, as_json: bool) -> int:
+    """diptych info --train RECIPE [dials of the recipe] [overrides of its config] [--json]"""
+    from diptych.systems.registry import recipes
+
+    if not arguments or arguments[0].startswith("-"):
+        raise RequestError(f"--train takes the name of a recipe: {', '.join(recipes())}")
+    if arguments[0] == train_planner.NAME:
+        raise RequestError("memory cannot be estimated for the planner, which takes little of it")
+    family, _, config = _asked(arguments)
+    if family.probe is None:
+        raise RequestError(f"memory cannot be estimated for runs of the family {family.name}")
+    from diptych.training.memory import estimate
+
+    found = estimate(config, family.probe(config))
+    if as_json:
+        told = {"name": config.name, "family": family.name, "peak": found.total}
+        print(to_json({**told, "bytes": dataclasses.asdict(found)}), end="")
+    else:
+        _print_memory(config.name, found, console)
+    return 0
+
+
+def _asked(arguments: list[str]) -> tuple[Family, Path, Any]:
+    """Family, folder and config of the run that arguments ask for, the name of its recipe first."""
+    from diptych.systems.registry import recipes
+
+    known = recipes()
+    name, given = arguments[0], arguments[1:]
+    if name not in known:
+        names = [*known, train_planner.NAME]
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (nearest: {near[0]!r})" if near else ""
+        raise RequestError(f"there is no recipe {name!r}{hint}; recipes: {', '.join(names)}")
+    family, recipe = known[name]
+    return family, *resolve(name, recipe, given)
+
+
 def resolve(name: str, recipe: Recipe, arguments: list[str]) -> tuple[Path, Any]:
     """The run's folder and config: the recipe at its dials, or what the run in that folder was begun with,
     under what the arguments say."""
-    _no_flag_twice(arguments)
     plain = recipe()
     # a dial makes another config, and the same arguments say what is different from that one
     chosen = _chosen(name, recipe, plain.name, arguments)
@@ -75,6 +106,7 @@ def resolve(name: str, recipe: Recipe, arguments: list[str]) -> tuple[Path, Any]
     saved = None if asks_help else _saved(chosen.output, type(config), chosen.name)
     if saved is not None:
         config = _under(saved, plain, config, chosen.output)
+    _no_flag_empty(arguments, config)
     arguments, config = _spelled_out(arguments, config)
     command: Any = tyro.cli(
         command_type(name, recipe, config),
@@ -102,7 +134,7 @@ def _chosen(name: str, recipe: Recipe, run: str, arguments: list[str]) -> Any:
 def _spelled_out(arguments: list[str], config: Any) -> tuple[list[str], Any]:
     """Arguments and default that mean the same, with no dictionary in the default: tyro would take one for a
     set of fixed flags, and only an empty one takes any names."""
-    said, without = _flags(arguments), copy.copy(config)
+    said, without = flags(arguments), copy.copy(config)
     for key, value in vars(config).items():
         if isinstance(value, dict) and value:
             # past the checks of the config: they see the whole once it is parsed
@@ -148,14 +180,26 @@ def _own(name: str, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _flags(arguments: list[str]) -> Counter[str]:
-    return Counter(a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--"))
+def _no_flag_empty(arguments: list[str], config: Any) -> None:
+    """Raises RequestError for a flag of many values without any: it would take all away in silence."""
+    many = dict(_many(config))
+    for word, behind in itertools.pairwise([*arguments, "--"]):
+        flag = word.replace("_", "-")
+        if flag in many and behind.startswith("--"):
+            takes = "names, each with a number" if many[flag] is dict else "one value or more"
+            raise RequestError(f"{flag} is given without values: it takes {takes}, or is left out")
 
 
-def _no_flag_twice(arguments: list[str]) -> None:
-    for flag, times in _flags(arguments).items():
-        if times > 1:
-            raise RequestError(f"{flag} is given {times} times: give all its values behind one")
+def _many(value: Any, flag: str = "-") -> Iterator[tuple[str, type]]:
+    """Flags of a config that take many values, each with tuple or dict."""
+    if dataclasses.is_dataclass(value):
+        for name, part in vars(value).items():
+            yield from _many(part, f"{flag}{'-' if flag == '-' else '.'}{name.replace('_', '-')}")
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        for number, part in enumerate(value):
+            yield from _many(part, f"{flag}.{number}")
+    elif isinstance(value, (tuple, dict)):
+        yield flag, type(value)
 
 
 def _saved(folder: Path, kind: type, name: str) -> Any:
@@ -210,13 +254,8 @@ def _list(known: Mapping[str, tuple[Family, Recipe]], console: Console) -> None:
     console.print(table)
 
 
-def _print_memory(family: Family, config: Any, console: Console) -> int:
-    from diptych.training.memory import estimate
-
-    if family.probe is None:
-        raise RequestError(f"memory cannot be estimated for runs of the family {family.name}")
-    memory = estimate(config, family.probe(config))
-    table = Table("memory of one process", "MiB", title=config.name)
+def _print_memory(name: str, memory: Memory, console: Console) -> None:
+    table = Table("memory of one process", "MiB", title=escape(name))
     for part, size in dataclasses.asdict(memory).items():
         if size:
             table.add_row(part, f"{size / 2**20:,.0f}")
@@ -226,4 +265,3 @@ def _print_memory(family: Family, config: Any, console: Console) -> int:
         "Frozen parts (text encoder, autoencoder) come on top. Gradients replace activations as the backward "
         "pass goes."
     )
-    return 0

@@ -94,8 +94,9 @@ def lines(path: Path) -> Iterator[Line]:
                 size, whole = size + len(piece), False
                 if size > HOPELESS:
                     raise ValueError(f"{path}:{number}: no line ends within {HOPELESS:,} bytes: no text file")
+            text = without_bom(text, at)
             if not whole or text.strip():
-                yield Line(number, at, size, without_bom(text, at) if whole else None)
+                yield Line(number, at, size, text if whole else None)
             at += size
 
 

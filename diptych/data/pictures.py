@@ -19,6 +19,18 @@ from diptych.request import FPS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """Formats that are read. Pillow knows some forty, among them ones that start other programs (EPS)."""
+WRITTEN_CLIPS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
+WRITTEN = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""Endings of what is written, and Pillow's names of the formats: what is drawn can be attached again."""
 MAX_PIXELS = 32_000_000
 """Largest picture that is decoded; a small file can claim a huge one."""
 MAX_SIDE = 32_768
@@ -190,10 +202,12 @@ def save_picture(frames: np.ndarray, path: Path, fps: float | None = None) -> No
 def format_of(path: Path, frames: int = 1) -> str:
     """Pillow's name of the format that a picture's or clip's name asks for. Raises ValueError for an ending
     that is no picture format, or none that holds a clip."""
-    kind = Image.registered_extensions().get(path.suffix.lower(), "")
-    if kind not in (Image.SAVE if frames == 1 else Image.SAVE_ALL):
-        what, endings = ("picture", ".png, .jpg, .webp") if frames == 1 else ("clip", ".webp, .gif")
-        raise ValueError(f"{path}: a {what} is written as {endings} ..., not as {path.suffix or 'this'!r}")
+    what, known = ("picture", WRITTEN) if frames == 1 else ("clip", WRITTEN_CLIPS)
+    kind = known.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{path}: a {what} is written as {', '.join(known)}, not as {path.suffix or 'this'!r}"
+        )
     return kind
 
 

@@ -58,12 +58,14 @@ def write_talk(path: Path, turns: Sequence[Said]) -> None:
 
 
 def kept(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    """Names of files as the conversation at `path` has them; what lies elsewhere is copied into its folder,
-    under a name that is free."""
+    """Names of files as the conversation at `path` has them: what none of its turns names yet is copied into
+    its folder, under a name that is free. A file beside it may be written over, as out.png is by the next
+    drawing."""
     folder, names = path.parent.resolve(), []
+    own = {(folder / name).resolve() for turn in read_talk(path) for name in turn.media}
     for file in files:
         at = file.resolve()
-        if not at.is_relative_to(folder):
+        if at not in own:
             places = (folder / f"{path.stem}-{number}{file.suffix}" for number in count())
             at = next(place for place in places if not place.exists())
             with whole(at) as aside:

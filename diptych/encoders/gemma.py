@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.files.folder import ModelFolderError, check_depth, check_shapes, read_config, refuse_code
-from diptych.files.weights import open_weights
+from diptych.files.weights import all_finite, open_weights
 from diptych.models.meta import without_storage
 
 MAX_TOKENS = 300
@@ -90,6 +90,7 @@ class GemmaEncoder:
                 dtype=dtype or "auto",
                 output_loading_info=True,
             )
+            all_finite(model.state_dict().items(), folder)
             reading = tokenizer
             words = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
         except ModelFolderError:

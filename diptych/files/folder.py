@@ -3,6 +3,7 @@ else its system keeps there. No torch here."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from importlib import resources
@@ -37,6 +38,9 @@ def locate(name: str | Path | None) -> Path:
         return Path(str(resources.files("diptych") / "assets" / "emoji"))
     if (wanted := hub_id(str(name))) is not None:
         return _fetched(wanted)
+    if not str(name):
+        # what a shell makes of a variable that is not set
+        raise ModelFolderError(f"the name of a model is empty; give a folder, {HUB}owner/name or {DEFAULT!r}")
     folder = Path(name)
     try:
         there = folder.exists()
@@ -187,7 +191,8 @@ def check_sums(folder: Path) -> None:
             raise ModelFolderError(
                 f"{folder / 'card.json'}: sha256 names {name!r}, which is outside the folder"
             )
-        if not (folder / name).is_file() or checksum(folder / name) != expected:
+        # os.path's, which finds no file under a name that is no file's, such as one too long
+        if not os.path.isfile(folder / name) or checksum(folder / name) != expected:
             raise ModelFolderError(f"{folder / name} is damaged: its checksum is not the one in card.json")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,7 +66,7 @@ class Weights(Planned):
         path = self._places[name]
         # opened anew for each tensor: pages of an open file stay in memory once they were read
         with opened(path) as file:
-            return _aligned(file.get_tensor(name))
+            return _aligned(finite(name, file.get_tensor(name), path))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -78,13 +78,16 @@ class Weights(Planned):
         """Every tensor, of files that are opened once each."""
         found: dict[str, Tensor] = {}
         for path in dict.fromkeys(self._places.values()):
-            found |= {name: _aligned(tensor) for name, tensor in load_file(path).items()}
+            read = load_file(path).items()
+            found |= {name: _aligned(finite(name, tensor, path)) for name, tensor in read}
         return found
 
     def copy(self, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
         # from the open file: nothing of it stays mapped, and a tensor that lies askew in it is copied once
-        with opened(self._places[name]) as file:
-            return cast(Tensor, file.get_tensor(name).to(device, dtype, copy=True))
+        path = self._places[name]
+        with opened(path) as file:
+            tensor = finite(name, file.get_tensor(name), path)
+            return cast(Tensor, tensor.to(device, dtype, copy=True))
 
     def file(self, name: str) -> Path:
         """The file that holds a tensor."""
@@ -174,6 +177,25 @@ def _indexed(index: Path) -> dict[str, Path]:
             raise ModelFolderError(f"{shard} holds {unlisted[0]}, which {index.name} does not place there")
         found |= dict.fromkeys(held, shard)
     return found
+
+
+def finite(name: str, tensor: Tensor, where: str | Path) -> Tensor:
+    """The tensor itself. Raises ModelFolderError, with its name, where it holds NaN or an infinity: what is
+    made of such a model would be as broken, and look whole."""
+    # least and largest are found in one look, in the tensor's own type: a sum would bring it to another
+    if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        wrong = tensor.numel() - int(tensor.isfinite().sum())
+        raise ModelFolderError(
+            f"{where}: {name} has {wrong:,} of {tensor.numel():,} values that are no finite numbers (nan "
+            "or inf): the weights are damaged, or of a run that failed"
+        )
+    return tensor
+
+
+def all_finite(tensors: Iterable[tuple[str, Tensor]], where: str | Path) -> None:
+    """Raises ModelFolderError as `finite`, for the first of several."""
+    for name, tensor in tensors:
+        finite(name, tensor, where)
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -97,6 +97,10 @@ class FlowConfig:
                 "noise_scale and noise_scale_max must be above 0, got "
                 f"{self.noise_scale} and {self.noise_scale_max}"
             )
+        if self.noise_scale_base_tokens < 1:
+            raise ValueError(
+                f"noise_scale_base_tokens must be at least 1, got {self.noise_scale_base_tokens}"
+            )
 
     @property
     def drawn_sigma_min(self) -> float:

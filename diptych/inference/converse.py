@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
 from diptych.contracts import AnswerLimits, Picture, Prompt, Stack, Written
 from diptych.planning import Planner
-from diptych.request import Media
+from diptych.request import Media, Plan
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,17 @@ class Passage:
     written: Written
     ended: str
     """Why it ended: 'end' (all is said), 'picture' (one is to be drawn now), or 'limit' (of tokens)."""
+
+
+def limits_of(plan: Plan) -> AnswerLimits:
+    """How a plan has its text written."""
+    return AnswerLimits(
+        max_tokens=plan.max_tokens,
+        temperature=plan.temperature,
+        top_p=plan.top_p,
+        seed=plan.seed,
+        stop=plan.stop,
+    )
 
 
 @runtime_checkable
@@ -39,6 +50,11 @@ class Converses(Protocol):
 
     def thoughts(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Written]:
         """What the model thinks before it draws, piece by piece; returns it as `Prompt.thought` takes it."""
+        ...
+
+    def telling(self) -> Self:
+        """The same system for one answer of text and pictures, of which it reads and writes each token
+        once."""
         ...
 
     def passage(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Passage]:

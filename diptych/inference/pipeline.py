@@ -13,7 +13,7 @@ import numpy as np
 from diptych.contracts import AnswerLimits, HandsOn, Prompt, System
 from diptych.data.pictures import names, save_picture
 from diptych.files.whole import write_whole
-from diptych.inference.converse import Converses, Plans
+from diptych.inference.converse import Converses, Plans, limits_of
 from diptych.inference.draw import check_media, draw, prompt_of, stack_of
 from diptych.inference.story import tell
 from diptych.planning import Course, Planner, given, looked_at, sized, told, understood
@@ -98,9 +98,13 @@ class Pipeline:
         """What carries out a task: the model itself, or one that it hands the task to."""
         return self.system.carrier(task) if isinstance(self.system, HandsOn) else self.system
 
-    def course(self, request: str, pictures: int = 0, **overrides: Any) -> Course:
-        """What a request is understood as, step by step: see `planning.understood`."""
-        return understood(self.system.settings, request, pictures, planner=self.planner(), **overrides)
+    def course(
+        self, request: str, pictures: int = 0, planner: Planner | None = None, **overrides: Any
+    ) -> Course:
+        """What a request is understood as, step by step: see `planning.understood`. `planner`: in place of
+        the model's own."""
+        planner = planner or self.planner()
+        return understood(self.system.settings, request, pictures, planner=planner, **overrides)
 
     def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
         """What a request of one step is understood as, settled. Raises RequestError for one of several."""
@@ -115,12 +119,11 @@ class Pipeline:
         images: Sequence[str | Path | np.ndarray] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
         **overrides: Any,
     ) -> Result:
         """Carry out a request about or with pictures and clips (files or uint8 arrays; one of four axes is a
-        clip), behind earlier turns; `limits` say how text is written, overrides are fields of the plan. Of
-        several steps, the result is the last one's, with the others in `before`."""
+        clip), behind earlier turns; overrides are fields of the plan. Of several steps, the result is the
+        last one's, with the others in `before`."""
         found = looked_at(self.system.settings, images)
         turns = [turn.text for turn in history if turn.role == "user"]
         course = understood(
@@ -131,7 +134,7 @@ class Pipeline:
             self.planner(found),
             **overrides,
         )
-        return self.follow(course, found, on_step, history, limits)
+        return self.follow(course, found, on_step, history)
 
     def follow(
         self,
@@ -139,14 +142,13 @@ class Pipeline:
         found: Sequence[Media | Path] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
     ) -> Result:
         """Carry out one step after the other, with what is attached and what the steps before made."""
         done: list[Result] = []
         for number in range(len(course.plans)):
             made = [result.media[0] if result.media else None for result in done]
             plan, media = given(self.system.settings, course, number, found, made)
-            done.append(self.carry_out(plan, media, on_step, history, limits))
+            done.append(self.carry_out(plan, media, on_step, history))
         return replace(done[-1], before=tuple(done[:-1]))
 
     def carry_out(
@@ -155,11 +157,10 @@ class Pipeline:
         media: Sequence[Media] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
     ) -> Result:
         """Carry out a settled plan."""
         if TASKS[plan.task].writes:
-            return Result.of(plan, self.stream(plan, media, on_step, history, limits))
+            return Result.of(plan, self.stream(plan, media, on_step, history))
         plan, media = sized(self.system.settings, plan, media)
         prompt = prompt_of(plan, history)
         thought = ""
@@ -190,12 +191,11 @@ class Pipeline:
         media: Sequence[Media] = (),
         on_step: Callable[[int], Any] | None = None,
         history: Sequence[Message] = (),
-        limits: AnswerLimits = AnswerLimits(),
     ) -> Iterator[str | Media]:
         """An answer as it comes, about the media that the plan does not leave unused: pieces of text, and the
         pictures of one that draws. Raises RequestError for other media than the plan names."""
         check_media(plan, media)
         if TASKS[plan.task].makes is Product.STORY:
-            return tell(self.system, plan, media, history, limits, on_step)
+            return tell(self.system, plan, media, history, on_step)
         seen = [medium for medium, role in zip(media, plan.inputs, strict=True) if role is not Role.UNUSED]
-        return self.system.answer([*history, Message("user", plan.prompt, tuple(seen))], limits)
+        return self.system.answer([*history, Message("user", plan.prompt, tuple(seen))], limits_of(plan))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from diptych.contracts import AnswerLimits, System
-from diptych.inference.converse import Converses
+from diptych.contracts import System
+from diptych.inference.converse import Converses, limits_of
 from diptych.inference.draw import draw_targets, pixels_of, prompt_of, stack_of
 from diptych.request import Media, Message, Plan, RequestError
 
@@ -22,7 +22,6 @@ def tell(
     plan: Plan,
     media: Sequence[Media] = (),
     history: Sequence[Message] = (),
-    limits: AnswerLimits = AnswerLimits(),
     on_step: Callable[[int], Any] | None = None,
 ) -> Iterator[str | Media]:
     """An answer piece by piece: text as it is written, pictures as they are drawn.
@@ -35,7 +34,9 @@ def tell(
     settings = system.settings
     if not (isinstance(system, Converses) and settings.story_pictures):
         raise RequestError("this model draws no pictures within its answers")
-    generator = torch.Generator().manual_seed(plan.seed)
+    # what is told is the beginning of what is told next, for every pass of guidance too
+    system = system.telling()
+    generator, limits = torch.Generator().manual_seed(plan.seed), limits_of(plan)
     prompt = replace(prompt_of(plan, history), begun=(), think=plan.think)
     left = limits.max_tokens or settings.story_tokens
     for number in count():

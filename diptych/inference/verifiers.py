@@ -174,7 +174,7 @@ def _load(kind: Any, folder: str) -> Any:
     try:
         # pickled weights and code from the hub are never run
         return kind.from_pretrained(
-            folder if name is None else name,
+            folder if name is None else _reached(name),
             trust_remote_code=False,
             **({} if "Processor" in kind.__name__ else {"use_safetensors": True}),
         )
@@ -182,6 +182,24 @@ def _load(kind: Any, folder: str) -> Any:
     except Exception as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise RequestError(f"the verifier {folder} could not be loaded ({said[0]})") from error
+
+
+def _reached(name: str) -> str:
+    """A model of the hub; its folder on this machine where the hub cannot be asked. Raises ValueError where
+    neither is there."""
+    from huggingface_hub import model_info, snapshot_download
+
+    try:
+        # asked once: transformers would ask for file after file, six times each, for a minute
+        model_info(name, timeout=10)
+    # no network, or not allowed to use it: there is an error class for each
+    except Exception as error:
+        try:
+            return snapshot_download(name, local_files_only=True)
+        except Exception:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"the hub does not give it, and it is not on this machine: {reason}") from error
+    return name
 
 
 def _features(output: Any) -> torch.Tensor:

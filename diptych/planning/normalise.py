@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diptych.planning.schema import Attached, Input, Intent, Step
-from diptych.request import TASKS, Plan, Product, RequestError, Role, Task, check_roles
+from diptych.request import TASKS, Plan, Product, RequestError, Role, Task, check_roles, check_text
 from diptych.settings import Settings
 
 MAX_COUNT = 64
 MAX_STEPS = 1000
+MAX_TOKENS = 131_072
+"""Of what is written."""
+MAX_TEMPERATURE = 100.0
 MAX_SECONDS = 60.0
 """Of a clip that is asked for; a shorter one than that is drawn as long as the model can, which is told."""
 MAX_FPS = 240.0
@@ -181,14 +184,13 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     _check_task(plan.task, settings)
     if not plan.prompt.strip():
         raise RequestError("the request is empty: say what to draw, to answer or to change")
-    for what, text in (("request", plan.prompt), ("negative_prompt", plan.negative_prompt)):
+    texts = [("request", plan.prompt), ("negative_prompt", plan.negative_prompt)]
+    for what, text in (*texts, *(("stop text", text) for text in plan.stop)):
         if len(text) > settings.max_text:
             raise RequestError(
                 f"the {what} has {len(text)} characters, more than the {settings.max_text} that are read"
             )
-        # what a shell hands on that is no UTF-8 comes as lone surrogates, which no tokenizer takes
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise RequestError(f"the {what} holds bytes that are no UTF-8 text: write it in UTF-8")
+        check_text(what, text)
     used = sum(role is not Role.UNUSED for role in plan.inputs)
     if used > settings.max_media:
         most = {0: "none", 1: "1; attach one"}.get(settings.max_media, f"{settings.max_media} at most")
@@ -202,6 +204,9 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     if plan.control and Role.CONTROL in plan.inputs and plan.control not in settings.controls:
         known = ", ".join(settings.controls) or "anything but what it is given"
         raise RequestError(f"this model draws along {known}, not along {plan.control}")
+    _check_writing(plan)
+    if not 0 <= plan.seed < 2**63:
+        raise RequestError(f"seed must be 0 or more and below 2^63, got {plan.seed}")
     if TASKS[plan.task].makes is Product.TEXT:
         return plan
     _check_numbers(plan, settings)
@@ -291,8 +296,27 @@ def _check_thoughts(plan: Plan, settings: Settings) -> None:
         raise RequestError("this model was not taught to think before it draws: leave out think")
     if plan.think and TASKS[plan.task].makes is Product.TEXT:
         raise RequestError(f"think has no effect on {plan.task.value!r}: it is for what is drawn")
+    if plan.think_tokens is not None and not plan.think:
+        raise RequestError("think_tokens has no effect without think: give both, or neither")
     if plan.think_tokens is not None and not 1 <= plan.think_tokens <= settings.think_tokens:
         raise RequestError(f"think_tokens must be 1 to {settings.think_tokens}, got {plan.think_tokens}")
+
+
+def _check_writing(plan: Plan) -> None:
+    plain = {"max_tokens": None, "temperature": 0.0, "top_p": 1.0, "stop": ()}
+    given = [name for name, value in plain.items() if getattr(plan, name) != value]
+    if given and not TASKS[plan.task].writes:
+        raise RequestError(f"{given[0]} has no effect on {plan.task.value!r}: leave it out")
+    if plan.max_tokens is not None and not 1 <= plan.max_tokens <= MAX_TOKENS:
+        raise RequestError(f"max_tokens must be 1 to {MAX_TOKENS}, got {plan.max_tokens}")
+    if not 0 <= plan.temperature <= MAX_TEMPERATURE:
+        raise RequestError(f"temperature must be 0 to {MAX_TEMPERATURE:g}, got {plan.temperature}")
+    if not 0 < plan.top_p <= 1:
+        raise RequestError(f"top_p must be above 0 and at most 1, got {plan.top_p}")
+    if plan.top_p < 1 and not plan.temperature:
+        raise RequestError("top_p has no effect where temperature is 0: give a temperature above it")
+    if "" in plan.stop:
+        raise RequestError("stop holds an empty text, before which all ends: leave it out")
 
 
 def _check_numbers(plan: Plan, settings: Settings) -> None:
@@ -313,8 +337,6 @@ def _check_numbers(plan: Plan, settings: Settings) -> None:
         raise RequestError(f"count must be 1, got {plan.count}: the model draws as many as its answer needs")
     if not 1 <= plan.count <= MAX_COUNT:
         raise RequestError(f"count must be 1 to {MAX_COUNT}, got {plan.count}")
-    if not 0 <= plan.seed < 2**63:
-        raise RequestError(f"seed must be 0 or more and below 2^63, got {plan.seed}")
     if plan.steps is not None and not 1 <= plan.steps <= MAX_STEPS:
         raise RequestError(f"steps must be 1 to {MAX_STEPS}, got {plan.steps}")
     for name, scale in (

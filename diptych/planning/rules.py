@@ -314,7 +314,7 @@ def _roles(task: Task, text: str, media: Sequence[Attached]) -> tuple[tuple[Inpu
         control = Control(followed.lastgroup) if followed and followed.lastgroup else None
         plans = [number for number, medium in enumerate(media) if medium.look is not Look.PHOTO] or [0]
         roles = [Role.CONTROL if number == plans[0] else Role.REFERENCE for number in range(len(media))]
-    return tuple(Input(role, number) for number, role in enumerate(roles)), control
+    return tuple(Input(role, number) for number, role in enumerate(TASKS[task].fitted(roles))), control
 
 
 class _Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from diptych.planning.course import Course
 from diptych.planning.normalise import check_said, plan_of, settle
 from diptych.planning.rules import RulePlanner
 from diptych.planning.schema import Attached, Input, Intent, Planner, Request, Step
-from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task, parse_task
+from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task, check_text, parse_task
 from diptych.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def understood(
             f"the request has {len(request)} characters, more than the {settings.max_text} that are read"
         )
     told = tuple(Attached(kind="picture") for _ in range(media)) if isinstance(media, int) else tuple(media)
+    for what, text in (("request", request), *(("user's turn", turn) for turn in turns)):
+        check_text(what, text)
     asked = Request(text=request, media=told, turns=tuple(turns))
     intent, notes = _intended(settings, asked, planner)
     task = overrides.pop("task", None)
@@ -59,6 +61,7 @@ def understood(
     if settings.free and intent.missing == ("subject",):
         # where any text may be said, a question needs no picture
         intent = replace(intent, missing=(), question="")
+    intent = replace(intent, steps=tuple(map(_fitted, intent.steps)))
     # what is overridden cannot be missing or in doubt
     doubts = tuple(name for name in intent.contradictions if name not in overrides)
     intent = replace(intent, contradictions=doubts)
@@ -72,14 +75,23 @@ def understood(
     for number in range(len(intent.steps)):
         plan = plan_of(intent, number, settings, told, seed)
         plan = replace(plan, adjustments=(*notes, *plan.adjustments)) if number == 0 else plan
-        plans.append(settle(Plan.checked({**vars(plan), **overrides}), settings))
+        plans.append(settle(_overruled(plan, overrides, seed), settings))
     return Course(intent=intent, plans=tuple(plans))
 
 
 def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
     """A course that was settled before, for this model; what it settled then stays."""
-    plans = tuple(settle(Plan.checked({**vars(plan), **overrides}), settings) for plan in course.plans)
+    seed = secrets.randbelow(SEEDS)
+    plans = tuple(settle(_overruled(plan, overrides, seed), settings) for plan in course.plans)
     return replace(course, plans=plans)
+
+
+def _overruled(plan: Plan, overrides: Mapping[str, Any], fresh: int) -> Plan:
+    """A plan with what is overridden in it; `fresh` is the seed of an answer that gets a temperature."""
+    # an answer that always takes the likeliest word has none, and one that is drawn has one as pictures have
+    if overrides.get("temperature") and plan.task is Task.ANSWER and not plan.temperature:
+        plan = replace(plan, seed=fresh)
+    return Plan.checked({**vars(plan), **overrides})
 
 
 def _intended(
@@ -112,6 +124,14 @@ def _learned() -> Planner | None:
     except ImportError:
         return None
     return Learned.open()
+
+
+def _fitted(step: Step) -> Step:
+    """With no more media of a role than the task takes, where the further ones can be references."""
+    roles = TASKS[step.task].fitted(one.role for one in step.inputs)
+    return replace(
+        step, inputs=tuple(replace(one, role=role) for one, role in zip(step.inputs, roles, strict=True))
+    )
 
 
 def _named(intent: Intent) -> str:

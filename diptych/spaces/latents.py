@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diptych.files.folder import ModelFolderError, check_depth, check_shapes
 from diptych.files.typed import convert, read_json, to_json
-from diptych.files.weights import Weights, open_weights
+from diptych.files.weights import Weights, all_finite, open_weights
 from diptych.files.whole import whole, write_whole
 from diptych.models.meta import without_storage
 from diptych.settings import round_sides
@@ -206,6 +206,7 @@ def load_space(folder: Path) -> LatentSpace:
             {name: tuple(empty.shape) for name, empty in expected.items()}, stored.shapes(), str(path)
         )
         model = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        all_finite(model.state_dict().items(), folder)
     except ModelFolderError:
         raise
     # its errors are of every class, by what the config contradicts

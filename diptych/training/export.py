@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.contracts import Job, System
 from diptych.family import Family, OpenSystem
 from diptych.files.typed import read_json
+from diptych.files.weights import all_finite
 from diptych.training import checkpoint
 from diptych.training.identity import CONFIG
 from diptych.training.trainer import PARENT
@@ -34,6 +35,7 @@ def finished_job(
     found.read("model", parameters)
     # those that learn have an average; the others are the model's own
     found.read("ema", {name: parameters[name] for name in found.names("ema")})
+    all_finite(parameters.items(), found.path)
     parent = read_json(run / PARENT) if (run / PARENT).is_file() else None
     about = {
         "name": config.name,

@@ -22,9 +22,10 @@ def described(family: str, config: RunConfig) -> str:
 
 def check_same(folder: Path, family: str, config: RunConfig) -> None:
     """Raises ValueError, with both values, where the run in a folder was begun with another setting that
-    decides what it computes; `config.changeable` are those that do not. Writes nothing."""
-    path = folder / CONFIG
-    if not path.is_file() or checkpoint.latest_step(folder / "checkpoints") is None:
+    decides what it computes; `config.changeable` are those that do not. So it does for steps of a stage that
+    would make others of those which were taken. Writes nothing."""
+    path, taken = folder / CONFIG, checkpoint.latest_step(folder / "checkpoints")
+    if not path.is_file() or taken is None:
         return
     values = convert(dict[str, Any], read_json(path), str(path))
     # the trainer writes the name beside the config's own fields; left in, it would be an unknown one
@@ -38,6 +39,21 @@ def check_same(folder: Path, family: str, config: RunConfig) -> None:
             raise ValueError(
                 f"{folder} holds a run that was begun with {place} {_short(before)}, not {_short(after)}: "
                 f"leave --{place.replace('_', '-')} out to go on with it, or choose another folder with -o"
+            )
+    _check_steps(folder, taken, begun, config)
+
+
+def _check_steps(folder: Path, taken: int, begun: RunConfig, config: RunConfig) -> None:
+    """A stage that is over stays as long as it was, and the last one that was begun is no shorter than what
+    it has had."""
+    left = taken
+    for number, (before, after) in enumerate(zip(begun.stages, config.stages, strict=True)):
+        had, left = min(left, before.steps), left - min(left, before.steps)
+        if after.steps < had or (left and after.steps != had):
+            right = f"{had} as they were" if left else f"{had} or more"
+            raise ValueError(
+                f"{folder} has taken {taken} steps, {had} of them in its stage {before.name!r}: "
+                f"--stages.{number}.steps must be {right}, got {after.steps}"
             )
 
 

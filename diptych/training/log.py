@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +56,19 @@ def breakdown(losses: list[Losses], batches: tuple[Any, ...]) -> dict[str, float
     return {key: sum(v) / len(v) for key, v in sorted(values.items())}
 
 
+class _Told(Console):
+    """Where a run says how it goes. A run goes on when nobody reads that any more."""
+
+    def on_broken_pipe(self) -> None:
+        # rich would leave with status 1, in the middle of a step
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class RunLog:
     def __init__(self, folder: Path, config: RunConfig, quiet: bool) -> None:
         self.folder, self.config, self.quiet = folder, config, quiet
-        self.console = Console(quiet=quiet)
+        self.console = _Told(quiet=quiet)
         self._writer: Any = None
         self._progress: Progress | None = None
         self._bar: Any = None

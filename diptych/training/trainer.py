@@ -317,11 +317,15 @@ class Trainer:
 
 def _lock(folder: Path) -> IO[str]:
     """Hold the run's folder, so that two processes never write one run. Raises TrainingStopped if another
-    holds it, ValueError where it is a link."""
+    holds it, ValueError where something in it is no file or folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in (*folder.iterdir(), *folder.glob("checkpoints/*")):
+        # what is written through one would change what lies elsewhere, and a pipe waits for a reader
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, which may lead out of the run's folder: remove it")
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is a pipe or a device, and a run writes files: remove it")
     path = folder / ".lock"
-    if path.is_symlink():
-        raise ValueError(f"{path} is a link, which may lead out of the run's folder: remove it")
     # nothing is ever written into it, nor cut off from what is there
     handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     try:

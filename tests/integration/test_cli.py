@@ -148,6 +148,8 @@ def test_shipped_model_is_at_most_20_mb():
         (["do", "a cat", "--width", "0"], "width must be 1 to 1024 px, got 0"),
         (["do", "a cat", "--width", "1000000000"], "got 1000000000"),
         (["do", "a cat", "--model", "nowhere"], "neither a folder"),
+        (["do", "a cat", "--temperature", "0"], "temperature has no effect on 'text-to-image': leave it out"),
+        (["do", "a cat", "--stop", "dog"], "stop has no effect on 'text-to-image': leave it out"),
         (["train", "emojy"], "no recipe 'emojy' (nearest: 'emoji')"),
         (["evaluate", "--prompts", "0"], "prompts must be at least 1"),
         (["evaluate", "--prompts", "100000000"], "prompts must be at most 10000"),
@@ -257,6 +259,10 @@ def test_the_set_of_flags_is_frozen():
         "negative_prompt",
         "think",
         "think_tokens",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stop",
     ]
     emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
     assert sorted(recipes()) == [
@@ -406,11 +412,37 @@ def test_a_dial_that_contradicts_a_run_is_refused(tmp_path, capsys):
     assert "holds a run whose model has" in said
 
 
-def test_a_flag_given_twice_is_refused(tmp_path, capsys):
-    twice = ["--jsonl", "a.jsonl", "--jsonl", "b.jsonl"]
-    status, said = call("train", "emoji", "-o", str(tmp_path), *twice, capsys=capsys)
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["train", "emoji", "--jsonl", "a.jsonl", "--jsonl", "b.jsonl"], "--jsonl"),
+        (["train", "emoji", "--bf16", "--no-bf16"], "--bf16"),
+        (["do", "a cat", "--seed", "1", "--seed=2"], "--seed"),
+        (["do", "a cat", "-o", "a.png", "--output", "b.png"], "--output"),
+        (["do", "a cat", "-oa.png", "-o", "b.png"], "--output"),
+        (["plan", "a cat", "--guidance-scale", "1", "--guidance_scale", "2"], "--guidance-scale"),
+        (["convert", "default", "out", "--to", "mot", "--to", "sana"], "--to"),
+        (["data", "emoji", "out", "--size", "64", "--size", "96"], "--size"),
+        (["info", "--json", "--json"], "--json"),
+    ],
+)
+def test_a_flag_given_twice_is_refused(tmp_path, monkeypatch, capsys, arguments, flag):
+    monkeypatch.chdir(tmp_path)
+    status, said = call(*arguments, capsys=capsys)
     assert status == 2
-    assert "--jsonl is given 2 times: give all its values behind one" in said
+    assert f"{flag} is given 2 times: give it once" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_add_to_one_another_may_be_repeated(tmp_path, capsys):
+    for name in "ab":
+        Image.new("RGB", (96, 96)).save(tmp_path / f"{name}.png")
+    pictures = ["-i", str(tmp_path / "a.png"), "--image", str(tmp_path / "b.png")]
+    more = ["--inputs", "subject", "unused", "--stop", "cat", "--stop", "dog"]
+    # what stands behind a flag is its value, and behind -- there are no flags
+    assert cli.main(["plan", *pictures, *more, "--prompt=--seed", "--", "what is --seed --seed?"]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert (plan["inputs"], plan["stop"]) == (["subject", "unused"], ["cat", "dog"])
 
 
 def test_demo_writes_a_page_and_a_contact_sheet(tmp_path, capsys):

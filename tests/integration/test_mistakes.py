@@ -37,6 +37,10 @@ PLAN = {
     "sizes": list,
     "think": bool,
     "think_tokens": type(None),
+    "max_tokens": type(None),
+    "temperature": float,
+    "top_p": float,
+    "stop": list,
     "confidence": float,
     "missing": list,
     "adjustments": list,
@@ -104,6 +108,29 @@ def test_info_prints_one_object_for_models_and_published_sizes(name, capsys):
     assert typed(about) == {**INFO, "draws": dict if name == "default" else type(None)}
     assert about["parameters"] == sum(about["parts"].values())
     assert about["bytes"] == {"float32": about["parameters"] * 4, "bfloat16": about["parameters"] * 2}
+
+
+def test_the_memory_of_a_run_is_one_object_too(capsys):
+    told = printed(capsys, "info", "--train", "sana-small", "--model.depth", "2", "--json")
+    assert typed(told) == {"name": str, "family": str, "peak": int, "bytes": dict}
+    assert told["peak"] > told["bytes"]["weights"] > 0
+    assert printed(capsys, "info", "--json", "--train", "sana-small", "--model.depth", "2") == told
+    assert "--train takes the name of a recipe: " in refused(capsys, "info", "--train", "--json")
+    assert "memory cannot be estimated for the planner" in refused(capsys, "info", "--train", "planner")
+
+
+@pytest.mark.parametrize("flag", ["--mixture", "--jsonl", "--stages.0.mixture", "--stages.0.optim.betas"])
+def test_a_flag_of_many_values_without_any_is_refused(flag, capsys):
+    for argv in (("train", "emoji", "-o", "run", flag), ("train", "emoji", flag, "--seed", "3")):
+        assert f"{flag} is given without values: it takes " in refused(capsys, *argv)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("ending", [".eps", ".pdf", ".ico", ".jp2", ".im", ".PPM", ""])
+def test_a_picture_is_written_in_no_format_that_is_not_read(ending, capsys):
+    said = refused(capsys, "do", "a cat", "-o", f"a{ending}")
+    assert "a picture is written as .png, .jpg, .jpeg, .webp, .gif, .tif, .tiff, .bmp, not as" in said
+    assert not list(Path().iterdir())
 
 
 def test_evaluate_prints_one_object(world, capsys):

@@ -59,7 +59,15 @@ def test_the_largest_remainders_get_what_rounding_left_over():
     assert mixture(a=1 / 3, b=1 / 3 + 1e-4, c=1 / 3 - 1e-4).quota.tolist() == [333, 334, 333]
     assert mixture(a=0.0006, b=0.9994).quota.tolist() == [1, 999]
     assert mixture(a=0.9994, b=0.0006).quota.tolist() == [999, 1]
-    assert mixture(a=0.0004, b=0.9996).quota.tolist() == [0, 1000]
+
+
+def test_a_source_of_a_small_share_is_drawn_from_too():
+    few = mixture(a=0.0004, b=0.9996)
+    assert few.quota.tolist() == [4, 9996]
+    names = [few.locate(n)[0].name for n in range(20_000)]
+    assert names[:10_000].count("a") == names[10_000:].count("a") == 4
+    with pytest.raises(ValueError, match="'a' has a share of 1e-07, less than one sample in 1,000,000"):
+        mixture(a=1e-7, b=1.0)
 
 
 def test_blocks_are_mixed_each_in_its_own_order():
@@ -398,7 +406,8 @@ def test_lines_are_drawn_in_another_order_each_once(tmp_path):
 
 def test_only_pictures_of_the_assistant_are_drawn(tmp_path):
     for who, drawn in (("system", False), ("human", False), ("gpt", True)):
-        row = {"conversations": [{"from": who, "value": "<image>"}], "image": "cat_1.png"}
+        turns = [{"from": who, "value": "<image>"}, {"from": "gpt", "value": "a cat"}]
+        row = {"conversations": turns, "image": "cat_1.png"}
         assert lines(tmp_path, row).read(0).turns[0].parts[0].drawn is drawn
 
 

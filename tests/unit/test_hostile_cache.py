@@ -11,7 +11,7 @@ from test_pictures_data import picture, write
 from diptych.data.captioned import cache as caches
 from diptych.data.captioned.buckets import Bucket, BucketPlan
 from diptych.data.captioned.captions import CaptionLaw
-from diptych.data.captioned.index import Index, build
+from diptych.data.captioned.index import INDEX, Index, build
 from diptych.data.captioned.loader import PictureDataset, PictureLoaderConfig, is_validation
 from diptych.data.captioned.precompute import precompute
 from diptych.data.conversations.loader import LoaderConfig
@@ -107,6 +107,29 @@ def test_a_cache_is_made_over_nothing_else(tmp_path):
     with pytest.raises(ValueError, match="is there already and closes no cache of ours"):
         caches.write_shards(tmp_path, "latents", ["a"], lambda key: pytest.fail("it was computed"))
     assert (tmp_path / caches.MANIFEST).read_text() == "mine"
+
+
+def test_a_cache_takes_no_place_among_other_files(tmp_path):
+    write(tmp_path, "a.png", picture(64, 64), "a")
+    index = Index(build(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"holds something else than a cache \(a\.png\): choose"):
+        precompute(index, Mean(), None, tmp_path, (32,), 16, 1, 0.0)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_parts_of_an_index_are_written_through_no_link(tmp_path):
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    data.mkdir()
+    outside.mkdir()
+    write(data, "a.png", picture(64, 64), "a")
+    (data / f"{INDEX}.parts").symlink_to(outside)
+    with pytest.raises(ValueError, match="parts is a link"):
+        build(data)
+    (data / f"{INDEX}.parts").unlink()
+    (data / "other").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="is there already and is no index"):
+        build(data, data / "other")
 
 
 def test_a_shard_without_its_entry_is_named(tmp_path):

@@ -359,8 +359,8 @@ def repeated(rows, times, length):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        # 3 GB of text in 300 kB of file
-        (lambda: repeated(300, 100, 100_000), r"hold 3,000,0\d\d,\d\d\d bytes of text"),
+        # 9 GB of text in 300 kB of file
+        (lambda: repeated(900, 100, 100_000), r"repeats 9,000,\d\d\d,\d\d\d bytes of text"),
         (lambda: repeated(300, 100_000, 0), "bytes unpack to 480"),
         (lambda: repeated(1, 1, 300_000_000), "bytes unpack to 300"),
     ],
@@ -377,6 +377,19 @@ def test_an_index_that_is_small_on_disk_and_huge_in_memory_is_refused_unread(tmp
         Index(path)
     # KiB
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19
+
+
+def test_a_long_caption_of_many_pictures_is_read_and_held_once(tmp_path, monkeypatch):
+    # of a real folder of 3,000 pictures with a caption of 100 kB
+    monkeypatch.setattr(index_module, "UNPACKED", 2**16)
+    prose = "The cat sits on the mat and looks at the red heart. " * 400
+    for n in range(30):
+        write(tmp_path, f"{n}.png", picture(seed=n), prose)
+    path = build(tmp_path)
+    assert len(prose) * 30 > 32 * path.stat().st_size
+    rows = Index(path).rows
+    assert {row.captions for row in rows} == {(prose.strip(),)}
+    assert len({id(row.captions[0]) for row in rows}) == 1
 
 
 def test_captions_that_repeat_are_read_as_they_are(tmp_path):

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from diptych.data.mixture import shuffled
 from diptych.optim.build import OptimConfig
 from diptych.systems.u1.config import Stage
 from diptych.systems.u1.job import JointJob
+from diptych.training.checkpoint import latest_step
 from diptych.training.log import RunLog, StepReport
 from diptych.training.trainer import Trainer
 
@@ -87,6 +91,52 @@ def test_a_stages_name_is_no_markup(tmp_path, capsys):
     log.step(1, "[/red] a [b]c", StepReport({"words": 1.0}, 1.0, 1.0, [], ()), 1.0)
     log.close()
     assert "[/red] a [b]c" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        Trainer(ToyJob(toy_config(steps=2)), tmp_path / "run").train()
+    assert latest_step(tmp_path / "run" / "checkpoints") == 2
+
+
+def test_a_run_begins_among_no_other_files(tmp_path, capsys):
+    (tmp_path / "a.png").write_text("mine")
+    assert cli.main(["train", "emoji-small", "-o", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds other files (a.png); choose an empty or a new folder" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+IN_A_RUN = (
+    *("log.jsonl", "bad_samples.jsonl", "config.json", "parent.json", "samples", "tensorboard", "curves.png"),
+    *("checkpoints", "checkpoints/step-00000001", "checkpoints/.writing-00000002", ".lock"),
+)
+
+
+@pytest.mark.parametrize("name", IN_A_RUN)
+def test_a_run_writes_through_no_link(tmp_path, name):
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    Trainer(ToyJob(toy_config(steps=1)), folder, quiet=True).train()
+    path = folder / name
+    if path.is_dir():
+        path.rename(outside)
+    else:
+        outside.write_text(path.read_text() if path.is_file() else "mine")
+        path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    before = {p: p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()}
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is a link"):
+        Trainer(ToyJob(toy_config(steps=2)), folder).train()
+    assert {p: p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()} == before
+
+
+def test_a_run_waits_for_no_reader_of_a_pipe(tmp_path):
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "log.jsonl")
+    with pytest.raises(ValueError, match=r"log\.jsonl is a pipe or a device"):
+        Trainer(ToyJob(toy_config()), tmp_path / "run").train()
 
 
 @pytest.mark.parametrize("what", ["file", "below a file", "read-only"])

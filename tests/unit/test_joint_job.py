@@ -131,6 +131,13 @@ def test_adapters_alone_learn_and_are_merged_at_export(start, tmp_path):
         assert torch.equal(saved[name], tensor.half().float()), name
 
 
+def test_what_belongs_to_a_stream_is_told_by_the_model_alone(monkeypatch):
+    streams = {"understanding": (".und.",), "generation": ("text_head",)}
+    monkeypatch.setattr(MoT, "facts", replace(MoT.facts, streams=streams))
+    assert learns("text_head.weight", "generation")
+    assert not learns("pixel_head.first.weight", "generation")
+
+
 def test_what_learns_in_a_stage():
     und, gen, lora = (
         "blocks.0.und.q.weight",
@@ -151,9 +158,13 @@ def test_settings_that_contradict_one_another_are_refused(tmp_path):
         ({"jsonl": (str(tmp_path / "edit.jsonl"),)}, "'edit' would name two sources"),
         ({"stages": lora}, "a stage trains 'lora', but lora_rank is 0"),
         ({"lora_rank": 4}, "lora_rank is 4, but no stage trains 'lora'"),
+        ({"start": "default", "tokenizer": "words.json"}, "tokenizer is for a run from scratch"),
     ):
         with pytest.raises(ValueError, match=message):
             config(tmp_path, **changes)
+    for name in ("text_weight", "flow_weight", "perceptual_weight"):
+        with pytest.raises(ValueError, match=f"{name} must be 0 or above, got -1"):
+            Stage(name="one", steps=1, mixture={}, **{name: -1.0})
 
 
 def test_a_mixture_for_all_stages_and_sources_that_are_not_there(tmp_path, tokenizer):

@@ -1,6 +1,7 @@
 """Lists of data sets, the kinds of samples that they hold, and what is wrong with them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ def test_a_list_is_shared_out_by_repeats_and_lengths(listed):
         ({"root": None}, "'my-t2i' has no root"),
         ({"annotation": "gone.jsonl"}, r"gone\.jsonl: no such file"),
         ({"task": "t2v"}, "task 't2v' is none of t2i, it2i"),
+        ({"task": ["t2i"]}, "is none of t2i, it2i"),
+        ({"root": "a" * 5000}, "is no folder"),
+        ({"annotation": "a" * 5000}, "cannot be opened .File name too long"),
         ({"repeat_time": 0}, "repeat_time is 0, which is no share"),
         ({"length": -1}, "length is -1, which is no share"),
         ({"repeat_time": "3"}, "repeat_time: Expected `float`, got `str`"),
@@ -110,6 +114,8 @@ def test_names_that_two_sources_would_have_are_refused(listed):
         (said("<video>a", "b", video="a.mp4"), "understand", "this model looks at none"),
         (said("<video>a", "b"), None, "1 <video> marks, but 0 clips"),
         (said("a", "<video>", video="a.mp4"), None, "no clips are drawn"),
+        (said("a", " "), None, "no gpt turn says or draws anything"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, None, "no gpt turn says or draws anything"),
         (said("a", "<image>", "red.png", video=3), None, "'video' must be a name or a list of names"),
     ],
 )
@@ -208,6 +214,22 @@ def test_a_finished_run_needs_its_list_no_more(listed):
         sources["my-t2i"]
     with pytest.raises(ValueError, match="no such file"):
         sources_of(run_of(listed))
+    # a mixture that names nothing of it does not do without
+    with pytest.raises(ValueError, match="no such file"):
+        sources_of(run_of(listed, mixture={"generate": 1.0}))
+
+
+def test_a_run_with_the_shares_of_its_stages_needs_none_of_its_lists_or_their_pictures(listed):
+    other = listed.with_name("other.json")
+    other.write_text(json.dumps({"more": json.loads(listed.read_text())["my-text"]}))
+    config = run_of(listed, meta=(str(listed), str(other)))
+    shares = {"my-t2i": 0.5, "more": 0.5}
+    config = replace(config, stages=tuple(replace(stage, mixture=shares) for stage in config.stages))
+    (listed.parent / "media").rename(listed.parent / "away")
+    sources = sources_of(config)
+    for name in shares:
+        with pytest.raises(ValueError, match="root 'media' is no folder"):
+            sources[name]
 
 
 def test_a_clip_is_read_as_its_frames_with_their_times(listed):

@@ -3,24 +3,28 @@ lead out of the folder."""
 
 import builtins
 import json
+import re
 import shutil
 import socket
 import sys
+import zipfile
+from pathlib import Path
 
 import diffusers
 import judges
 import pytest
 import torch
-from PIL import Image
 from published import pipeline
 from safetensors.torch import load_file, save_file
 
 import diptych
+from diptych import cli
 from diptych.encoders.gemma import GemmaEncoder
 from diptych.files.folder import ModelFolderError, check_shapes, locate
-from diptych.files.weights import open_weights
+from diptych.files.weights import finite, open_weights
 from diptych.inference.verifiers import load_verifier
 from diptych.spaces import load_space, save_space, tiny_space
+from diptych.systems.sana.convert import convert, read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -278,26 +282,120 @@ def test_weights_of_a_type_that_holds_no_plain_fractions_are_refused(part, dtype
         diptych.load(folder, "cpu")
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_weights_that_are_no_numbers_draw_nothing(part, models, tmp_path):
-    folder = shutil.copytree(models / "sana", tmp_path / "model")
-    path = folder / part / f"{PARTS[part]}.safetensors"
+def spoilt(path, value):
+    """One value of one tensor of a file is no number; returns the tensor's name."""
     weights = load_file(path)
+    name = max(weights, key=lambda name: weights[name].numel())
+    weights[name].view(-1)[7] = value
     path.unlink()
-    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}, path)
-    with pytest.raises(ValueError, match="no numbers"):
-        diptych.load(folder, "cpu").run("a cat", seed=1, steps=1)
+    save_file(weights, path)
+    return name
 
 
-def test_a_shipped_model_with_damaged_weights_answers_nothing(tmp_path):
-    folder = shutil.copytree(locate(None), tmp_path / "model")
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    save_file({n: torch.full_like(w, float("nan")) for n, w in weights.items()}, folder / "model.safetensors")
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_value_that_is_no_number_is_named_with_its_tensor(part, value, models, tmp_path):
+    folder = shutil.copytree(models / "sana", tmp_path / "model")
+    name = spoilt(folder / part / f"{PARTS[part]}.safetensors", value)
+    told = re.escape(name.removeprefix("model.")) + r" has 1 of [\d,]+ values that are no finite numbers"
+    with pytest.raises(ModelFolderError, match=told):
+        diptych.load(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("do", "a cat", "--model", "m", "--steps", "1", "-o", "out.png"),
+        ("grow", "m", "--depth", "8", "-o", "out"),
+        ("prune", "m", "--depth", "4", "--calibrate", "prompts.txt", "--prompts", "1", "-o", "out"),
+        ("train", "emoji-small", "--start", "m", "-o", "out"),
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_nothing_is_made_of_a_model_with_a_value_that_is_no_number(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(locate(None), tmp_path / "m")
+    name = spoilt(folder / "model.safetensors", float("nan"))
     (folder / "card.json").unlink()
-    Image.new("RGB", (96, 96)).save(tmp_path / "in.png")
-    with pytest.raises(ValueError, match="no numbers"):
-        diptych.load(folder, "cpu").run("how many cats are there?", [tmp_path / "in.png"])
+    Path("prompts.txt").write_text("a cat\n")
+    assert cli.main(list(argv)) == 2
+    assert f"{name} has 1 of" in capsys.readouterr().err
+    assert not [path for path in tmp_path.glob("out*/*") if path.suffix == ".safetensors"]
+    assert not Path("out.png").exists()
+
+
+PLAIN = {"weight": torch.zeros(2**20)}
+
+
+def packed(path):
+    """A checkpoint whose parts are packed, as any archiver does it."""
+    torch.save(PLAIN, path)
+    with zipfile.ZipFile(path) as parts:
+        found = {name: parts.read(name) for name in parts.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, data in found.items():
+            parts.writestr(name, data)
+
+
+def asking(path, old_form):
+    """A checkpoint whose pickle asks for a billion zeros."""
+    torch.save({"weight": torch.zeros(4)}, path, _use_new_zipfile_serialization=not old_form)
+    asks = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x40\x85R."
+    if old_form:
+        magic, _, _ = path.read_bytes().partition(b"}q")
+        path.write_bytes(magic + asks)
+        return
+    with zipfile.ZipFile(path) as parts:
+        found = {name: parts.read(name) for name in parts.namelist()}
+    with zipfile.ZipFile(path, "w") as parts:
+        for name, data in found.items():
+            parts.writestr(name, asks if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (packed, r"has [\d,]+ bytes and unpacks to 4,19\d,\d\d\d: refused"),
+        (lambda path: asking(path, False), "needs more than plain tensors"),
+        (lambda path: asking(path, True), "needs more than plain tensors"),
+    ],
+    ids=["packed", "zeros", "zeros in the old form"],
+)
+def test_a_small_checkpoint_takes_no_large_memory(make, said, tmp_path, monkeypatch):
+    make(tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ModelFolderError, match=said):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("new_form", [True, False])
+def test_a_checkpoint_as_torch_writes_it_is_read(new_form, tmp_path):
+    torch.save(PLAIN, tmp_path / "a.pth", _use_new_zipfile_serialization=new_form)
+    assert read_checkpoint(tmp_path / "a.pth").keys() == PLAIN.keys()
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "ending"),
+    [("sana", "out.safetensors", ".pt or .pth"), ("lora-kohya", "out.pth", ".safetensors")],
+)
+def test_a_file_is_written_under_the_ending_that_it_is_read_by(form, name, ending, models, tmp_path):
+    with pytest.raises(ValueError, match=f"is a file that ends in {ending}"):
+        convert(models / "sana", tmp_path / name, form)
+
+
+def test_a_model_without_a_name_is_none(capsys):
+    assert cli.main(["info", ""]) == 2
+    assert "the name of a model is empty" in capsys.readouterr().err
+    with pytest.raises(ModelFolderError, match="is empty"):
+        diptych.load("")
+
+
+def test_large_finite_values_are_numbers():
+    # their sum is none
+    large = torch.full((100,), torch.finfo(torch.float32).max)
+    assert finite("a", large, "here") is large
+    with pytest.raises(ModelFolderError, match="here: a has 1 of 100 values"):
+        finite("a", torch.cat([large[1:], torch.tensor([float("inf")])]), "here")
 
 
 @pytest.mark.parametrize(

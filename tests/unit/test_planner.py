@@ -1,6 +1,7 @@
 """Requests in plain words to plans, and what is refused."""
 
 import contextlib
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import pytest
 
 from diptych.flow import SamplerConfig
-from diptych.planning import Attached, Request, RulePlanner, settle, understood
-from diptych.planning.schema import Input, Look
+from diptych.planning import Attached, Request, RulePlanner, settle, settled, understood
+from diptych.planning.schema import Input, Intent, Look, Step
 from diptych.request import TASKS, Plan, Product, RequestError, Role, Task
 from diptych.settings import Settings
 
@@ -137,6 +138,74 @@ def test_every_task_is_planned_with_the_roles_that_it_takes(task: Task):
     if TASKS[task].makes is not Product.TEXT:
         with pytest.raises(RequestError, match=r"frames must be 1( to 9)?, got 10"):
             settle(replace(found, frames=10), limits)
+
+
+def test_further_pictures_of_an_edit_show_what_is_to_appear():
+    free, roles = replace(LIMITS, free=True, max_media=3), (Role.SOURCE, Role.REFERENCE, Role.REFERENCE)
+    for asked in ("put the hat on the cat", {}), ("what is this?", {"task": Task.EDIT}):
+        found = plan(asked[0], 3, free, **asked[1])
+        assert (found.task, found.inputs) == (Task.EDIT, roles)
+    masked = [Attached(kind="picture", look=look) for look in (Look.MASK, Look.PHOTO, Look.PHOTO)]
+    step = RulePlanner().plan(Request(text="remove the cat inside the mask", media=tuple(masked))).steps[0]
+    assert [one.role for one in step.inputs] == [Role.MASK, Role.SOURCE, Role.REFERENCE]
+
+
+def test_a_planner_that_names_two_sources_is_understood_likewise():
+    class Twice:
+        def plan(self, request: Request) -> Intent:
+            both = tuple(Input(Role.SOURCE, number) for number in range(2))
+            return Intent(steps=(Step(task=Task.EDIT, prompt=request.text, inputs=both),))
+
+    (found,) = understood(replace(LIMITS, max_media=2), "add the hat", 2, planner=Twice()).plans
+    assert found.inputs == (Role.SOURCE, Role.REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0 to 100, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be 0 to 100, got nan"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 0.9}, "top_p has no effect where temperature is 0"),
+        ({"max_tokens": 0}, "max_tokens must be 1 to 131072, got 0"),
+        ({"stop": ("",)}, "stop holds an empty text"),
+        ({"stop": ("\ud800",)}, "the stop text holds bytes that are no UTF-8 text"),
+        ({"temperature": 1.0, "seed": -1}, "seed must be 0 or more and below 2^63, got -1"),
+    ],
+)
+def test_how_an_answer_cannot_be_written_is_one_sentence(how, message):
+    with pytest.raises(RequestError, match=re.escape(message)):
+        understood(LIMITS, "what is this?", 1, **how)
+
+
+@pytest.mark.parametrize("how", [{"temperature": 1.0}, {"stop": ["cat"]}, {"max_tokens": 3}])
+def test_how_text_is_written_is_refused_where_none_is(how):
+    with pytest.raises(RequestError, match=f"{next(iter(how))} has no effect on 'text-to-image'"):
+        understood(LIMITS, "draw a cat", **how)
+
+
+def test_an_answer_that_is_drawn_at_random_has_a_seed_and_shows_it():
+    plain, drawn, again = (
+        plan("what is this?", 1, **how) for how in ({}, {"temperature": 1}, {"temperature": 1, "seed": 7})
+    )
+    assert (plain.seed, again.seed) == (0, 7)
+    assert drawn.seed
+    assert "seed" not in plain.shown()
+    assert drawn.shown()["seed"] == drawn.seed
+
+
+def test_a_settled_answer_that_gets_a_temperature_gets_a_seed_and_keeps_it():
+    course = understood(LIMITS, "what is this?", 1, planner=RulePlanner())
+    (drawn,) = (drawn_course := settled(LIMITS, course, temperature=1.0)).plans
+    assert drawn.seed
+    assert settled(LIMITS, drawn_course, temperature=2.0).plans[0].seed == drawn.seed
+    assert settled(LIMITS, course).plans[0].seed == 0
+
+
+def test_words_that_are_no_text_reach_no_planner():
+    for how in ({"request": "a \ud800"}, {"request": "a cat", "turns": ("a \ud800",)}):
+        with pytest.raises(RequestError, match="holds bytes that are no UTF-8 text"):
+            understood(LIMITS, planner=None, **how)
 
 
 def test_roles_that_a_task_does_not_take_are_refused():

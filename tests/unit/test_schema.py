@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from test_planner import LIMITS
 
-from diptych.planning import Attached, Course, Intent, Request, given, settle, settled, told, understood
+from diptych.planning import (
+    Attached,
+    Course,
+    Intent,
+    Request,
+    given,
+    settle,
+    settled,
+    told,
+    understanding,
+    understood,
+)
 from diptych.planning.looks import look_of
 from diptych.planning.normalise import plan_of
 from diptych.planning.schema import Control, Input, Look, Step
@@ -275,9 +286,10 @@ def test_what_is_overridden_is_neither_missing_nor_in_doubt():
     assert (found.inputs, found.seed) == ((Role.MASK, Role.SOURCE), 3)
 
 
-def test_a_language_that_is_not_known_is_said_and_taken_safely():
+def test_a_language_that_is_not_known_is_said_and_taken_safely(monkeypatch):
     said = Says(Step(task=Task.EDIT, prompt="x"), language="und", missing=("source",))
-    (found,) = understood(LIMITS, "нарисуй кота", planner=said).plans
+    monkeypatch.setattr(understanding, "_learned", lambda: said)
+    (found,) = understood(LIMITS, "нарисуй кота").plans
     assert (found.task, found.prompt) == (Task.TEXT_TO_IMAGE, "нарисуй кота")
     assert "language of the request is not known, so it is taken as 'text-to-image'" in found.adjustments[0]
 

@@ -293,6 +293,24 @@ def test_any_vision_language_model_is_asked_the_same(tmp_path):
     assert ours[0] == pytest.approx(math.log(yes / no), abs=1e-4)
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
+    asked = []
+
+    def refused(host, *_, **__):
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    said = r"hf:nobody/nothing could not be loaded \(the hub does not give it, and it is not on this machine"
+    with pytest.raises(RequestError, match=said):
+        load_verifier("clip:hf:nobody/nothing", None)
+    # here, and where it looks for what was fetched before
+    assert len(asked) <= 2
+    # what was fetched before is used
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(judges.clip(tmp_path)))
+    assert load_verifier("clip:hf:nobody/nothing", None).score("a cat", [RED])
+
+
 def test_verifiers_that_cannot_judge_are_refused(tmp_path, pipeline):
     for name in ("magic", "vlm", "vlm:", "self:x"):
         with pytest.raises(RequestError, match="there is no verifier"):

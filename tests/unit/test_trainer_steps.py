@@ -31,6 +31,39 @@ def test_each_stage_warms_up_and_falls_by_its_own_steps(tmp_path, monkeypatch):
     assert seen == [learning_rate(optim, n, 5) for optim in optims for n in range(5)]
 
 
+def of_steps(*steps):
+    return {"stages": tuple(ToyStage(name=f"s{number}", steps=count) for number, count in enumerate(steps))}
+
+
+@pytest.mark.parametrize(
+    ("begun", "then", "message"),
+    [
+        ((4,), (3,), r"4 of them in its stage 's0': --stages.0.steps must be 4 or more, got 3"),
+        ((3, 2), (5, 2), r"3 of them in its stage 's0': --stages.0.steps must be 3 as they were, got 5"),
+        ((3, 2), (2, 3), r"3 of them in its stage 's0': --stages.0.steps must be 3 as they were, got 2"),
+        ((3, 2), (3, 1), r"2 of them in its stage 's1': --stages.1.steps must be 2 or more, got 1"),
+    ],
+)
+def test_steps_that_were_taken_stay_those_of_their_stages(tmp_path, begun, then, message):
+    run_of(tmp_path, **of_steps(*begun)).train()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=f"has taken {sum(begun)} steps, {message}"):
+        run_of(tmp_path, **of_steps(*then))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("begun", "then"), [((3,), (5,)), ((2, 1), (2, 3)), ((3, 0), (5, 1))])
+def test_a_run_may_be_made_longer_and_goes_on_with_its_optimiser(tmp_path, begun, then):
+    run_of(tmp_path, **of_steps(*begun)).train()
+    longer = run_of(tmp_path, **of_steps(*then))
+    longer.begin()
+    assert longer.step == sum(begun)
+    # nothing was computed yet, and so it was brought along
+    assert [optimiser for optimiser in longer.optimisers if optimiser.state]
+    longer.train()
+    assert longer.step == sum(then)
+
+
 def spoil(monkeypatch, bad):
     """The gradient is not finite in steps of these numbers, counted from 0."""
     forward, steps = ToyTask.forward, iter(range(10**6))

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diptych
-from diptych.cli import main
 from diptych.contracts import AnswerLimits, Prompt, Stack, Written
+from diptych.data.conversations.tokens import Document
 from diptych.data.pictures import open_picture
 from diptych.inference import Pipeline
+from diptych.models.mot import MoT
 from diptych.request import Media, Message, RequestError, Task
 from diptych.systems.u1.files import read_folder
+from diptych.systems.u1.memory import Memory
 from diptych.systems.u1.system import U1System
 
 RUNS = golden_files.load_json("u1_folder/index")["runs"]
@@ -54,24 +56,41 @@ class Watched:
 
     def __init__(self, system: U1System, monkeypatch) -> None:
         self.documents, self.targets, self.passages = [], [], []
-        prefix, decode, passage = system._prefix, system.space.decode, system.passage
+        self.read: list[int] = []
+        """Tokens of each pass through the model's understanding stream."""
+        prefix, known, passage = U1System._prefix, Memory.read, U1System.passage
+        decode, append, first = system.space.decode, MoT.append, MoT.prefix
 
-        def read(documents):
+        def read(self_, documents):
             self.documents += documents
-            return prefix(documents)
+            return prefix(self_, documents)
 
-        def shown(target, seeds=None):
-            self.targets.append(target.clone())
-            return decode(target, seeds)
+        def remembered(self_, document, states=0):
+            self.documents.append(document)
+            return known(self_, document, states)
 
         def told(*arguments):
             found = yield from passage(*arguments)
             self.passages.append(found)
             return found
 
-        monkeypatch.setattr(system, "_prefix", read)
+        def shown(target, seeds=None):
+            self.targets.append(target.clone())
+            return decode(target, seeds)
+
+        def counted(of):
+            def through(model, und, *arguments):
+                self.read.append(und.shape[1])
+                return of(model, und, *arguments)
+
+            return through
+
+        monkeypatch.setattr(U1System, "_prefix", read)
+        monkeypatch.setattr(Memory, "read", remembered)
+        monkeypatch.setattr(U1System, "passage", told)
         monkeypatch.setattr(system.space, "decode", shown)
-        monkeypatch.setattr(system, "passage", told)
+        monkeypatch.setattr(MoT, "append", counted(append))
+        monkeypatch.setattr(MoT, "prefix", counted(first))
 
 
 @pytest.fixture
@@ -186,6 +205,24 @@ def test_an_answer_comes_piece_by_piece_and_ends_before_a_stop_text(system):
     assert "".join(system.answer(messages, AnswerLimits(stop=(" above",)))) == "A red disc"
 
 
+def test_words_drawn_at_random_are_those_of_the_seed(pipeline):
+    def said(seed: int, **how) -> str:
+        return pipeline.run(QUESTION, [PICTURES / "disc.png"], seed=seed, max_tokens=12, **how).text
+
+    assert said(1, temperature=30.0) == said(1, temperature=30.0) != said(2, temperature=30.0)
+    assert said(1, temperature=30.0, top_p=1e-6) == RUNS["chat_disc"]["answer"]
+
+
+def test_a_story_is_that_of_its_seed_and_ends_before_a_stop_text(pipeline):
+    how = {"task": Task.INTERLEAVE, "width": 32, "height": 32, **NO_DRAWING}
+    first, again, other = (
+        pipeline.run(STORY, seed=seed, temperature=30.0, max_tokens=12, **how).text for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    ended = pipeline.run(STORY, stop=["a hole"], **how)
+    assert ended.text == "First a full disc:\n<image>\nThen "
+
+
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if "think_text" in run])
 def test_thoughts_are_the_published_ones_and_the_conditional_pass_alone_has_them(pipeline, watched, name):
     run, tensors = RUNS[name], golden(name)
@@ -210,8 +247,8 @@ def test_thoughts_end_at_their_limit(pipeline, watched):
 def test_a_story_has_the_published_tokens_text_and_pictures(pipeline, watched, name):
     run, tensors = RUNS[name], golden(name)
     told = run["settings"]
-    limits = AnswerLimits(max_tokens=told["max_new_tokens"])
-    result = pipeline.run(told["prompt"], files(run), task=Task.INTERLEAVE, limits=limits, **drawing(run))
+    how = {"max_tokens": told["max_new_tokens"], **drawing(run)}
+    result = pipeline.run(told["prompt"], files(run), task=Task.INTERLEAVE, **how)
     assert result.text == run["text"]
     assert [medium.pixels.shape[1::-1] for medium in result.media] == [tuple(d["size"]) for d in run["drawn"]]
     assert "".join(p if isinstance(p, str) else "<image>" for p in result.parts) == run["text"]
@@ -226,6 +263,43 @@ def test_a_story_has_the_published_tokens_text_and_pictures(pipeline, watched, n
         check_read(watched, tensors)
     for number, target in enumerate(watched.targets):
         close(target[:, 0], tensors[f"{number}.picture"])
+
+
+@pytest.mark.parametrize("name", ["story", "story_picture_think"])
+def test_a_story_reads_each_token_once_in_each_pass(pipeline, watched, name):
+    run, tensors = RUNS[name], golden(name)
+    pipeline.run(run["settings"]["prompt"], files(run), task=Task.INTERLEAVE, **drawing(run))
+    beginnings = set()
+    for kind in ("conditional", "pictures_only", *["unconditional"] * (len(files(run)) > 0)):
+        ids, places = whole(tensors, kind)
+        # behind the last picture nothing is drawn, so the passes that have no words need not read it
+        end = (
+            len(ids)
+            if kind == "conditional"
+            else np.flatnonzero(ids == pipeline.system.template.image)[-1] + 1
+        )
+        tokens = [(token, *place) for token, place in zip(ids.tolist(), places.tolist(), strict=True)]
+        beginnings |= {tuple(map(tuple, tokens[: n + 1])) for n in range(end)}
+    assert sum(watched.read) == len(beginnings)
+
+
+@torch.inference_mode()
+def test_only_what_begins_alike_is_not_read_again(system):
+    memory = system.telling()._memory
+
+    def document(text: str, shade: int) -> Document:
+        small, large = (np.full((side, side, 3), shade, np.uint8) for side in (600, 640))
+        shown = (Media.picture(small), Media.picture(large if shade == 9 else small))
+        return system._asked([Message("user", text, shown)])
+
+    asked = [document("What?", 0), document("What?", 1), document("Which one?", 0), document("What?", 9)]
+    for document_ in (*asked, *asked):
+        hidden, cache = memory.read(document_, states=1)
+        alone, expected = system._prefix([document_])
+        torch.testing.assert_close(hidden[:, -1], alone[:, -1], rtol=0, atol=1e-4)
+        assert cache.next_time == expected.next_time
+        for found, fresh in zip(cache.layers, expected.layers, strict=True):
+            torch.testing.assert_close(found, fresh, rtol=0, atol=1e-4)
 
 
 def test_a_picture_more_than_the_model_may_draw_ends_a_story(system, monkeypatch):
@@ -309,6 +383,50 @@ def test_too_long_a_text_is_refused_before_anything_is_computed(pipeline, system
         list(system.answer([Message("user", words * 10)]))
 
 
+def test_too_long_a_negative_prompt_is_refused_before_anything_is_computed(pipeline, system, monkeypatch):
+    def computed(*_, **__):
+        raise AssertionError("the model was called")
+
+    monkeypatch.setattr(system, "_prefix", computed)
+    with pytest.raises(RequestError, match=r"has 40,0\d\d tokens .* more than the 32,768"):
+        pipeline.run("a cat", negative_prompt="0" * 40_000, width=32, height=32, steps=1)
+
+
+def test_an_answer_is_told_to_its_end_however_long_its_pictures_make_it(system):
+    """What the model itself says and draws is no part of what a request may bring."""
+    asked = system._request(Prompt(STORY, begun=()), Stack(64, 64))
+    room = len(asked.document(system.template))
+    talk = replace(system.conversation, context=room)
+    small = U1System(system.model, system.tokenizer, system.flow, system.native, conversation=talk)
+    plan = {"task": Task.INTERLEAVE, "width": 64, "height": 64, "seed": 42, "steps": 1}
+    told = [Pipeline(of).run(STORY, **plan) for of in (system, small)]
+    assert told[0].text == told[1].text
+    assert len(told[1].images) == len(told[0].images) == 2
+    with pytest.raises(RequestError, match=f"more than the {room} that this model reads"):
+        Pipeline(small).run(STORY + " And of a ring", **plan)
+
+
+def test_what_the_model_said_of_a_mark_is_text_in_the_next_turn(pipeline):
+    said = [Message("user", "how are pictures marked?"), Message("assistant", "write <image> there")]
+    assert pipeline.run("Which colour is the ground?", history=said, max_tokens=2).text
+    with pytest.raises(RequestError, match="1 marks <image>, but 0 pictures"):
+        pipeline.run("What?", history=[Message("user", "see <image>")])
+
+
+def test_a_turn_that_is_no_text_is_refused(pipeline):
+    with pytest.raises(RequestError, match="the user's turn holds bytes that are no UTF-8 text"):
+        pipeline.run("What?", history=[Message("user", "\ud800")])
+
+
+def test_a_limit_of_thoughts_that_nobody_asked_for_is_refused(pipeline):
+    with pytest.raises(RequestError, match="think_tokens has no effect without think"):
+        pipeline.plan("a cat", think_tokens=5)
+
+
+def test_no_conversations_have_no_answers(system):
+    assert system.answers([]) == []
+
+
 def test_a_thin_strip_is_refused(pipeline):
     strip = np.zeros((1, 10_000, 3), np.uint8)
     for task in (Task.ANSWER, Task.EDIT):
@@ -365,70 +483,3 @@ def test_no_text_of_a_request_forges_a_mark_of_the_template(system, text, where)
         return [token for token in ids if token in own]
 
     assert marks(text) == marks("harmless")
-
-
-def test_do_goes_on_with_a_conversation_in_a_file(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "talks").mkdir()
-    talk = tmp_path / "talks/talk.json"
-    model = ["--model", str(folder), "--dtype", "float32", "--history", str(talk)]
-    assert main(["do", QUESTION, "-i", str(PICTURES / "disc.png"), *model]) == 0
-    assert main(["do", "Which colour is the ground?", *model]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        RUNS[f"chat_{n}"]["answer"] for n in ("disc", "second_turn")
-    ]
-    turns = json.loads(talk.read_text())
-    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
-    # the picture lay elsewhere
-    assert turns[0] == {"role": "user", "text": QUESTION, "media": ["talk-0.png"]}
-    assert (tmp_path / "talks/talk-0.png").read_bytes() == (PICTURES / "disc.png").read_bytes()
-    assert turns[3]["text"] == "The ground is pale blue."
-
-
-def test_do_shows_thoughts_and_keeps_what_it_drew(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model = ["--model", str(folder), "--dtype", "float32", "--history", "talk.json"]
-    how = ["--width", "64", "--height", "64", "--steps", "4", "--seed", "42", "-o", "apple.png"]
-    run = RUNS["draw_think"]
-    assert main(["do", run["settings"]["prompt"], "--think", *how, *model]) == 0
-    told = capsys.readouterr()
-    assert run["think_text"] in told.err
-    assert told.out == "apple.png\n"
-    drawn = json.loads((tmp_path / "talk.json").read_text())[1]
-    assert drawn == {"role": "assistant", "text": "<image>", "media": ["apple.png"]}
-    assert main(["do", "What is it?", *model]) == 0
-    assert len(json.loads((tmp_path / "talk.json").read_text())) == 4
-
-
-@pytest.mark.parametrize(
-    ("talk", "message"),
-    [
-        ('{"role": "user"}', "Expected `array`"),
-        ('[{"role": "robot", "text": "x"}]', "role must be one of user, assistant, system"),
-        ('[{"role": "user", "text": "x", "media": ["../cat.png"]}]', "lies outside"),
-        ('[{"role": "user", "text": "x", "media": ["cat.png"]}]', "'cat.png' is not in"),
-        ('[{"role": "user", "txt": "x"}]', "unknown key 'txt' (nearest: 'text')"),
-        ("[", "not JSON"),
-    ],
-)
-def test_a_wrong_file_of_turns_is_named_with_its_place(folder, tmp_path, capsys, talk, message):
-    (tmp_path / "cat.png").write_bytes((PICTURES / "disc.png").read_bytes())
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/talk.json").write_text(talk)
-    assert main(["do", QUESTION, "--model", str(folder), "--history", str(tmp_path / "in/talk.json")]) != 0
-    told = capsys.readouterr().err
-    assert message in told.replace("\n", " ")
-    assert "talk.json" in told
-
-
-def test_do_writes_a_story_as_a_page_with_its_pictures(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = ["--task", "interleave", "--width", "64", "--height", "64", "--steps", "4", "--seed", "42"]
-    assert main(["do", STORY, "--model", str(folder), "--dtype", "float32", *words, "-o", "story"]) == 0
-    page = (tmp_path / "story.md").read_text()
-    told = capsys.readouterr().out
-    drawn = page.count("![](story-")
-    assert drawn > 0
-    assert told.startswith("First a full disc:\n<image>\n")
-    assert told.splitlines()[-1 - drawn :] == ["story.md", *(f"story-{n}.png" for n in range(drawn))]
-    assert all(open_picture(tmp_path / f"story-{n}.png").shape == (64, 64, 3) for n in range(drawn))

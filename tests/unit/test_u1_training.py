@@ -9,7 +9,8 @@ import golden_files
 import numpy as np
 import pytest
 import torch
-from own_data import write_list
+from own_data import said, write_lines, write_list
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diptych import cli, surgery
@@ -22,16 +23,19 @@ from diptych.data.conversations.tokens import NO_LABEL
 from diptych.data.mixture import Mixture
 from diptych.models.mot import MoT
 from diptych.models.vgg import open_perceptual
+from diptych.request import Plan
 from diptych.systems import registry
+from diptych.systems.u1 import shown
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import read_contents, stored_weights
 from diptych.systems.u1.job import export, make_job
 from diptych.systems.u1.lora import Merged, read_adapters
 from diptych.systems.u1.packed import JointTask, Weighing
-from diptych.systems.u1.probe import probe
+from diptych.systems.u1.probe import micro_batch, probe
 from diptych.systems.u1.published import is_published
 from diptych.systems.u1.recipes import RECIPES
 from diptych.systems.u1.sources import sources_of, vocabulary
+from diptych.training.memory import estimate
 from diptych.training.parallel import fill
 from diptych.training.run import train
 from diptych.training.trainer import Trainer
@@ -349,6 +353,16 @@ def test_memory_is_told_of_the_runs_own_micro_batches(published, listed):
     assert probe(more).block_input > 2 * probe(one).block_input
 
 
+def test_the_perceptual_networks_share_of_memory_is_told(published, listed, tmp_path):
+    plain = small(published, listed)
+    looked = replace(plain, perceptual=str(vgg(tmp_path / "vgg.safetensors")))
+    held = [estimate(config, probe(config)).activations for config in (plain, looked)]
+    # at least the features of the first layer, of each picture to draw and of what is predicted
+    pixels = sum(run.shape[0] * run.shape[2] * run.shape[3] for run in micro_batch(plain).noisy)
+    width = load_file(tmp_path / "vgg.safetensors")["features.0.weight"].shape[0]
+    assert held[1] - held[0] > 2 * 2 * pixels * width
+
+
 def test_the_public_commands_train_export_and_convert_a_published_folder(published, listed, tmp_path, capsys):
     run, ours, theirs = tmp_path / "run", tmp_path / "ours", tmp_path / "theirs"
     sizes = ("--conversation.read.least", "1024", "--conversation.source.least", "1024")
@@ -373,3 +387,34 @@ def test_the_public_commands_train_export_and_convert_a_published_folder(publish
     contents = read_contents(published)[0]
     assert (kept.model, kept.flow) == (contents.model, contents.flow)
     capsys.readouterr()
+
+
+def test_samples_of_any_shape_and_words_are_shown_or_passed_over(published, tmp_path, monkeypatch):
+    Image.new("RGB", (48, 40), "red").save(tmp_path / "red.png")
+    Image.new("RGB", (4000, 40), "red").save(tmp_path / "strip.png")
+    rows = [
+        said("<image><image> as one", "<image>", *["red.png"] * 3),
+        said("an icon of 300x200 px and one of 64x64 px", "<image>", "red.png"),
+        said("", "<image>", "red.png"),
+        said("a strip", "<image>", "strip.png"),
+        said("<image>" * 11 + "which?", "the first", *["red.png"] * 11),
+    ]
+    path = write_lines(tmp_path / "mine.jsonl", *rows)
+    config = small(published, path, meta=(), jsonl=(str(path),), draw_pixels=(1024, 512**2))
+    config = replace(config, data=replace(config.data, validation=0.0))
+    job = made(config, tmp_path / "run")
+    drawn: list[Plan] = []
+    real = shown.draw
+
+    def spied(system: Any, plans: list[Plan], *rest: Any, **more: Any) -> Any:
+        drawn.extend(plans)
+        return real(system, plans, *rest, **more)
+
+    monkeypatch.setattr(shown, "draw", spied)
+    job.sample(tmp_path / "sheet.png")
+    told = {plan.prompt: plan.inputs for plan in drawn}
+    assert told == {
+        "<image><image> as one": ("source", "reference"),
+        "an icon of 300x200 px and one of 64x64 px": (),
+    }
+    assert (tmp_path / "sheet.png").is_file()

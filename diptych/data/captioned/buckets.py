@@ -29,7 +29,9 @@ class Bucket:
 def buckets(resolution: int, multiple: int) -> list[Bucket]:
     """Sizes of about resolution^2 px, sides multiples of `multiple`, from 1:4 to 4:1 (SANA has 40 of them at
     1024)."""
-    if multiple < 1 or resolution < multiple or resolution % multiple:
+    if multiple < 1:
+        raise ValueError(f"multiple must be at least 1 px, got {multiple}")
+    if resolution < multiple or resolution % multiple:
         raise ValueError(f"the resolution must be a multiple of {multiple} px, got {resolution}")
     if resolution**2 > MAX_PIXELS:
         raise ValueError(

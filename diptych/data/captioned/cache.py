@@ -51,6 +51,13 @@ def begin_cache(folder: Path, space: str, text: str | None) -> None:
                     "choose another folder"
                 )
         made_by = {name: told[name] if made == LEARNED else made for name, made in made_by.items()}
+    elif folder.is_dir():
+        # .encoders.json.PID.part was being written by a process that was killed, or shares the work
+        other = [p.name for p in folder.iterdir() if not p.name.startswith(f".{BEGUN}.")]
+        if other:
+            raise ValueError(
+                f"{folder} holds something else than a cache ({min(other)}): choose an empty or a new folder"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, to_json(made_by))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def build(folder: Path, out: Path | None = None, progress: Callable[[int, int], 
         raise ValueError(f"{folder} is no folder")
     out = out or folder / INDEX
     _check_output(folder, out)
-    aside = out.with_name(out.name + ".parts")
+    aside = _parts(out)
     work = units(folder)
     if not work:
         raise ValueError(f"{folder} holds no pictures, no JSONL and no tar shards")
@@ -123,9 +124,16 @@ def _check_output(folder: Path, out: Path) -> None:
         raise ValueError(f"{out}: an index lies in the folder that it is about: {folder / out.name}")
     if out.is_dir():
         raise ValueError(f"{out} is a folder; an index is a file, such as {folder / INDEX}")
+    if (parts := _parts(out)).is_symlink():
+        raise ValueError(f"{parts} is a link, which may lead out of the folder: remove it")
     # a damaged file of our own name is replaced
-    if out.exists() and out.name != INDEX and not _is_index(out):
+    if os.path.lexists(out) and out.name != INDEX and not _is_index(out):
         raise ValueError(f"{out} is there already and is no index: give another name")
+
+
+def _parts(out: Path) -> Path:
+    """Where the parts of an index lie until it is whole."""
+    return out.with_name(out.name + ".parts")
 
 
 def _is_index(path: Path) -> bool:
@@ -215,10 +223,27 @@ def _write(rows: Sequence[Row], path: Path) -> None:
 
 
 def _rows(table: pa.Table) -> list[Row]:
-    return [
-        Row(**{**row, "captions": tuple(row["captions"]), "scores": tuple(row["scores"])})
-        for row in table.to_pylist()
-    ]
+    columns = [_values(table.column(name)) for name in table.column_names]
+    return [Row(**dict(zip(table.column_names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Values of a column, lists as tuples. Texts that are written once are held once, however many rows have
+    them."""
+    found: list[Any] = []
+    for chunk in column.chunks:
+        listed = pa.types.is_list(chunk.type)
+        values = chunk.flatten() if listed else chunk
+        if pa.types.is_dictionary(values.type):
+            texts = values.dictionary.to_pylist()
+            plain = [None if place is None else texts[place] for place in values.indices.to_pylist()]
+        else:
+            plain = values.to_pylist()
+        if listed:
+            each = iter(plain)
+            plain = [tuple(islice(each, count)) for count in pc.list_value_length(chunk).to_pylist()]
+        found += plain
+    return found
 
 
 def _fault(row: Row) -> str:
@@ -256,17 +281,20 @@ def _read(path: Path) -> pa.Table:
         # what its pages unpack to, with the numbers and objects that each value is held by
         declared = sum(column.total_uncompressed_size + 16 * column.num_values for column in columns)
         if declared > most:
-            raise ValueError(f"{size:,} bytes unpack to {declared:,}")
+            raise ValueError(f"{size:,} bytes unpack to {declared:,}, and at most {most:,} are read")
         table = file.read()
     texts = [table.column(name) for name in table.column_names]
     told = sum(_letters(column) for column in texts)
-    if told > most:
-        raise ValueError(f"{size:,} bytes hold {told:,} bytes of text")
+    if told > TEXT:
+        raise ValueError(f"it repeats {told:,} bytes of text, and at most {TEXT:,} are read")
     return table
 
 
 UNPACKED, RATIO = 2**28, 32
-"""Bytes that an index may take in memory however small it is on disk, and how many for each byte there."""
+"""Bytes that an index may take in memory however small it is on disk, and how many for each byte there: what
+is written here packs repeated texts by 22 at most."""
+TEXT = 2**33
+"""Bytes of its texts, each as often as it stands there: they are held once, and read in every run."""
 _TEXTS = [
     f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
     for field in SCHEMA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,13 @@ def _data_set(path: Path, name: str, entry: Any) -> DataSet:
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise ValueError(f"{where} has no {key}")
     root = path.parent / entry["root"]
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ValueError(f"{where}: root {shortened(entry['root'])} is no folder")
     places = [base / entry["annotation"] for base in (path.parent, root)]
-    annotation = next((place for place in places if place.is_file()), places[0])
+    annotation = next((place for place in places if os.path.isfile(place)), places[0])
     regular(annotation)
     task = entry.get("task") or "none"
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise ValueError(f"{where}: task {shortened(str(task))} is none of {', '.join(TASKS)}")
     share = _number(entry, "repeat_time", where) * _number(entry, "length", where)
     ignored = tuple(key for key in entry if key not in _READ)

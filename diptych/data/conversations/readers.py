@@ -146,6 +146,8 @@ class JsonlSource:
         together = sum(value.count(MARK) for role, value in told if role != "assistant")
         waiting = iter(names), iter(clips)
         turns = [Turn(role, self._parts(value, role, waiting, task, together, where)) for role, value in told]
+        if not any(turn.role == "assistant" and turn.parts for turn in turns):
+            raise BadSample(f"{where}: no gpt turn says or draws anything, so nothing can be learnt from it")
         return Sample(tuple(turns), task, where)
 
     def _task(self, told: Sequence[tuple[str, str]], clips: bool, where: str) -> str:

@@ -3,12 +3,17 @@ Table 1)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from diptych.models import MAX_DEPTH
 
 CHANNELS = 32
 """Width that `by_size` gives a model for each of its layers."""
+MAX_COUNT = 2**20
+"""Of heads, tokens, channels ...: beyond any model, and so little that the bytes of its matrices have a
+number."""
+MAX_PATCH = 1024
 
 
 _COUNTS = (
@@ -23,7 +28,7 @@ _COUNTS = (
     "vision_width",
     "head_width",
 )
-"""Fields of `MoTConfig` that must be above 0."""
+"""Fields of `MoTConfig` that are 1 to `MAX_COUNT`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,8 @@ class Experts:
     """Divide the k weights by their sum."""
 
     def __post_init__(self) -> None:
+        if not 1 <= self.width <= MAX_COUNT:
+            raise ValueError(f"width of experts must be 1 to {MAX_COUNT:,}, got {self.width}")
         if not 1 <= self.per_token <= self.count:
             raise ValueError(f"per_token must be 1 to count ({self.count}), got {self.per_token}")
 
@@ -76,8 +83,15 @@ class MoTConfig:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MAX_COUNT:
+                raise ValueError(f"{name} must be 1 to {MAX_COUNT:,}, got {getattr(self, name)}")
+        if self.patch > MAX_PATCH:
+            raise ValueError(f"patch must be at most {MAX_PATCH} px, got {self.patch}")
+        for name in ("rope_theta", "rope_theta_hw", "rope_theta_vision"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
+        if not 0 <= self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps must be 0 or more, got {self.norm_eps}")
         if self.depth > MAX_DEPTH:
             raise ValueError(f"depth must be at most {MAX_DEPTH:,}, got {self.depth}")
         if self.head not in ("linear", "conv"):

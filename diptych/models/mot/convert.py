@@ -256,7 +256,8 @@ def config_from_published(
         )
     head_width = shapes[first][0] if shapes else {"linear": 4096, "conv": 1024}[head]
     # as the public code decides; with one expert a layer is an ordinary one
-    moe = (llm.get("num_experts") or 0) > 1 or "moe" in str(llm.get("model_type"))
+    count = 0 if llm.get("num_experts") is None else _read(llm, "num_experts", int, "config.json.llm_config")
+    moe = count > 1 or "moe" in str(llm.get("model_type"))
 
     def experts(prefix: str) -> Experts | None:
         if not moe:

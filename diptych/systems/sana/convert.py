@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.encoders.gemma import GemmaEncoder
-from diptych.files.folder import ModelFolderError
+from diptych.files.folder import PICKLES, ModelFolderError
+from diptych.files.weights import finite
 from diptych.files.whole import whole, whole_folder
 from diptych.flow import SamplerConfig
 from diptych.models.linear_dit import convert as published
@@ -49,6 +52,10 @@ def convert(
     """
     if out.exists():
         raise ValueError(f"{out} exists already: choose another name or remove it first")
+    endings = (".safetensors",) if form.startswith(LORA) else PICKLES
+    # whoever reads it goes by the ending
+    if (form.startswith(LORA) or form == NAME) and out.suffix not in endings:
+        raise ValueError(f"{out}: the form {form!r} is a file that ends in {' or '.join(endings[:2])}")
     if form.startswith(LORA):
         for name, value in (("base", base), ("cross-heads", cross_heads), ("lora", lora)):
             if value is not None:
@@ -97,6 +104,7 @@ def from_checkpoint(path: Path, base: Path | None, cross_heads: int | None = Non
             raise ModelFolderError(
                 f"{path}: {name} is of type {tensor.dtype}: quantised weights are not read"
             )
+        finite(name, tensor, path)
     parts = open_parts(base)
     try:
         config = published.config_from_native(weights, cross_heads, **_told_positions(weights, parts))
@@ -150,6 +158,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             raise ModelFolderError(
                 f"{path} cannot be read ({error}): cut off, damaged or no safetensors file"
             ) from error
+    _check_pickle(path)
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -175,6 +184,34 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return found
 
 
+PACKED = 4
+"""Bytes that a `.pth` may unpack to for each of its own; torch packs nothing, and weights pack badly."""
+
+
+def _check_pickle(path: Path) -> None:
+    """Raises ModelFolderError for a `.pth` that would take much more memory than it has bytes: told from what
+    it says of its parts, before any is unpacked."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+            if unpacked > max(PACKED * size, 2**20):
+                raise ModelFolderError(
+                    f"{path} has {size:,} bytes and unpacks to {unpacked:,}: refused, as no checkpoint of "
+                    "weights does"
+                )
+            told = b"".join(
+                parts.read(name) for name in parts.namelist() if name.rpartition("/")[2] == "data.pkl"
+            )
+    # those of before torch 1.6 are no archives: the pickle itself, and the values behind it
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, zlib.error):
+        with path.open("rb") as file:
+            told = file.read(2**24)
+    # torch lets a pickle ask for zeros of any number by this name, and no state dict does
+    if b"bytearray" in told:
+        raise ModelFolderError(f"{path} needs more than plain tensors to be read: refused")
+
+
 def _plain(tensor: Tensor) -> bool:
     """Whether it is dense and the file holds all of its values: a view can claim any size."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
@@ -184,7 +221,11 @@ def _plain(tensor: Tensor) -> bool:
 
 def _write_native(system: SanaSystem, out: Path) -> None:
     weights = published.to_native(dict(system.model.state_dict()), system.null_caption, system.model.config)
-    torch.save({"state_dict": weights}, out)
+    try:
+        torch.save({"state_dict": weights}, out)
+    # its writer has no other class for a full disk, and no word of it
+    except RuntimeError as error:
+        raise ValueError(f"{out.parent} cannot be written: is the disk full? ({error})") from error
 
 
 def _write_diffusers(system: SanaSystem, out: Path) -> None:

@@ -34,7 +34,7 @@ class Stage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("text_weight", "flow_weight"):
+        for name in ("text_weight", "flow_weight", "perceptual_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or above, got {getattr(self, name)}")
 
@@ -92,6 +92,11 @@ class TrainConfig(RunConfig):
         if all(mixtures) and self.stages and (idle := [name for name in names if name not in drawn_from]):
             raise ValueError(
                 f"no mixture draws from {idle[0]!r}; give its share: --mixture {idle[0]} 0.5 generate 0.5"
+            )
+        if self.start and self.tokenizer:
+            raise ValueError(
+                f"tokenizer is for a run from scratch, and this one starts from {self.start}, which has its "
+                "own: leave one of them out"
             )
         if self.lora_part not in PARTS:
             raise ValueError(f"lora_part must be one of {', '.join(PARTS)}, got {self.lora_part!r}")

@@ -25,6 +25,16 @@ GUIDES = {
 }
 """What a model that is not free may have been taught of pictures to draw by, and the task that is then
 its."""
+_LEAST = {
+    "max_tokens": 1,
+    "story_tokens": 1,
+    "context": 1,
+    "think_tokens": 0,
+    "max_media": 0,
+    "all_sources": 0,
+    "story_pictures": 0,
+    "clip_frames": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +76,7 @@ class Conversation:
             raise ValueError(f"system has texts for {ANSWER}, {DRAW} and {STORY}, not for {unknown[0]!r}")
         if unknown := sorted(set(self.guides) - set(GUIDES)):
             raise ValueError(f"guides may be {', '.join(GUIDES)}, not {unknown[0]!r}")
-        for name, least in (("max_tokens", 1), ("think_tokens", 0), ("context", 1), ("max_media", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 

@@ -68,7 +68,7 @@ class Told:
             # one by one: to give the text of drawing leaves that of stories
             values["system"] = {**conversation.system, **values["system"]}
         talk = convert(Conversation, values, f"{where}.conversation")
-        return self.native or native, sampler, talk
+        return native if self.native is None else self.native, sampler, talk
 
 
 def _plain(value: Any) -> dict[str, Any]:

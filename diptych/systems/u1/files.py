@@ -38,11 +38,12 @@ def read_contents(folder: Path) -> tuple[Contents, TextTokenizer]:
             tokenizer = TextTokenizer.load(folder / "tokenizer.json", marks)
         except ValueError as error:
             raise ModelFolderError(str(error)) from error
-    # fewer is fine: published vocabularies are padded
-    if tokenizer.vocab_size > contents.model.vocab_size:
+    # fewer is fine: published vocabularies are padded, and may leave numbers out
+    word, number = max(tokenizer.inner.get_vocab().items(), key=lambda item: item[1])
+    if number >= contents.model.vocab_size:
         raise ModelFolderError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model "
-            f"{contents.model.vocab_size}"
+            f"{folder}: the tokenizer's {word!r} has number {number}, but the model has "
+            f"{contents.model.vocab_size} tokens"
         )
     return contents, tokenizer
 

@@ -67,8 +67,6 @@ SAMPLE_PROMPTS = (
 )
 STREAMS = {"all": "", "understanding": ".und.", "generation": ".gen."}
 """What has adapters -> what the names of its matrices hold."""
-# beside '.gen.' of the blocks: all that only noisy pictures go through
-_GENERATION = ("gen_norm", "noisy_interface", "time_embedder", "noise_scale_embedder", "pixel_head")
 
 
 class JointJob:
@@ -224,8 +222,8 @@ def learns(name: str, part: str) -> bool:
     # adapters first: 'all' does not mean them
     if "lora_" in name or part == "lora":
         return "lora_" in name and part == "lora"
-    # embedding and text head count as understanding
-    generation = ".gen." in name or name.startswith(_GENERATION)
+    # what no stream has for itself, embedding and text head, counts as understanding
+    generation = any(piece in name for piece in MoT.facts.streams["generation"])
     return part == "all" or generation == (part == "generation")
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.files.folder import ModelFolderError
-from diptych.files.weights import Planned
+from diptych.files.weights import Planned, finite
 from diptych.files.whole import whole
 from diptych.models.mot import MoTConfig
 from diptych.models.mot.convert import our_name, published_name
@@ -50,6 +50,7 @@ def read_adapters(path: Path, config: MoTConfig) -> dict[str, Adapter]:
         ) from error
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
+        finite(key, tensor, path)
         module, part = _split(key, path)
         try:
             ours = (
@@ -59,7 +60,11 @@ def read_adapters(path: Path, config: MoTConfig) -> dict[str, Adapter]:
             )
         except ValueError as error:
             raise ModelFolderError(f"{path}: {key} is of another model ({error})") from error
-        found.setdefault(ours, {})[part] = tensor
+        if part in found.setdefault(ours, {}):
+            raise ModelFolderError(f"{path}: {key} is there under two names: which one is meant is not known")
+        if not tensor.is_floating_point():
+            raise ModelFolderError(f"{path}: {key} is of type {tensor.dtype}, and floating point is needed")
+        found[ours][part] = tensor
     return {name: _adapter(name, parts, path) for name, parts in found.items()}
 
 
@@ -76,12 +81,17 @@ def _adapter(name: str, parts: Mapping[str, Tensor], path: Path) -> Adapter:
     if missing := {"down", "up"} - parts.keys():
         raise ModelFolderError(f"{path}: the adapter of {name} has no {min(missing)} matrix")
     down, up = parts["down"], parts["up"]
-    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+    if down.ndim != 2 or up.ndim != 2 or not 0 < down.shape[0] == up.shape[1]:
         raise ModelFolderError(
             f"{path}: the adapter of {name} has matrices {tuple(down.shape)} and {tuple(up.shape)}, which "
             "make no product"
         )
     rank = down.shape[0]
+    if "alpha" in parts and parts["alpha"].numel() != 1:
+        raise ModelFolderError(
+            f"{path}: alpha of the adapter of {name} is {tuple(parts['alpha'].shape)}, and one number is "
+            "needed"
+        )
     # without alpha the scale is one, as the public code has it
     return Adapter(down, up, float(parts["alpha"]) / rank if "alpha" in parts else 1.0)
 

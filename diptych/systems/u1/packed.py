@@ -227,9 +227,3 @@ class JointTask(nn.Module):
             drawn = self.model.embed_noisy(blank, one, one)
             sums.append(self.model.pixel_head(drawn, 1, 1).sum())
         return 0.0 * torch.stack([value.float() for value in sums]).sum()
-
-
-def _weight(pictures: Tensor, token: int) -> float:
-    """Weight of each picture (P, 3, height, width) in the loss: the square root of its tokens, between one
-    vote a picture and one a token."""
-    return (pictures.shape[-1] * pictures.shape[-2] / token**2) ** 0.5

@@ -19,6 +19,7 @@ from diptych.data.conversations.template import Template
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.files.folder import locate
 from diptych.models.mot import MoT
+from diptych.models.vgg import open_perceptual
 from diptych.systems.u1.config import Stage, TrainConfig
 from diptych.systems.u1.files import read_contents
 from diptych.systems.u1.job import STREAMS, make_job
@@ -45,7 +46,8 @@ def probe(config: TrainConfig) -> Probe:
         model = MoT(config.model)
         if config.lora_rank:
             surgery.add_lora(model, config.lora_rank, within=STREAMS[config.lora_part])
-    task = JointTask(model, config.flow, weighing=config.weighing)
+    looks = open_perceptual(Path(config.perceptual)) if config.perceptual else None
+    task = JointTask(model, config.flow, weighing=config.weighing, perceptual=looks)
     # where tokens stand depends on values, which tensors without storage do not have
     places = task.places(batch)
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from diptych.contracts import AnswerLimits, BadSample, Picture, Sample, Source
 from diptych.files.whole import write_whole
-from diptych.inference import Pipeline, draw
+from diptych.inference import draw
+from diptych.inference.draw import prompt_of
 from diptych.inference.sheet import Cell, contact_sheet
-from diptych.request import MARK, Media, Message, Plan, Task
+from diptych.planning.normalise import settle
+from diptych.request import MARK, Media, Message, Plan, RequestError, Role, Task
+from diptych.settings import check_shape
 from diptych.systems.u1.system import U1System
 
 PICTURES, ANSWERS = 4, 6
@@ -26,8 +29,11 @@ STEPS, TOKENS = 12, 64
 
 class Asked(NamedTuple):
     sample: Sample
+    before: tuple[Message, ...]
+    """The system text that the sample brings."""
     text: str
     media: list[Media]
+    plan: Plan
     kept: bool
     """Whether it is never trained on."""
 
@@ -40,22 +46,23 @@ def show(sources: Sequence[tuple[Source, bool]], system: U1System, path: Path | 
     """Draw and answer fixed samples of sources, each with whether it is one of kept samples, and write them
     as one sheet and one page beside it: what was asked, what the data have, what the model made. None: only
     draw and answer, with ranks that share the model."""
-    found = [asked for source, kept in sources for asked in _asked(source, kept, system.conversation.free)]
+    found = [asked for source, kept in sources for asked in _asked(source, kept, system)]
     drawings = [asked for asked in found if _drawn(asked.sample)][:MOST]
     questions = [asked for asked in found if not _drawn(asked.sample)][:MOST]
     cells: list[Cell] = []
     if drawings:
-        plans = [_plan(system, asked) for asked in drawings]
-        pictures = [frames[0] for frames in draw(system, plans, [asked.media for asked in drawings])]
-        for asked, pixels in zip(drawings, pictures, strict=True):
+        plans = [asked.plan for asked in drawings]
+        prompts = [prompt_of(asked.plan, asked.before) for asked in drawings]
+        pictures = draw(system, plans, [asked.media for asked in drawings], prompts=prompts)
+        for asked, frames in zip(drawings, pictures, strict=True):
             cells += [Cell(_square(medium.pixels), "given") for medium in asked.media[:1]]
             cells += [
                 Cell(_square(_drawn(asked.sample)[0].pixels), asked.title),
-                Cell(_square(pixels), "drawn"),
+                Cell(_square(frames[0]), "drawn"),
             ]
     lines: list[str] = []
     if questions:
-        talks = [[Message("user", asked.text, tuple(asked.media))] for asked in questions]
+        talks = [[*asked.before, Message("user", asked.text, tuple(asked.media))] for asked in questions]
         answers = system.answers(talks, AnswerLimits(max_tokens=TOKENS))
         for asked, answer in zip(questions, answers, strict=True):
             lines += [f"asked: {asked.title}", f"data:  {_told(asked.sample)}", f"model: {answer}", ""]
@@ -67,8 +74,8 @@ def show(sources: Sequence[tuple[Source, bool]], system: U1System, path: Path | 
         write_whole(path.with_suffix(".txt"), "\n".join(lines))
 
 
-def _asked(source: Source, kept: bool, free: bool) -> list[Asked]:
-    """The first samples of a source that ask once."""
+def _asked(source: Source, kept: bool, system: U1System) -> list[Asked]:
+    """The first samples of a source that ask once, and for no more than a request may."""
     found: list[Asked] = []
     for number in range(TRIED * max(PICTURES, ANSWERS)):
         try:
@@ -82,9 +89,20 @@ def _asked(source: Source, kept: bool, free: bool) -> list[Asked]:
         parts = next(turn.parts for turn in sample.turns if turn.role == "user")
         pictures = [part for part in parts if isinstance(part, Picture)]
         # a free model has marks where pictures stand, and the others read words alone
-        words = [part if isinstance(part, str) else MARK * free for part in parts]
-        media = [Media.picture(picture.pixels) for picture in pictures]
-        found.append(Asked(sample, "".join(words).strip(), media, kept))
+        words = [part if isinstance(part, str) else MARK * system.conversation.free for part in parts]
+        text, media = "".join(words).strip(), [Media.picture(picture.pixels) for picture in pictures]
+        said = [part for turn in sample.turns if turn.role == "system" for part in turn.parts]
+        before = tuple(Message("system", part) for part in said if isinstance(part, str))
+        try:
+            plan = settle(_plan(sample, text), system.settings)
+            for picture in pictures:
+                check_shape(picture.pixels.shape[1], picture.pixels.shape[0])
+        except RequestError:
+            # training has other limits than requests
+            continue
+        if len(system.template.write(sample)) > system.conversation.context:
+            continue
+        found.append(Asked(sample, before, text, media, plan, kept))
         if len(found) >= (PICTURES if _drawn(sample) else ANSWERS):
             break
     return found
@@ -98,11 +116,21 @@ def _told(sample: Sample) -> str:
     return " ".join(part for part in sample.turns[-1].parts if isinstance(part, str))
 
 
-def _plan(system: U1System, asked: Asked) -> Plan:
-    height, width = _drawn(asked.sample)[0].pixels.shape[:2]
-    task = Task.EDIT if asked.media else Task.TEXT_TO_IMAGE
-    return Pipeline(system).plan(
-        asked.text, len(asked.media), task=task, width=width, height=height, seed=1, steps=STEPS
+def _plan(sample: Sample, text: str) -> Plan:
+    """A sample as a request, its words as they are: a caption that speaks of sizes or of numbers is none that
+    asks for them."""
+    given = len(sample.pictures) - len(_drawn(sample))
+    if not _drawn(sample):
+        return Plan(task=Task.ANSWER, prompt=text, inputs=(Role.SUBJECT,) * given)
+    height, width = _drawn(sample)[0].pixels.shape[:2]
+    return Plan(
+        task=Task.EDIT if given else Task.TEXT_TO_IMAGE,
+        prompt=text,
+        inputs=(Role.SOURCE, *(Role.REFERENCE,) * (given - 1)) if given else (),
+        width=width,
+        height=height,
+        seed=1,
+        steps=STEPS,
     )
 
 

@@ -176,8 +176,10 @@ def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], 
     )
     openers: dict[str, Callable[[], Source]] = {}
     notes: list[str] = []
+    wanted = {name for stage in config.stages for name in config.shares(stage)} - {*config.own, *TASKS}
+    failed: list[ValueError] = []
     for path in config.meta:
-        for entry in _listed(Path(path), config):
+        for entry in _listed(Path(path), failed):
             if entry.name in (*config.own, *TASKS, *openers):
                 raise ValueError(f"{path}: {entry.name!r} would name two sources of the mixture: rename it")
             openers[entry.name] = partial(
@@ -185,19 +187,30 @@ def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], 
             )
             if entry.ignored:
                 notes.append(f"{path}: {entry.name}: of no effect here: {', '.join(entry.ignored)}")
+    if failed:
+        # a run that has its shares by now is exported where its data are not: what is asked of one of these
+        # sources says so then
+        gone = {name: partial(_refused, failed[0]) for name in sorted(wanted - openers.keys())}
+        if not gone:
+            raise failed[0]
+        openers |= gone
     openers |= {Path(path).stem: partial(lines, Path(path)) for path in config.jsonl}
     openers |= {Path(path).stem: partial(_text, Path(path), config) for path in config.text}
     openers |= {Path(path).stem: partial(_captioned, Path(path), config, sizes) for path in config.pictures}
     return openers, notes
 
 
-def _listed(path: Path, config: TrainConfig) -> list[DataSet]:
-    if not path.is_file() and config.mixture:
-        # a run that has its shares by now is exported where its data are not: what is asked of one of these
-        # sources says so then
-        gone = [name for name in config.mixture if name not in (*config.own, *TASKS)]
-        return [DataSet(name, path.parent, path, "text", 1.0, True, ()) for name in gone]
-    return read_meta(path)
+def _listed(path: Path, failed: list[ValueError]) -> list[DataSet]:
+    """The data sets of a list; none of one that cannot be used, which is added to the failed ones."""
+    try:
+        return read_meta(path)
+    except ValueError as error:
+        failed.append(error)
+        return []
+
+
+def _refused(error: ValueError) -> Source:
+    raise error
 
 
 def _text(path: Path, config: TrainConfig) -> Source:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from diptych.data.conversations.tokens import Document, TextTokenizer
 from diptych.flow import FlowConfig, SamplerConfig, noise_scale, to_velocity
 from diptych.inference.converse import Passage
 from diptych.models.mot import Cache, MoT
-from diptych.request import TASKS, Media, Message, RequestError, Role, Task
+from diptych.request import TASKS, Media, Message, RequestError, Role, Task, check_text
 from diptych.settings import Settings
 from diptych.spaces import PixelSpace
 from diptych.surgery import pack
@@ -25,6 +27,7 @@ from diptych.systems.u1 import NAME
 from diptych.systems.u1.condition import PrefixCondition, Request
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import read_folder, write_folder
+from diptych.systems.u1.memory import Memory
 from diptych.systems.u1.reading import read_prefixes
 from diptych.systems.u1.settings import CHARACTERS, Contents, check_flow, settings_of
 from diptych.systems.u1.writing import Speech, Writer, say
@@ -58,6 +61,7 @@ class U1System:
         self.template = self.conversation.template(tokenizer, self.token)
         self.space = PixelSpace(self.token)
         self._capitals = tokenizer.has_capitals
+        self._memory: Memory | None = None
 
     @property
     def settings(self) -> Settings:
@@ -102,7 +106,7 @@ class U1System:
             raise ValueError(f"sides must be multiples of {self.token} px, got {first.width}x{first.height}")
         requests = tuple(self._request(*row) for row in zip(prompts, stacks, strict=True))
         for request in requests:
-            self._checked(request.document(self.template))
+            self._bounded(request)
         scale = noise_scale(self.flow, first.width * first.height // self.token**2)
         return PrefixCondition(
             requests=requests,
@@ -111,7 +115,7 @@ class U1System:
             scale=torch.full((len(requests),), scale, device=self.device),
             template=self.template,
             # late: guidance and dropout first decide which conversations are read at all
-            reader=lambda documents: self._prefix(documents)[1],
+            reader=self._cache,
         )
 
     def _request(self, prompt: Prompt, stack: Stack) -> Request:
@@ -150,6 +154,11 @@ class U1System:
             raise RequestError(f"the request has {length:,} characters, more than the {most:,} that are read")
         turns = []
         for message in messages:
+            check_text(f"{message.role}'s turn", message.text)
+            if message.role == "assistant" and not message.media:
+                # its own words, in which it may well have spoken of a mark: a talk could else not go on
+                turns.append(Turn(message.role, (self._heard(message.text),)))
+                continue
             shown = [
                 self.conversation.shown(medium, self.token, self.native, purpose, together)
                 for medium in message.media
@@ -167,6 +176,17 @@ class U1System:
                 f"{self.conversation.context:,} that this model reads"
             )
         return document
+
+    def _bounded(self, request: Request) -> Request:
+        """Raises RequestError as `_checked` for what a request brings. What the model itself has thought,
+        said and drawn has limits of its own: an answer is not given up in its midst for its length."""
+        *asked, last = request.turns
+        begun = replace(last, parts=()) if last.role == "assistant" else last
+        brought = replace(request, turns=(*asked, begun), thought=None)
+        self._checked(brought.document(self.template))
+        if request.negative:
+            self._checked(replace(brought, drop_text=True).document(self.template))
+        return request
 
     def _pixels(self, given: Given) -> np.ndarray:
         taken = self._taken()
@@ -219,8 +239,10 @@ class U1System:
         self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits = AnswerLimits()
     ) -> list[str]:
         """Answers to many conversations at once."""
+        if not conversations:
+            return []
         pieces = list(self._said(conversations, limits))
-        return ["".join(row) for row in zip(*pieces, strict=True)] if pieces else [""] * len(conversations)
+        return ["".join(row) for row in zip(*pieces, strict=True)]
 
     def _said(self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits) -> Iterator[list[str]]:
         writer = self._writer([self._asked(messages) for messages in conversations])
@@ -230,7 +252,7 @@ class U1System:
     def thoughts(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Written]:
         """What the model thinks before it draws, piece by piece: up to the mark that ends thoughts, which
         belongs to them, the end of the turn, or the limit."""
-        turns = self._request(prompt, stack).turns
+        turns = self._bounded(self._request(prompt, stack)).turns
         writer = self._writer([self.template.thought_prefix(Sample(turns, "generate"))])
         closing = self.tokenizer.ids[END_THINK]
         ids, _ = yield from self._words(
@@ -238,19 +260,34 @@ class U1System:
         )
         return Written(tuple(token for token in ids if token != self.template.end))
 
+    def telling(self) -> Self:
+        """The same system for one answer of text and pictures: it reads on behind what it has read and
+        written of it, and nothing twice."""
+        made = copy.copy(self)
+        made._memory = Memory(self.model, self.space, lambda document: self._prefix([document]))
+        return made
+
     @torch.inference_mode()
     def passage(self, prompt: Prompt, stack: Stack, limits: AnswerLimits) -> Generator[str, None, Passage]:
         """The text behind what was said and drawn so far, up to the end of the turn or the mark of a
         picture."""
-        request = self._request(prompt, stack)
-        document = self.template.story_prefix(Sample(request.turns, "interleave"), request.think)
+        request = self._bounded(self._request(prompt, stack))
+        writer = self._writer([self._told(request)])
         end, image = self.template.end, self.template.image
-        ids, stopped = yield from self._words(
-            self._writer([document]), limits, {end, image}, self.conversation.story_tokens
-        )
+        ids, stopped = yield from self._words(writer, limits, {end, image}, self.conversation.story_tokens)
         last = ids[-1] if ids else None
         ended = "picture" if last == image else "end" if stopped or last == end else "limit"
-        return Passage(Written(tuple(ids[:-1] if last in (end, image) else ids)), ended)
+        written = Written(tuple(ids[:-1] if last in (end, image) else ids))
+        if self._memory is not None and ended == "picture":
+            # a writer's cache holds all that it wrote but the last token, here the mark of the picture
+            self._memory.keep(self._told(request, written), writer.cache)
+        return Passage(written, ended)
+
+    def _told(self, request: Request, *more: Written) -> Document:
+        """Everything before the next word of an answer that may hold pictures."""
+        *asked, answer = request.turns
+        turns = (*asked, Turn(answer.role, (*answer.parts, *more)))
+        return self.template.story_prefix(Sample(turns, "interleave"), request.think)
 
     def _words(
         self, writer: Writer, limits: AnswerLimits, ends: Collection[int], most: int
@@ -290,19 +327,28 @@ class U1System:
         return (logits[:, first] - logits[:, second]).float().tolist()
 
     def _asked(self, messages: Sequence[Message]) -> Document:
-        """Everything before the answer to a conversation."""
-        return self.template.answer_prefix(Sample(self._turns(messages, ANSWER), "answer"))
+        """Everything before the answer to a conversation. Raises RequestError as `_checked`."""
+        sample = Sample(self._turns(messages, ANSWER), "answer")
+        return self._checked(self.template.answer_prefix(sample))
 
     def _writer(self, documents: Sequence[Document]) -> Writer:
         """What writes behind documents, each a row."""
         return Writer(self.model, *self._last(documents))
 
     def _last(self, documents: Sequence[Document]) -> tuple[Tensor, Cache]:
-        """Documents, read together -> the normed state of each one's last token (B, C), and their cache.
-        Raises RequestError as `_checked`."""
-        hidden, cache = self._prefix([self._checked(document) for document in documents])
+        """Documents, read together -> the normed state of each one's last token (B, C), and their cache."""
+        if self._memory is not None and len(documents) == 1:
+            hidden, cache = self._memory.read(documents[0], states=1)
+            return hidden[:, -1], cache
+        hidden, cache = self._prefix(documents)
         lengths = torch.tensor([len(document) for document in documents], device=self.device)
         return hidden[torch.arange(len(documents), device=self.device), lengths - 1], cache
+
+    def _cache(self, documents: Sequence[Document]) -> Cache:
+        if self._memory is None:
+            return self._prefix(documents)[1]
+        first, *others = (self._memory.read(document)[1] for document in documents)
+        return first.joined(others) if others else first
 
     def _prefix(self, documents: Sequence[Document]) -> tuple[Tensor, Cache]:
         return read_prefixes(self.model, self.space, documents, self.device)

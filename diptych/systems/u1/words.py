@@ -37,6 +37,11 @@ def read_tokenizer(folder: Path, marks: Sequence[str]) -> TextTokenizer:
         raise ModelFolderError(
             f"{folder / 'vocab.json'}: a token -> number table of 256 to {MAX_WORDS:,} tokens is needed"
         )
+    if absent := sorted(set(pre_tokenizers.ByteLevel.alphabet()) - words.keys()):
+        # what has no token is left out of a text, and nobody is told
+        raise ModelFolderError(
+            f"{folder / 'vocab.json'}: {absent[0]!r} is missing: each of the 256 bytes needs a token"
+        )
     merges = _merges(folder / "merges.txt")
     try:
         inner = Tokenizer(models.BPE(words, merges))
@@ -116,6 +121,11 @@ def _added(folder: Path) -> dict[int, tuple[str, bool]]:
     """Number -> (added token, whether it says nothing to a reader)."""
     config = folder / "tokenizer_config.json"
     described = _object(config).get("added_tokens_decoder", {}) if config.is_file() else {}
+    if not isinstance(described, dict):
+        raise ModelFolderError(
+            f"{config}: added_tokens_decoder must be an object of tokens by number, got "
+            f"{type(described).__name__}"
+        )
     shown = {
         entry["content"]
         for entry in described.values()
@@ -134,7 +144,11 @@ def _added(folder: Path) -> dict[int, tuple[str, bool]]:
         }
     if not numbers or not all(type(number) is int for number in numbers.values()):
         raise ModelFolderError(f"{listed}: a token -> number table is needed")
-    return {number: (word, word not in shown) for word, number in numbers.items()}
+    words = {number: word for word, number in numbers.items()}
+    if twice := [word for word, number in numbers.items() if words[number] != word]:
+        both = f"{twice[0]!r} and {words[numbers[twice[0]]]!r}"
+        raise ModelFolderError(f"{listed}: {both} have the same number, {numbers[twice[0]]}")
+    return {number: (word, word not in shown) for number, word in words.items()}
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:

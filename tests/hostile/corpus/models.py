@@ -94,12 +94,16 @@ def folder_at(name: str) -> Change:
     return lambda model: ((model / name).unlink(), (model / name).mkdir())
 
 
+def _header(data: bytes) -> tuple[int, dict[str, Any]]:
+    length = struct.unpack("<Q", data[:8])[0]
+    return length, json.loads(data[8 : 8 + length])
+
+
 def header(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
     """A safetensors file whose header tells other things of the same bytes."""
 
     def how(data: bytes) -> bytes:
-        length = struct.unpack("<Q", data[:8])[0]
-        told = json.loads(data[8 : 8 + length])
+        length, told = _header(data)
         change(told)
         text = json.dumps(told).encode()
         return struct.pack("<Q", len(text)) + text + data[8 + length :]
@@ -109,6 +113,21 @@ def header(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byte
 
 def _first(told: dict[str, Any]) -> dict[str, Any]:
     return next(entry for name, entry in told.items() if name != "__metadata__")
+
+
+def _no_number(name: str) -> Change:
+    """One value of the last tensor of a file is NaN."""
+
+    def change(model: Path) -> None:
+        path = model / name
+        length, told = _header(path.read_bytes())
+        entry = max((e for n, e in told.items() if n != "__metadata__"), key=lambda e: e["data_offsets"][1])
+        data = bytearray(path.read_bytes())
+        at = 8 + length + entry["data_offsets"][1]
+        data[at - 4 : at] = struct.pack("<f", float("nan"))
+        path.write_bytes(data)
+
+    return change
 
 
 PICKLE = b"PK\x03\x04archive/data.pkl\x80\x02cos\nsystem\n(S'touch pwned'\ntR."
@@ -285,6 +304,32 @@ CASES = [
         "tokenizer.json is (damaged|missing)",
         gone("tokenizer.json"),
         sums=True,
+    ),
+    *(
+        Case(
+            name=f"models:{argv[0]} with a value that is no number",
+            argv=argv,
+            says="m/model.safetensors: .* has 1 of .* no finite numbers",
+            files=changed("joint", _no_number("model.safetensors")),
+        )
+        for argv in (
+            ("do", "a cat", "--model", "m", "--steps", "1", "-o", "a.png"),
+            ("grow", "m", "--depth", "5", "-o", "g"),
+            ("evaluate", "m", "--prompts", "1", "--split", "questions", "-o", "g"),
+        )
+    ),
+    *(
+        Case(
+            name=f"models:convert with a value that is no number in {part}",
+            argv=("convert", "m", "out", "--to", "diptych"),
+            says="m/.*: .* has 1 of .* no finite numbers",
+            files=changed("published", _no_number(f"{part}/{stem}.safetensors")),
+        )
+        for part, stem in (
+            ("transformer", "diffusion_pytorch_model"),
+            ("vae", "diffusion_pytorch_model"),
+            ("text_encoder", "model"),
+        )
     ),
     *(
         Case(name=f"models:{name} as a model", argv=("info", path), says=says, files=files)

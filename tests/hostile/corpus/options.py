@@ -154,6 +154,10 @@ CASES = [
                 "depth must be at most",
             ),
             ("no such model", ("info", "nothing"), "neither a folder"),
+            ("a model of no name", ("do", "a cat", "--model", ""), "name of a model is empty"),
+            ("memory of no recipe, as JSON", ("info", "--train", "--json"), "name of a recipe"),
+            ("a mixture of nothing", ("train", "emoji", "-o", "run", "--mixture"), "without values"),
+            ("data of escapes", ("data", "\x1b[31m"), "x1b"),
             ("a model of 100,000 characters", ("info", "x" * 100_000), "100,000 characters"),
             ("a model with a zero", ("info", "a\0b"), r"a\\x00b"),
             ("a mistyped run", ("info", "/tmp/no/such/run"), "neither a folder"),
@@ -212,7 +216,7 @@ CASES = [
             (
                 "convert a model to a form of another family",
                 ("convert", "default", "b", "--to", "sana"),
-                "default",
+                "family u1",
             ),
         )
     ),

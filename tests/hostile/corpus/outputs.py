@@ -78,6 +78,7 @@ DRAWINGS: dict[str, tuple[str, Callable[[Path, Stock], None], str]] = {
     "below a file": ("there/a.png", _there("there"), "there is a file, not a folder"),
     "no ending": ("there", _everything, "is written as"),
     "another ending": ("a.exe", _everything, "is written as"),
+    "an ending that is not read": ("a.eps", _everything, "is written as .png, .jpg"),
     "a long name": ("x" * 300 + ".png", _everything, "too long"),
     "a long way": ("/".join(["x" * 200] * 30) + "/a.png", _everything, "too long"),
     "a zero": ("a\0.png", _everything, "."),
@@ -126,6 +127,45 @@ CASES = [
         "large|space|could not be written",
         largest=200_000,
         may_make=("new", "new/*"),
+    ),
+    _case(
+        "training among other files",
+        ("train", "emoji-small", "--start", "joint", "-o", "there", "--jsonl", "lines.jsonl", *JOINT),
+        "there holds other files .notes.txt",
+        _there("there/notes.txt"),
+    ),
+    _case(
+        "training that nobody reads",
+        ("train", "emoji-small", "--start", "joint", "-o", "new", "--jsonl", "lines.jsonl", *JOINT),
+        "",
+        stdout="closed",
+        status=0,
+        makes=("new", "new/checkpoints/step-00000002", "new/*"),
+    ),
+    *(
+        _case(
+            f"convert to {form} on a full disk",
+            ("convert", "m", out, "--to", form),
+            "cannot be written",
+            lambda folder, stock: stock.put("published", folder / "m"),
+            largest=10_000,
+        )
+        for form, out in (("sana", "out.pth"), ("diptych", "out"), ("diffusers", "out"))
+    ),
+    *(
+        _case(
+            f"convert to {form} named {out}",
+            ("convert", "m", out, "--to", form),
+            f"{out}: the form",
+            lambda folder, stock: stock.put("published", folder / "m"),
+        )
+        for form, out in (("sana", "out.safetensors"), ("sana", "out.png"), ("lora-peft", "out.pth"))
+    ),
+    _case(
+        "a cache among pictures",
+        ("data", "cache", "d", "-o", "d", "--space", "space", "--resolutions", "32", "--batch", "4"),
+        "d holds something else than a cache",
+        lambda folder, stock: (stock.put("pictures", folder / "d"), stock.put("space", folder / "space")),
     ),
     _case(
         "an index on a full disk",

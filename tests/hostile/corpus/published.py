@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hostile.case import Case
 from hostile.corpus.models import (
@@ -116,6 +119,18 @@ def _native(how: Any) -> Any:
     return make
 
 
+def _packed_zeros(path: Path) -> None:
+    """A gigabyte in one megabyte."""
+    torch.save({"x_embedder.proj.weight": torch.zeros(2**18)}, path)
+    with zipfile.ZipFile(path) as parts:
+        found = {name: parts.read(name) for name in parts.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, data in found.items():
+            with parts.open(name, "w", force_zip64=True) as part:
+                for _ in range(2**10 if len(data) == 2**20 else 1):
+                    part.write(data)
+
+
 CASES = [
     *(
         Case(
@@ -187,6 +202,15 @@ CASES = [
         argv=("convert", "n.safetensors", "out", "--to", "diptych", "--base", "m", "--cross-heads", "0"),
         says="heads",
         files=_native(lambda data: data),
+    ),
+    Case(
+        name="published:a checkpoint of packed zeros",
+        argv=("convert", "n.pth", "out", "--to", "diptych", "--base", "m"),
+        says="n.pth has .* bytes and unpacks to",
+        files=lambda folder, stock: (
+            stock.put("published", folder / "m"),
+            _packed_zeros(folder / "n.pth"),
+        ),
     ),
     Case(
         name="published:a pickle named .pth",

@@ -47,6 +47,21 @@ def _gone(name: str) -> Callable[[Path], object]:
     return lambda run: (run / name).unlink()
 
 
+LOG = "log.jsonl"
+_log_gone = _gone(LOG)
+
+
+def _linked(name: str) -> Callable[[Path], object]:
+    """What a run has lies outside of everything."""
+
+    def change(run: Path) -> None:
+        target = run.parents[1] / "outside" / name
+        (run / name).rename(target)
+        (run / name).symlink_to(target)
+
+    return change
+
+
 def _flipped(name: str) -> Callable[[Path], object]:
     def change(run: Path) -> None:
         data = (run / name).read_bytes()
@@ -197,6 +212,20 @@ CASES = [
                     (f / "there" / "lock").symlink_to("../../outside/secret.txt"),
                 ),
             ),
+        )
+    ),
+    *(
+        Case(
+            name=f"runs:going on with {name}",
+            argv=(*RESUME, "--stages.0.steps", "3"),
+            says=says,
+            files=_run(change),
+        )
+        for name, says, change in (
+            ("a log that links outside", "log.jsonl is a link", _linked("log.jsonl")),
+            ("a config that links outside", "config.json is a link", _linked("config.json")),
+            ("checkpoints that link outside", "checkpoints is a link", _linked("checkpoints")),
+            ("a log of a pipe", "log.jsonl is a pipe", lambda run: (_log_gone(run), os.mkfifo(run / LOG))),
         )
     ),
     Case(
