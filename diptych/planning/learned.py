@@ -230,25 +230,21 @@ class Network:
         length, width = x.shape
         near = np.pad(_normed(x, w[f"{at}near_norm.weight"]), ((half, half), (0, 0)))
         windows = np.concatenate([near[n : n + length] for n in range(2 * half + 1)], axis=1)
-        x = x + _gelu(windows @ w[f"{at}near.weight"] + w[f"{at}near.bias"])
+        x = x + np.maximum(windows @ w[f"{at}near.weight"] + w[f"{at}near.bias"], 0.0)
         qkv = (_normed(x, w[f"{at}norm.weight"]) @ w[f"{at}qkv.weight"]).reshape(length, 3, heads, -1)
         q, k, v = qkv.transpose(1, 2, 0, 3)
         scores = q @ k.transpose(0, 2, 1) / np.float32(np.sqrt(width // heads)) + bias
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         seen = (scores / scores.sum(-1, keepdims=True)) @ v
         x = x + seen.transpose(1, 0, 2).reshape(length, width) @ w[f"{at}out.weight"]
-        wide = _gelu(_normed(x, w[f"{at}wide_norm.weight"]) @ w[f"{at}wide.weight"] + w[f"{at}wide.bias"])
+        wide = np.maximum(
+            _normed(x, w[f"{at}wide_norm.weight"]) @ w[f"{at}wide.weight"] + w[f"{at}wide.bias"], 0.0
+        )
         return x + wide @ w[f"{at}narrow.weight"] + w[f"{at}narrow.bias"]
 
 
 def _normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return x / (((x * x).mean(-1, keepdims=True) + 1e-6) ** 0.5) * weight
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    return 0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + 0.044715 * x**3)))
 
 
 def _distance_bias(length: int, heads: int) -> np.ndarray:
