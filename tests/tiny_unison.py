@@ -169,3 +169,14 @@ def compose(folder: Path, planner: str, generators: list[dict[str, Any]], projec
     told = {"version": 1, "planner": planner, "projector": projector, "generators": generators}
     (folder / "unison.json").write_text(json.dumps(told))
     return folder
+
+
+def folders(place: Path) -> Path:
+    """A folder with all of them, and `over-plain` and `over-seeing`, which draw with Wan and the default."""
+    wan(place / "wan")
+    language_model(place / "plain")
+    seeing_model(place / "seeing")
+    generators = [{"model": "../wan", "projected": True}, {"model": "default"}]
+    for name in ("plain", "seeing"):
+        compose(place / f"over-{name}", f"../{name}", generators)
+    return place

@@ -100,7 +100,8 @@ class Pipeline:
 
     def course(self, request: str, pictures: int = 0, **overrides: Any) -> Course:
         """What a request is understood as, step by step: see `planning.understood`."""
-        return understood(self.system.settings, request, pictures, planner=self.planner(), **overrides)
+        overrides.setdefault("planner", self.planner())
+        return understood(self.system.settings, request, pictures, **overrides)
 
     def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
         """What a request of one step is understood as, settled. Raises RequestError for one of several."""
@@ -123,13 +124,9 @@ class Pipeline:
         several steps, the result is the last one's, with the others in `before`."""
         found = looked_at(self.system.settings, images)
         turns = [turn.text for turn in history if turn.role == "user"]
+        overrides.setdefault("planner", self.planner(found))
         course = understood(
-            self.system.settings,
-            request,
-            [told(medium) for medium in found],
-            turns,
-            self.planner(found),
-            **overrides,
+            self.system.settings, request, [told(medium) for medium in found], turns, **overrides
         )
         return self.follow(course, found, on_step, history, limits)
 

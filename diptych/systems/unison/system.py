@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -294,8 +294,8 @@ class Projected:
 
 def _told(medium: Media) -> Attached:
     height, width = medium.frames.shape[1:3]
-    kind = "picture" if len(medium.frames) == 1 else "clip"
-    return Attached(kind=kind, width=width, height=height, frames=len(medium.frames))  # type: ignore[arg-type]
+    kind: Literal["picture", "clip"] = "picture" if len(medium.frames) == 1 else "clip"
+    return Attached(kind=kind, width=width, height=height, frames=len(medium.frames))
 
 
 def write_contents(

@@ -233,7 +233,7 @@ class WanSystem:
         published = read_published(folder)
         if find_spec("ftfy") is None:
             raise ModelFolderError(
-                f"{folder}: its prompts are cleaned by ftfy, which is not installed: pip install 'diptych[wan]'"
+                f"{folder}: prompts are cleaned by ftfy, which is not installed: pip install 'diptych[wan]'"
             )
         import diffusers
         from transformers import AutoConfig, AutoTokenizer, UMT5EncoderModel
