@@ -2,7 +2,8 @@
 
     python benchmarks/planner_families.py [--count 2000] [--seed 5] [--planner FOLDER]
 
-Rows of the rules and of the learned planner (the one that ships, or that of a folder of `diptych train planner`).
+Rows of the rules and of the learned planner: the one that ships, or that of a folder of `diptych train
+planner`.
 """
 
 from __future__ import annotations

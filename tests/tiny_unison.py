@@ -65,7 +65,12 @@ def wan(folder: Path) -> Any:
         UMT5Config(vocab_size=len(tokenizer), d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     )
     vae = diffusers.AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.1] * 4, latents_std=[0.7] * 4
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1] * 4,
+        latents_std=[0.7] * 4,
     )
     transformer = diffusers.WanVACETransformer3DModel(
         num_attention_heads=2,
@@ -104,7 +109,9 @@ def language_model(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
+        max_window_layers=2,
         tie_word_embeddings=True,
+        bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.3,
     )
@@ -129,6 +136,9 @@ def seeing_model(folder: Path) -> Path:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
+            "max_window_layers": 2,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0},
             "initializer_range": 0.3,
         },
@@ -159,3 +169,14 @@ def compose(folder: Path, planner: str, generators: list[dict[str, Any]], projec
     told = {"version": 1, "planner": planner, "projector": projector, "generators": generators}
     (folder / "unison.json").write_text(json.dumps(told))
     return folder
+
+
+def folders(place: Path) -> Path:
+    """A folder with all of them, and `over-plain` and `over-seeing`, which draw with Wan and the default."""
+    wan(place / "wan")
+    language_model(place / "plain")
+    seeing_model(place / "seeing")
+    generators = [{"model": "../wan", "projected": True}, {"model": "default"}]
+    for name in ("plain", "seeing"):
+        compose(place / f"over-{name}", f"../{name}", generators)
+    return place

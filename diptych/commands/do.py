@@ -205,9 +205,7 @@ def _answer(command: Do, model: _Model, plan: Plan, media: Sequence[Media], talk
     return 0
 
 
-def _steps(
-    command: Do, model: _Model, course: Course, found: Sequence[Media | Path], talk: Talk
-) -> int:
+def _steps(command: Do, model: _Model, course: Course, found: Sequence[Media | Path], talk: Talk) -> int:
     """One step after the other; what is drawn last is written, what any of them says is printed."""
     if command.best_of > 1:
         raise RequestError("best of N chooses among drawings of one prompt: ask for one picture, in one step")

@@ -44,7 +44,7 @@ class Evaluate:
     """all, drawing, questions, edits or guided."""
     wording: Literal["plain", "trained", "held-out", "free"] = "plain"
     """'plain': the benchmark's own words; or wide ones, in ways of saying that training has or has not; or
-    'free' ones, written apart from all training and planned as any request, beside the same in plain words."""
+    'free' ones, written apart from training and planned as any request is, beside the same in plain words."""
     routing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Instead: planners on the requests of the routing benchmark; no model is loaded."""
     best_of: int = 1

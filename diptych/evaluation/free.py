@@ -29,7 +29,7 @@ from diptych.worlds.emoji.captions import NUMBERS, caption, sample_scene_facts, 
 from diptych.worlds.emoji.edits import Edit
 from diptych.worlds.emoji.names import BACKGROUNDS, tone_base
 from diptych.worlds.emoji.questions import Asked, Question, choose, judge_answer, plain
-from diptych.worlds.emoji.scene import Scene, Wanted
+from diptych.worlds.emoji.scene import Wanted
 from diptych.worlds.emoji.source import random_edit
 
 PLAIN = "plain words"
@@ -95,8 +95,10 @@ def evaluate_free(
 ) -> FreeEvaluation:
     """`config.prompts` of each class of wording. `progress(part, done, total)` is called as parts finish.
 
-    Raises ValueError for a world with other things than there are words for.
+    Raises ValueError for a world with other things than there are words for, and for guided pictures.
     """
+    if config.split == "guided":
+        raise ValueError("pictures drawn by given ones are not asked for in free words: choose another split")
     if unknown := [name for name in world.names if name not in lexicon().nouns["en"]]:
         raise ValueError(f"there are no free words for {unknown[0]!r}: only small worlds are asked in them")
     result, checker = FreeEvaluation(), Checker(world)
@@ -168,7 +170,7 @@ def _category(world: EmojiWorld, wanted: Wanted, wording: Wording) -> str:
     return "binding" if all(shapes) and "binding" in wording.say else "two"
 
 
-def _asked_for(world: EmojiWorld, wording: Wording, number: int, rng: np.random.Generator) -> Wanted:
+def asked_for(world: EmojiWorld, wording: Wording, number: int, rng: np.random.Generator) -> Wanted:
     """Facts of a category that the class has words for, of the benchmark's six in turn."""
     chosen = [c for c in CATEGORIES if ("left of" if c == "position" else c) in wording.say]
     category = chosen[number % len(chosen)]
@@ -202,7 +204,7 @@ def _drawing(
 ) -> list[tuple[bool, Cell]]:
     wanted, texts = [], []
     for number in range(config.prompts):
-        wanted.append(_asked_for(world, wording, number, rng))
+        wanted.append(asked_for(world, wording, number, rng))
         free = drawing_request(world, wanted[-1], wording, rng)
         texts.append(caption(world, wanted[-1]) if as_plain else free)
     plans = [_planned(pipeline, text, 0, Task.TEXT_TO_IMAGE, config.seed + n) for n, text in enumerate(texts)]
@@ -284,9 +286,7 @@ def _edits(
     return found
 
 
-def question_text(
-    world: EmojiWorld, scene: Scene, asked: Asked, wording: Wording, rng: np.random.Generator
-) -> str:
+def question_text(world: EmojiWorld, asked: Asked, wording: Wording, rng: np.random.Generator) -> str:
     """A question in words."""
     words, language = lexicon(), wording.language
     nouns = words.nouns[language]
@@ -303,7 +303,7 @@ def question_text(
     return _said(wording, key, slots, rng)
 
 
-def answers_right(world: EmojiWorld, asked: Asked, question: Question, language: str, answer: str) -> bool:
+def is_right(world: EmojiWorld, asked: Asked, question: Question, language: str, answer: str) -> bool:
     """Whether an answer is right, in the language of the question or in English; `question` is the same in
     plain words, with its answer."""
     if judge_answer(world, question, answer):
@@ -330,7 +330,7 @@ def answers_right(world: EmojiWorld, asked: Asked, question: Question, language:
             number = words.numbers[spoken][count]
             right |= {noun["a"], noun.get("nom", noun["a"])} if count == 1 else set()
             right |= {f"{n}{gap}{noun['many']}" for n in (number, str(count)) for gap in (" ", "")}
-    return given in right
+    return given in {one.lower() for one in right}
 
 
 _ONE = {
@@ -358,7 +358,7 @@ def _questions(
         asked = choose(world, scene, types[len(rows) % len(types)], rng)
         if asked is not None:
             question = plain(world, asked, rng)
-            free = question_text(world, scene, asked, wording, rng)
+            free = question_text(world, asked, wording, rng)
             rows.append((asked, question, question.text if as_plain else free, world.render(scene)))
     plans = [_planned(pipeline, text, 1, Task.ANSWER, 0) for _, _, text, _ in rows]
     conversations = [
@@ -375,6 +375,6 @@ def _questions(
     found = []
     for plan, (asked, question, text, picture) in zip(plans, rows, strict=True):
         answer = next(said) if plan else "(planned otherwise)"
-        right = plan is not None and answers_right(world, asked, question, wording.language, answer)
+        right = plan is not None and is_right(world, asked, question, wording.language, answer)
         found.append((right, Cell(picture, f"{text} {answer}", right)))
     return found

@@ -7,7 +7,7 @@ truth. No planner is trained on any of these families.
 In a wording: {scene} is an entry of the list of that name; {*a|b} one of these; {seconds=4|6} a value of a
 field of the first step, {count=3~three} one with its word, {1.seconds=4} one of the second step; [..] belongs
 to the prompt of the first step, [1:..] to that of the second, [n:..] to what must not be drawn; // stands
-between turns.
+between turns, and {{ for a brace.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ def cases(fills: int = FILLS) -> list[Case]:
         for language, wordings in family.say.items():
             for wording in wordings:
                 for number in range(fills):
-                    case = _filled(family, language, wording, rng, number)
+                    # the first as it is written, the others as people add to it
+                    manner = int(rng.integers(1, 4)) if number else 0
+                    case = _filled(family, language, wording, rng, manner)
                     key = (case.request.text, case.request.turns, case.request.media)
                     if key not in seen:
                         seen.add(key)

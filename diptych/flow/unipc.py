@@ -25,8 +25,8 @@ class _Step(NamedTuple):
 class UniPC:
     """Each step corrects the last one by what the model says at its end, then predicts the next.
 
-    lambda = log((1 - sigma) / sigma), h its step; x' = (sigma' / sigma) x + (1 - sigma')(1 - exp(-h)) (x0 + D),
-    with D a combination of differences of predicted clean pictures.
+    lambda = log((1 - sigma) / sigma), h its step; x' = (sigma' / sigma) x + (1 - sigma')(1 - exp(-h)) (x0 +
+    D), with D a combination of differences of predicted clean pictures.
     """
 
     def __init__(self, points: Callable[[int], list[float]]) -> None:

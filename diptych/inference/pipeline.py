@@ -98,13 +98,10 @@ class Pipeline:
         """What carries out a task: the model itself, or one that it hands the task to."""
         return self.system.carrier(task) if isinstance(self.system, HandsOn) else self.system
 
-    def course(
-        self, request: str, pictures: int = 0, planner: Planner | None = None, **overrides: Any
-    ) -> Course:
-        """What a request is understood as, step by step: see `planning.understood`. `planner`: in place of
-        the model's own."""
-        planner = planner or self.planner()
-        return understood(self.system.settings, request, pictures, planner=planner, **overrides)
+    def course(self, request: str, pictures: int = 0, **overrides: Any) -> Course:
+        """What a request is understood as, step by step: see `planning.understood`."""
+        overrides.setdefault("planner", self.planner())
+        return understood(self.system.settings, request, pictures, **overrides)
 
     def plan(self, request: str, pictures: int = 0, **overrides: Any) -> Plan:
         """What a request of one step is understood as, settled. Raises RequestError for one of several."""
@@ -126,13 +123,9 @@ class Pipeline:
         last one's, with the others in `before`."""
         found = looked_at(self.system.settings, images)
         turns = [turn.text for turn in history if turn.role == "user"]
+        overrides.setdefault("planner", self.planner(found))
         course = understood(
-            self.system.settings,
-            request,
-            [told(medium) for medium in found],
-            turns,
-            self.planner(found),
-            **overrides,
+            self.system.settings, request, [told(medium) for medium in found], turns, **overrides
         )
         return self.follow(course, found, on_step, history)
 

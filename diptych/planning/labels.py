@@ -38,7 +38,7 @@ class TaggerConfig:
     heads: int = 4
     hidden: int = 256
     kernel: int = 5
-    table: int = 80
+    table: int = 64
     """Width of a row of the tables of words and of pieces."""
 
     def __post_init__(self) -> None:

@@ -104,7 +104,7 @@ class Learned:
             sure *= float(1.0 / (1.0 + np.exp(-logits["follows"][0])))
         count = 1 if follows else chosen("count") + 1
         tasks = [Task(TASKS[chosen(f"task{n}")]) for n in range(count)] if not follows else [before.task]  # type: ignore[union-attr]
-        spans = _spans(encoded, logits, count)
+        spans = _spans(encoded, logits, count, self.network.follow)
         steps: list[Step] = []
         contradictions: list[str] = []
         for number, task in enumerate(tasks):
@@ -116,7 +116,7 @@ class Learned:
             if number == 0:
                 allowed = [role in takes or role is Role.UNUSED for role in ROLES]
                 roles = [
-                    ROLES[chosen("roles", allowed, place)] if place >= 0 else Role.UNUSED
+                    ROLES[chosen("roles", allowed, place + 1)] if place >= 0 else Role.UNUSED
                     for place in encoded.media
                 ]
                 inputs = tuple(Input(role, n) for n, role in enumerate(roles))
@@ -143,12 +143,38 @@ class Learned:
         return replace(intent, question=question(intent, intent.confidence < UNSURE))
 
 
-def _spans(encoded: Encoded, logits: Mapping[str, np.ndarray], count: int) -> list[Span]:
+FOLLOWING = 0.5
+"""How much counts which tags follow one another, beside what each word says alone."""
+
+
+def _likeliest(scores: np.ndarray, follow: np.ndarray | None) -> np.ndarray:
+    """The likeliest tags of all words together (Viterbi)."""
+    import numpy as np
+
+    if follow is None or not len(scores):
+        return scores.argmax(-1)
+    step = FOLLOWING * follow
+    total = scores[0] + step[0]
+    came = np.zeros(scores.shape, np.int64)
+    for place in range(1, len(scores)):
+        through = total[:, None] + step
+        came[place] = through.argmax(0)
+        total = through.max(0) + scores[place]
+    best = np.zeros(len(scores), np.int64)
+    best[-1] = int(total.argmax())
+    for place in range(len(scores) - 1, 0, -1):
+        best[place - 1] = came[place, best[place]]
+    return best
+
+
+def _spans(
+    encoded: Encoded, logits: Mapping[str, np.ndarray], count: int, follow: np.ndarray | None
+) -> list[Span]:
     """Marked words, in order, each with its step."""
     import numpy as np
 
     words = len(encoded.tokens)
-    best = logits["tags"][1 : words + 1].argmax(-1)
+    best = _likeliest(logits["tags"][1 : words + 1], follow)
     if count == 1:
         second = words
     else:
@@ -182,10 +208,12 @@ class Network:
         import numpy as np
 
         self.config = config
+        # of `trainer.transitions`
+        self.follow = tensors["follow"].astype(np.float32) if "follow" in tensors else None
         tables = ("words", "pieces")
         self.tables = {n: (tensors[f"{n}.weight"], tensors[f"{n}.scale"].astype(np.float32)) for n in tables}
         rest = {
-            k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(("words.", "pieces."))
+            k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(("words.", "pieces.", "follow"))
         }
         self.weights = {k: v.T.copy() if k.endswith("weight") and v.ndim == 2 else v for k, v in rest.items()}
         for n in range(config.depth):
@@ -230,25 +258,21 @@ class Network:
         length, width = x.shape
         near = np.pad(_normed(x, w[f"{at}near_norm.weight"]), ((half, half), (0, 0)))
         windows = np.concatenate([near[n : n + length] for n in range(2 * half + 1)], axis=1)
-        x = x + _gelu(windows @ w[f"{at}near.weight"] + w[f"{at}near.bias"])
+        x = x + np.maximum(windows @ w[f"{at}near.weight"] + w[f"{at}near.bias"], 0.0)
         qkv = (_normed(x, w[f"{at}norm.weight"]) @ w[f"{at}qkv.weight"]).reshape(length, 3, heads, -1)
         q, k, v = qkv.transpose(1, 2, 0, 3)
         scores = q @ k.transpose(0, 2, 1) / np.float32(np.sqrt(width // heads)) + bias
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         seen = (scores / scores.sum(-1, keepdims=True)) @ v
         x = x + seen.transpose(1, 0, 2).reshape(length, width) @ w[f"{at}out.weight"]
-        wide = _gelu(_normed(x, w[f"{at}wide_norm.weight"]) @ w[f"{at}wide.weight"] + w[f"{at}wide.bias"])
+        wide = np.maximum(
+            _normed(x, w[f"{at}wide_norm.weight"]) @ w[f"{at}wide.weight"] + w[f"{at}wide.bias"], 0.0
+        )
         return x + wide @ w[f"{at}narrow.weight"] + w[f"{at}narrow.bias"]
 
 
 def _normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return x / (((x * x).mean(-1, keepdims=True) + 1e-6) ** 0.5) * weight
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    return 0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + 0.044715 * x**3)))
 
 
 def _distance_bias(length: int, heads: int) -> np.ndarray:

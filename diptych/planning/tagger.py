@@ -59,13 +59,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
         near = self.near_norm(x) * mask[..., None]
-        x = x + F.gelu(self.near(near.transpose(1, 2)).transpose(1, 2), approximate="tanh")
+        x = x + F.relu(self.near(near.transpose(1, 2)).transpose(1, 2))
         batch, length, width = x.shape
         split = self.qkv(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        return x + self.narrow(F.gelu(self.wide(self.wide_norm(x)), approximate="tanh"))
+        return x + self.narrow(F.relu(self.wide(self.wide_norm(x))))
 
 
 class Tagger(nn.Module):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from diptych.planning.schema import Attached, Look, Request
 from diptych.request import MARK
 
-WORDS, PIECES = 2**14, 2**15
+WORDS, PIECES = 2**14, 2**14
 """Rows of the tables that hashes of words, and of pieces of words, choose from."""
 FEATURES = 24
 MEDIUM_FEATURES = 26

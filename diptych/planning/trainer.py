@@ -44,11 +44,13 @@ class PlannerRun:
     batch: int = 128
     seed: int = 0
     save_every: int = 500
+    start: str | None = None
+    """Folder of a run whose weights this one begins with."""
     dropout: float = 0.12
     """Share of words that are forgotten, see `Tagger.forward`."""
     model: TaggerConfig = field(default_factory=TaggerConfig)
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(name="adamw", lr=2e-3, weight_decay=0.01, decay=0.6)
+        default_factory=lambda: OptimConfig(name="muon", lr=2e-3, weight_decay=0.01, decay=0.6)
     )
 
     def __post_init__(self) -> None:
@@ -185,6 +187,8 @@ def train(folder: Path, run: PlannerRun) -> Tagger:
     model = Tagger(run.model)
     optimisers = build_optimisers(model.named_parameters(), run.optim)
     first = _resume(folder, model, optimisers)
+    if not first and run.start is not None and not _resume(Path(run.start), model, []):
+        raise ValueError(f"--start {run.start}: no checkpoint of a run is there")
     began = time.perf_counter()
     for step, (batch, wanted) in enumerate(batches(run, first), first):
         if step >= run.steps:
@@ -253,11 +257,12 @@ TEMPERATURES = (0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 def finish(folder: Path, model: Tagger) -> dict[str, Any]:
     """Write the model of a finished run as it ships, its confidence set by requests in wordings that training
     never saw, and say how it does on others of them."""
-    export(model, folder / FILE)
+    follow = transitions([sample(3, number) for number in range(4 * HELD_OUT)])
+    export(model, folder / FILE, follow)
     learned = Learned.open(folder)
     assert learned is not None
     temperature = calibrated(learned, [sample(1, number, "held-out") for number in range(HELD_OUT // 2)])
-    export(model, folder / FILE, temperature)
+    export(model, folder / FILE, follow, temperature)
     planner, tally = Learned.open(folder), Tally()
     assert planner is not None
     for number in range(HELD_OUT):
@@ -288,9 +293,28 @@ def calibrated(planner: Learned, samples: Sequence[Sample]) -> float:
     return TEMPERATURES[costs.index(min(costs))]
 
 
-def export(model: Tagger, path: Path, temperature: float = 1.0) -> None:
-    """The model as `learned.Network` reads it: tables in bytes, a scale a row, all else in half floats."""
+def transitions(samples: Sequence[Sample]) -> Tensor:
+    """How much likelier each tag is behind each other than anywhere (tags, tags), in logarithms; a word that
+    goes on with nothing is next to impossible."""
+    counts = torch.full((len(TAGS), len(TAGS)), 0.5)
+    for found in samples:
+        places = [tagged(found, token.start, token.end)[0] for token in encode(found.request).tokens]
+        for one, other in zip(["", *places], places, strict=False):
+            counts[TAGS.index(one), TAGS.index(other)] += 1
+    for n, one in enumerate(TAGS):
+        for m, other in enumerate(TAGS):
+            if other.startswith("I-") and one[2:] != other[2:]:
+                counts[n, m] = 1e-4
+    shares = counts.sum(0) / counts.sum()
+    return (counts / counts.sum(1, keepdim=True)).log() - shares.log()
+
+
+def export(model: Tagger, path: Path, follow: Tensor | None = None, temperature: float = 1.0) -> None:
+    """The model as `learned.Network` reads it: tables in bytes, a scale a row, all else in half floats.
+    `follow`: of `transitions`."""
     tensors: dict[str, Tensor] = {}
+    if follow is not None:
+        tensors["follow"] = follow.half()
     for name, value in model.state_dict().items():
         if name in ("words.weight", "pieces.weight"):
             scale = value.abs().amax(1).clamp_min(1e-8) / 127

@@ -146,13 +146,18 @@ def number(text: str) -> float | None:
     if bare in _HUNDREDS:
         return _HUNDREDS[bare]
     pieces = re.findall(r"[^\W\d_]+", bare)
-    for size in range(len(pieces), 0, -1):
-        for start in range(len(pieces) - size + 1):
-            if (said := " ".join(pieces[start : start + size])) in words:
-                return words[said]
+    counted = [
+        words[said]
+        for size in range(len(pieces), 0, -1)
+        for start in range(len(pieces) - size + 1)
+        if (said := " ".join(pieces[start : start + size])) in words
+    ]
+    # the longest, and an article only where nothing else counts: "a couple", "a dozen"
+    if counted:
+        return next((value for value in counted if value != 1), 1)
     # no spaces between the words of some languages: the longest one that is in it, a figure before a unit
-    if found := re.search(r"[零〇一二两兩俩三四五六七八九十百]+", bare):
-        return _chinese(found[0])
+    if figures := re.search(r"[零〇一二两兩俩三四五六七八九十百]+", bare):
+        return _chinese(figures[0])
     return None
 
 
@@ -209,7 +214,10 @@ _SQUARE = r"squar|quadrat|cuadrad|persegi|正方|方形|方图|方的|bujur sang
 _PHONE = (
     r"phone|handy|móvil|movil|celular|teléfono|telefono|ponsel|\bhp\b|手机|手機|smartphone|mobil|story|reel"
 )
-_UPRIGHT = r"vertical|portrait|hochformat|hochkan|retrato|potret|tegak|竖|豎|纵向|upright|直幅|直式|senkrecht|vertikal"
+_UPRIGHT = (
+    r"vertical|portrait|hochformat|hochkan|retrato|potret|tegak|竖|豎|纵向|upright|直幅|直式|senkrecht|"
+    r"vertikal"
+)
 _LYING = (
     r"landscape|widescreen|wide screen|horizontal|querformat|breitbild|apaisad|panorámic|panoramic|lanskap|"
     r"layar lebar|mendatar|横|橫|宽屏|寬屏|desktop|escritorio|桌面|waagerecht|quer|pantalla ancha|computer"

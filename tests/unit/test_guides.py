@@ -8,13 +8,16 @@ import torch
 from conftest import TINY
 
 from diptych.contracts import Prompt
+from diptych.evaluation import EvaluationConfig, evaluate
 from diptych.flow import FlowConfig, SamplerConfig
+from diptych.inference import Pipeline
 from diptych.inference.draw import stack_of
 from diptych.models.mot import MoT
 from diptych.request import Media, Message, Plan, RequestError, Role, Task
 from diptych.systems.u1.conversation import GUIDES, Conversation
 from diptych.systems.u1.system import U1System
 from diptych.worlds.emoji import EmojiWorld, WorldConfig
+from diptych.worlds.emoji.guided import GUIDED
 from diptych.worlds.emoji.source import EmojiSource
 
 
@@ -80,6 +83,22 @@ def test_a_question_takes_one_picture_still(taught):
     asked = Message("user", "what is this?", (Media.picture(picture(1)), Media.picture(picture(2))))
     with pytest.raises(RequestError, match="2 pictures are attached, but this model looks at 1 at most"):
         taught.answers([[asked]])
+
+
+@pytest.mark.parametrize("wording", ["plain", "trained", "held-out"])
+def test_the_benchmark_judges_guided_pictures_too_in_any_words(taught, world, wording):
+    found = evaluate(Pipeline(taught), world, EvaluationConfig(prompts=1, wording=wording)).summary()
+    assert found["guided"]["by"].keys() == set(GUIDED)
+    for part in ("drawing, seen", "drawing, held-out", "edits"):
+        assert found[f"{part}, judged leniently"]["by"].keys() == found[part]["by"].keys()
+
+
+def test_a_model_that_was_not_taught_is_not_asked(tokenizer, world):
+    system = made(tokenizer, ())
+    result = evaluate(Pipeline(system), world, EvaluationConfig(prompts=1))
+    assert not result.guided
+    with pytest.raises(RequestError, match="2 pictures are attached"):
+        evaluate(Pipeline(system), world, EvaluationConfig(prompts=1, split="guided"))
 
 
 def test_guides_that_are_no_roles_are_refused():

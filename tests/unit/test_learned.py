@@ -131,7 +131,8 @@ def test_the_recipe_is_a_command(tmp_path, monkeypatch, capsys):
 
 def test_planning_loads_no_torch():
     code = (
-        "import sys; from diptych.planning.learned import Learned; from diptych.planning.schema import Request;"
+        "import sys; from diptych.planning.learned import Learned;"
+        "from diptych.planning.schema import Request;"
         "Learned.open().plan(Request(text='a cat')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

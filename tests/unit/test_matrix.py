@@ -34,7 +34,9 @@ from diptych.training.memory import estimate
 from diptych.training.run import train
 from diptych.training.trainer import Trainer
 
-FAMILIES = (*registry.FAMILIES, toy.FAMILY)
+OF_OTHERS = {"wan", "unison"}
+"""Families over models that others made, whose blocks stay as they are: they have tests of their own."""
+FAMILIES = (*(family for family in registry.FAMILIES if family.name not in OF_OTHERS), toy.FAMILY)
 STEPS = 4
 
 
@@ -99,7 +101,7 @@ def trained(request, tmp_path_factory) -> Iterator[Trained]:
 
 
 def test_every_registered_family_is_in_the_matrix():
-    assert set(TINY) == {family.name for family in FAMILIES}
+    assert set(TINY) | OF_OTHERS == {family.name for family in (*registry.FAMILIES, toy.FAMILY)}
 
 
 def read(system: System, *words: str) -> Condition:

@@ -153,7 +153,8 @@ class _Hand:
             name = "np.mask"
         elif role is Role.CONTROL and self.control:
             name = f"ctl.{self.control}"
-        if self.style == "ordinal" and picked and not several:
+        # what a control picture holds is said in words, so it is not called by its place alone
+        if self.style == "ordinal" and picked and not several and role is not Role.CONTROL:
             return self._ordinal(picked[0], clip, rng, within, case)
         # words that say what it holds stay; a prompt without its nouns would say nothing
         bare = self.style == "mark" and role not in (Role.MASK, Role.CONTROL) and within != "prompt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def _largest(batches: list[Batch]) -> Batch:
 def _first(config: TrainConfig) -> list[Batch]:
     """The micro-batches of the first steps of each stage, as the run itself makes them."""
     with TemporaryDirectory() as nowhere:
-        job = make_job(config, Path(nowhere), never)
+        job = make_job(config, Path(nowhere), cast(Any, never))
     data = [job.dataset(stage, 0, 1) for stage in job.config.stages if stage.steps]
     return [batch for of_stage in data for step in range(LOOKED_AT) for batch in of_stage[step].batches]
 

@@ -52,5 +52,14 @@ class UnisonTrainConfig(RunConfig):
             raise ValueError(
                 f"accumulate must be 1 to requests_per_step, got {self.accumulate}, {self.requests_per_step}"
             )
+        if len({stage.trainable for stage in self.stages}) > 1:
+            raise ValueError(
+                "a run trains the planner or the projector: each is frozen while the other learns"
+            )
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers must be 0 to {MAX_WORKERS}, got {self.workers}")
+
+    @property
+    def plans(self) -> bool:
+        """Whether it is the planner that learns."""
+        return bool(self.stages) and self.stages[0].trainable == LORA

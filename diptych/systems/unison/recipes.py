@@ -9,8 +9,8 @@ from diptych.systems.unison.config import PROJECTOR, UnisonStage, UnisonTrainCon
 
 
 def planner() -> UnisonTrainConfig:
-    """A language model learns to plan: adapters (LoRA) on its layers and rows for its new tokens, vision frozen,
-    over planning data made on the way; needs --start. Time: by the model; 500,000 requests."""
+    """A language model learns to plan: adapters (LoRA) on its layers and rows for its new tokens, vision
+    frozen, over planning data made on the way; needs --start. Time: by the model; 500,000 requests."""
     return UnisonTrainConfig(
         name="unison-planner",
         lora_rank=8,

@@ -92,8 +92,10 @@ def settings_of(folder: Path, contents: Contents, open_system: OpenSystem) -> Se
         can = open_system.settings(name)
         tasks = handed(folder, generator, can) - {task for before, _ in parts for task in before}
         parts.append((tasks, replace(can, tasks=tasks)))
-    base = parts[0][1] if parts else Settings(
-        native=512, multiple=1, max_side=4096, tasks=frozenset(), sampler=SamplerConfig()
+    base = (
+        parts[0][1]
+        if parts
+        else Settings(native=512, multiple=1, max_side=4096, tasks=frozenset(), sampler=SamplerConfig())
     )
     return replace(
         base,

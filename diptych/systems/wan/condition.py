@@ -13,8 +13,8 @@ from torch import Tensor
 from diptych.contracts import check_rows
 
 TEXT_ROWS, JOINED_ROWS = 512, 2048
-"""Rows that the text context is filled up to with zeros: alone, and where a projector's tokens stand behind it
-(published so; the blank rows are attended to, and so the length is part of what is computed)."""
+"""Rows that the text context is filled up to with zeros: alone, and where a projector's tokens stand behind
+it (published so; the blank rows are attended to, and so the length is part of what is computed)."""
 
 
 @dataclass(frozen=True, eq=False)

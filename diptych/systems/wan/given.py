@@ -31,8 +31,8 @@ class Frames:
 
 
 def frames_of(stack: Stack, factor: int) -> Frames:
-    """`factor`: px of a side to one latent. Raises RequestError for a source without a mask, a mask without any white, and for roles that do not go
-    together."""
+    """`factor`: px of a side to one latent. Raises RequestError for a source without a mask, a mask without
+    any white, and for roles that do not go together."""
     count, size = len(stack.times), (stack.height, stack.width)
     video, mask = torch.zeros(3, count, *size), torch.ones(count, *size)
     of = {role: [one for one in stack.given if one.role is role] for role in {g.role for g in stack.given}}
@@ -43,7 +43,9 @@ def frames_of(stack: Stack, factor: int) -> Frames:
         raise RequestError(f"this model has no frames of the role {min(known).value!r}")
     if Role.SOURCE in of:
         if Role.MASK not in of:
-            raise RequestError("this model changes a source within a mask: attach one, white where it may change")
+            raise RequestError(
+                "this model changes a source within a mask: attach one, white where it may change"
+            )
         mask = (_spread(of[Role.MASK], stack).mean(0) > 0).float()
         if not bool(mask.any()):
             raise RequestError("the mask is black all over: it is white where the source may change")
@@ -91,8 +93,8 @@ def _on_white(one: Given, stack: Stack, factor: int) -> Tensor:
 
 @torch.no_grad()
 def coded(space: WanSpace, frames: Frames, device: torch.device) -> Tensor:
-    """The control input (channels, references + f, H, W): latents of what stays and of what is drawn over, and
-    the mask, its pixels of a latent as channels."""
+    """The control input (channels, references + f, H, W): latents of what stays and of what is drawn over,
+    and the mask, its pixels of a latent as channels."""
     video, mask = frames.video.to(device)[None], frames.mask.to(device)
     kept, over = (space.latents(video * part)[0] for part in (1 - mask, mask))
     control = torch.cat([kept, over, _mask_channels(mask, kept.shape[1], space.factor)])

@@ -19,7 +19,12 @@ class WanSpace:
 
     def __init__(self, model: Any, space: int, time: int, multiple: int) -> None:
         """`space`: px of a side to one latent; `multiple`: sides of pictures are multiples of it, px."""
-        self.model, self.factor, self.time, self.multiple = model.eval().requires_grad_(False), space, time, multiple
+        self.model, self.factor, self.time, self.multiple = (
+            model.eval().requires_grad_(False),
+            space,
+            time,
+            multiple,
+        )
         self.channels = int(model.config.z_dim)
 
     def latents(self, x: Tensor) -> Tensor:
@@ -31,7 +36,9 @@ class WanSpace:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         if (pixels.shape[1] - 1) % self.time:
-            raise ValueError(f"a clip has a multiple of {self.time} frames, and one more, got {pixels.shape[1]}")
+            raise ValueError(
+                f"a clip has a multiple of {self.time} frames, and one more, got {pixels.shape[1]}"
+            )
         if pixels.shape[-2] % self.multiple or pixels.shape[-1] % self.multiple:
             raise ValueError(
                 f"sides must be multiples of {self.multiple} px, got {pixels.shape[-1]}x{pixels.shape[-2]}"
@@ -58,7 +65,9 @@ class WanSpace:
         return round_sides(width, height, self.multiple)
 
     def identity(self) -> str:
-        digest = hashlib.sha256(repr(sorted(dict(self.model.config).items(), key=str)).encode())
+        # without what says where it came from, and nothing of what is computed
+        told = {name: value for name, value in dict(self.model.config).items() if not name.startswith("_")}
+        digest = hashlib.sha256(repr(sorted(told.items())).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             # a sum each, not all bytes: enough to tell one autoencoder from another

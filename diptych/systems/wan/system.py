@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -48,7 +49,10 @@ class Denoiser(nn.Module):
     facts: ClassVar = BlockFacts(silent=())
 
     def __init__(self, transformer: Any) -> None:
+        """Raises ValueError for a shape alone, of which surgery would make a model of other size."""
         super().__init__()
+        if isinstance(transformer, Shape):
+            raise ValueError(f"models of the family {NAME} keep their blocks")
         self.transformer = transformer
         config = transformer.config
         width = config.num_attention_heads * config.attention_head_dim
@@ -95,7 +99,7 @@ class WanSystem:
         self.model = Denoiser(transformer.eval().requires_grad_(False))
         self.encoder, self.tokenizer = text_encoder.eval().requires_grad_(False), tokenizer
         self.space, self.scheduler, self.published = space, scheduler, published
-        self.card, self.token = card or {}, published.patch
+        self.card, self.token, self.native = card or {}, published.patch, published.settings.native
         # guidance asks for the same negative text again and again
         self._rows = lru_cache(maxsize=64)(self._encode)
 
@@ -106,10 +110,6 @@ class WanSystem:
     @property
     def sampler(self) -> SamplerConfig:
         return self.published.sampler
-
-    @property
-    def native(self) -> int:
-        return self.settings.native
 
     @property
     def device(self) -> torch.device:
@@ -174,8 +174,8 @@ class WanSystem:
         return rows.to(self.device)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: WanCondition) -> Tensor:
-        """Velocity (B, F, C, H, W), float32; the frames of references come first. Raises ValueError for frames
-        at levels of their own, which this model does not have."""
+        """Velocity (B, F, C, H, W), float32; the frames of references come first. Raises ValueError for
+        frames at levels of their own, which this model does not have."""
         if sigma.ndim == 2:
             if not bool((sigma == sigma[:, :1]).all()):
                 raise ValueError("all frames of a row have one noise level in this model")
@@ -214,7 +214,7 @@ class WanSystem:
         """Write a pipeline folder of diffusers, with a card."""
         from diffusers import WanVACEPipeline
 
-        pipeline = WanVACEPipeline(
+        pipeline: Any = WanVACEPipeline(
             tokenizer=self.tokenizer,
             text_encoder=self.encoder,
             vae=self.space.model,
@@ -231,6 +231,10 @@ class WanSystem:
         """From a pipeline folder of diffusers; the autoencoder stays in float32, as published. Raises
         ModelFolderError for one that is not whole or of another kind."""
         published = read_published(folder)
+        if find_spec("ftfy") is None:
+            raise ModelFolderError(
+                f"{folder}: prompts are cleaned by ftfy, which is not installed: pip install 'diptych[wan]'"
+            )
         import diffusers
         from transformers import AutoConfig, AutoTokenizer, UMT5EncoderModel
 
@@ -283,7 +287,9 @@ def _opened(kind: Any, folder: Path, stem: str, dtype: torch.dtype | None, confi
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         # two names of one tensor, of which files hold one
         shapes.pop("encoder.embed_tokens.weight", None)
-        held = {name: shape for name, shape in stored.shapes().items() if name != "encoder.embed_tokens.weight"}
+        held = {
+            name: shape for name, shape in stored.shapes().items() if name != "encoder.embed_tokens.weight"
+        }
         check_shapes(shapes, held, where)
         named = "torch_dtype" if configs is None else "dtype"
         return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, **{named: dtype})
@@ -292,5 +298,3 @@ def _opened(kind: Any, folder: Path, stem: str, dtype: torch.dtype | None, confi
     # their errors are of every class, by what the config contradicts
     except Exception as error:
         raise ModelFolderError(f"{folder} cannot be read ({error})") from error
-
-
