@@ -119,13 +119,15 @@ def print_plan(plan: Plan) -> None:
 
 
 def understood(
-    settings: Settings, request: str, images: Sequence[Path], overrides: Overrides
+    settings: Settings, request: str, images: Sequence[Path], overrides: Overrides, earlier: bool = False
 ) -> tuple[Plan, list[Media]]:
-    """A request as its settled plan with its media. Raises RequestError as `planning.understood`, and for an
-    override without effect."""
+    """A request as its settled plan with its media; `earlier`: turns before it have some. Raises RequestError
+    as `planning.understood`, and for an override without effect."""
     given = overrides.given()
     plan = planning.understood(settings, request, len(images), **given)
-    guided = any(role is not Role.UNUSED for role in plan.inputs)
+    # pictures of earlier turns, and of the same answer, are guided by as attached ones are
+    guided = earlier or TASKS[plan.task].makes is Product.STORY
+    guided = guided or any(role is not Role.UNUSED for role in plan.inputs)
     without = set() if guided else {"image_guidance_scale"}
     if not TASKS[plan.task].writes:
         without |= _WRITTEN
