@@ -139,7 +139,7 @@ def _draw(table: dict[str, Any], path: Path) -> None:
             means, halves = zip(*(sides[side] for side in SIDES), strict=True)
             at = [side + (place - 1.5) * width for side in range(len(SIDES))]
             panel.bar(at, means, width, yerr=halves, capsize=2, label=name)
-        panel.set_xticks(range(len(SIDES)), SIDES)
+        panel.set_xticks(range(len(SIDES)), [side.replace(", ", ",\n") for side in SIDES])
         panel.set_title(f"equal {equal}")
     panels[0].set_ylabel("share right")
     panels[0].set_ylim(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import io
@@ -10,6 +11,7 @@ import re
 import sys
 import traceback
 from types import ModuleType
+from typing import Any, TextIO
 
 import tyro
 from rich.markup import escape
@@ -54,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = _main(arguments)
+        with _spelled(arguments):
+            status = _main(arguments)
         # now, and not when Python ends, where nobody could catch a closed pipe
         sys.stdout.flush()
         return status
@@ -67,6 +70,27 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, SystemExit):
             raise
         return _told(error)
+
+
+class _Spelled(io.TextIOBase):
+    """A stream on which nothing commands a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(visible(text))
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _spelled(arguments: list[str]) -> contextlib.AbstractContextManager[Any]:
+    """The parsers of the commands repeat what they do not understand as it is: where that would command the
+    terminal, all that is said is spelled out, at the price of its colours."""
+    if any(visible(word) != word for word in arguments):
+        return contextlib.redirect_stderr(_Spelled(sys.stderr))
+    return contextlib.nullcontext()
 
 
 def _main(arguments: list[str]) -> int:
@@ -85,8 +109,7 @@ def _main(arguments: list[str]) -> int:
     kinds = {name: getattr(_module(name), kind) for name, kind in COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(
         kinds,
-        # none of them is run: a word that is no command is only repeated
-        args=[visible(word) for word in arguments],
+        args=arguments,
         prog="diptych",
         description="Models that both see and draw. `diptych --version` tells which version this is.",
     )  # type: ignore[call-overload]

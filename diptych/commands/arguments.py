@@ -131,10 +131,11 @@ def understood(
     settled: Path | None = None,
     turns: Sequence[str] = (),
     planner: Callable[[Sequence[Media | Path]], Planner | None] = lambda media: None,
+    earlier: bool = False,
 ) -> tuple[Course, list[Media | Path]]:
     """A request, or a file of `diptych plan`, as settled plans, with what is attached; `planner` gives the
-    planner of a model that plans itself. Raises RequestError as `planning.understood`, and for an override
-    without effect."""
+    planner of a model that plans itself; `earlier`: turns before it have media. Raises RequestError as
+    `planning.understood`, and for an override without effect."""
     fields = overrides.given()
     found = planning.looked_at(settings, images)
     if settled is None:
@@ -146,7 +147,9 @@ def understood(
     else:
         course = planning.settled(settings, _read_plan(settled), **fields)
     for plan in course.plans:
-        guided = any(role is not Role.UNUSED for role in plan.inputs)
+        # pictures of earlier turns, and of the same answer, are guided by as attached ones are
+        guided = earlier or TASKS[plan.task].makes is Product.STORY
+        guided = guided or any(role is not Role.UNUSED for role in plan.inputs)
         without = set() if guided else {"image_guidance_scale"}
         if not TASKS[plan.task].writes:
             without |= _WRITTEN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +32,7 @@ from diptych.commands.terminal import aside, progress
 from diptych.files.typed import to_json
 from diptych.files.visible import visible
 from diptych.planning import Course, Planner
-from diptych.request import MARK, TASKS, Media, Message, Plan, Product, RequestError, Task
+from diptych.request import MARK, TASKS, Media, Message, Plan, Product, RequestError, Role, Task
 from diptych.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def run(command: Do, console: Console) -> int:
     talk = Talk.read(settings, command.history)
     turns = [turn.text for turn in talk.messages if turn.role == "user"]
     model = _Model(command)
+    earlier = any(message.media for message in talk.messages)
     course, found = understood(
-        settings, command.request, command.image, overrides, command.settled, turns, model.planner
+        settings, command.request, command.image, overrides, command.settled, turns, model.planner, earlier
     )
     if len(course.plans) > 1:
         return _steps(command, model, course, found, talk)
@@ -103,8 +105,10 @@ def run(command: Do, console: Console) -> int:
     from diptych.data.pictures import names
 
     output = command.output or Path("out.png")
-    for path in names(output, command.keep if command.best_of > 1 else plan.count):
+    outputs = names(output, command.keep if command.best_of > 1 else plan.count)
+    for path in outputs:
         check_file(path, plan.frames)
+    talk.check_apart(outputs)
     print_plan(plan)
     # here and not above: the plan is told before torch and the model are loaded, which takes seconds
     pipeline = model.pipeline
@@ -119,8 +123,10 @@ def run(command: Do, console: Console) -> int:
     else:
         seeds = [plan.seed + number for number in range(plan.count)]
         result = _drawn(pipeline, plan, media, talk.messages)
+    # first, as the drawing may be written over the picture that was asked about
+    asked = talk.asked(command, plan)
     paths = result.save(output)
-    talk.add(command, MARK * len(paths), paths)
+    talk.add(asked, MARK * len(paths), paths)
     if result.thought:
         aside.print(escape(visible(result.thought)), highlight=False, soft_wrap=True)
     if command.json:
@@ -179,9 +185,17 @@ def _answer(command: Do, model: _Model, plan: Plan, media: Sequence[Media], talk
     story = TASKS[plan.task].makes is Product.STORY
     if command.best_of > 1 or (command.output is not None and not story):
         raise RequestError("the request is a question, so no picture is drawn: leave out -o and --best-of")
-    output = (command.output or Path("out")).with_suffix(".md")
+    output = command.output or Path("out")
+    if not output.name:
+        raise RequestError(f"{output} is a folder; name a page in it with -o, such as {output}/out.md")
+    output = output.with_suffix(".md")
     if story:
         check_page(output)
+        # as many as the answer may come to hold
+        there = sorted(output.parent.glob(f"{glob.escape(output.stem)}-*.png"))
+        for path in there:
+            check_page(path)
+        talk.check_apart([output, *there])
     print_plan(plan)
     pipeline = model.pipeline
     from diptych.inference import Result
@@ -193,14 +207,17 @@ def _answer(command: Do, model: _Model, plan: Plan, media: Sequence[Media], talk
         if not command.json:
             print(visible(piece) if isinstance(piece, str) else MARK, end="", flush=True)
     result = Result.of(plan, pieces)
-    page, *pictures = result.save(output) if story else [None]
-    talk.add(command, result.text, pictures)
+    asked = talk.asked(command, plan)
+    # the page, and its pictures
+    paths = result.save(output) if story else []
+    pictures = paths[1:]
+    talk.add(asked, result.text, pictures)
     if command.json:
         drawn = [{"path": str(path), "seed": plan.seed, "score": None} for path in pictures]
         _print_json(plan, result.text, drawn)
         return 0
     print()
-    for path in (page, *pictures) if story else ():
+    for path in paths:
         print(visible(str(path)))
     return 0
 
@@ -250,6 +267,8 @@ class Talk:
     def read(cls, settings: Settings, path: Path | None) -> Talk:
         if path is None:
             return cls(None, [], [])
+        if Task.ANSWER not in settings.tasks:
+            raise RequestError("this model holds no conversations: leave out --history")
         from diptych.data.talks import media_of, read_talk
 
         check_page(path)
@@ -264,13 +283,35 @@ class Talk:
         ]
         return cls(path, turns, messages)
 
-    def add(self, command: Do, text: str, pictures: Sequence[Path]) -> None:
-        """Write the file with the request and its answer behind what it held."""
+    def check_apart(self, outputs: Sequence[Path]) -> None:
+        """Raises RequestError for an output that would be written over the file or one of its pictures."""
+        if self.path is None:
+            return
+        from diptych.data.talks import media_of
+
+        own = {file.resolve() for turn in self.turns for file in media_of(self.path, turn)}
+        for output in outputs:
+            if output.resolve() in own | {self.path.resolve()}:
+                raise RequestError(
+                    f"{output} belongs to the conversation {self.path}: name another file with -o"
+                )
+
+    def asked(self, command: Do, plan: Plan) -> Any:
+        """The request as a turn of the file; copies of what it showed the model are in the file's folder."""
+        if self.path is None:
+            return None
+        from diptych.data.talks import Said, kept
+
+        pairs = zip(command.image, plan.inputs, strict=True)
+        seen = [file for file, role in pairs if role is not Role.UNUSED]
+        return Said(role="user", text=command.request, media=kept(self.path, seen))
+
+    def add(self, asked: Any, text: str, pictures: Sequence[Path]) -> None:
+        """Write the file with a request and its answer behind what it held."""
         if self.path is None:
             return
         from diptych.data.talks import Said, kept, write_talk
 
-        asked = Said(role="user", text=command.request, media=kept(self.path, command.image))
         answered = Said(role="assistant", text=text, media=kept(self.path, pictures))
         write_talk(self.path, [*self.turns, asked, answered])
 

@@ -38,7 +38,7 @@ def is_clip(path: Path) -> bool:
         with Image.open(path, formats=("GIF",)) as image:
             return bool(getattr(image, "is_animated", False))
     # whoever opens it as a picture will say what is wrong
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return False
 
 
@@ -116,7 +116,9 @@ def _frames(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
                     "megapixels in all: cut it shorter"
                 )
             _check_size(frame.width, frame.height, path)
-            at = now + 1 / FPS if frame.time is None else float(frame.time)
+            # a frame that has no time follows the one before it
+            after = 0.0 if first is None else first + now + 1 / FPS
+            at = after if frame.time is None else float(frame.time)
             first = at if first is None else first
             # times of a damaged file may go backwards; what is shown does not
             now = max(now, at - first)
@@ -141,7 +143,8 @@ def _sampled(frames: Iterator[tuple[float, Any]], most: int) -> list[tuple[float
     step, last = 0.0, None
     for at, frame in frames:
         last = (at, frame)
-        if kept and at - kept[-1][0] < step:
+        # of frames at one time too, of which a damaged file may have any number
+        if kept and (at <= kept[-1][0] or at - kept[-1][0] < step):
             continue
         kept.append((at, _pixels(frame)))
         if len(kept) > 2 * most:

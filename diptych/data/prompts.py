@@ -23,8 +23,8 @@ def read_prompts(path: Path, limit: int) -> list[str]:
 
         prompts = [row.captions[0] for row in Index(path).rows if row.captions]
     else:
-        # no more than are asked for: the file may hold millions
-        prompts = list(islice((_prompt(path, line) for line in lines(path)), limit))
+        # no more than are asked for: the file may hold millions. A line of other scripts' blanks is blank
+        prompts = list(islice(filter(None, (_prompt(path, line) for line in lines(path))), limit))
     if not prompts:
         raise ValueError(f"{path} holds no prompts")
     return prompts[:limit]

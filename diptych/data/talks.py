@@ -66,7 +66,8 @@ def kept(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
     for file in files:
         at = file.resolve()
         if at not in own:
-            places = (folder / f"{path.stem}-{number}{file.suffix}" for number in count())
+            # no name that several pictures of one output get: talk-0.png would be that of -o talk.png too
+            places = (folder / f"{path.stem}.{number}{file.suffix}" for number in count())
             at = next(place for place in places if not place.exists())
             with whole(at) as aside:
                 shutil.copyfile(file, aside)

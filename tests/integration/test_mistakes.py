@@ -310,6 +310,24 @@ def test_strangers_text_does_not_command_the_terminal(capsys):
     assert capsys.readouterr().out == visible(evil) + "\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", "--\x1b[31m"),
+        ("plan", "a cat", "--task", "\x1b[31m"),
+        ("train", "emoji", "--\x1b[31m"),
+        ("\x1b[31m",),
+    ],
+)
+def test_words_that_no_command_knows_do_not_command_it_either(words, capsys):
+    try:
+        status = cli.main(list(words))
+    except SystemExit as error:
+        status = error.code
+    told = capsys.readouterr().err
+    assert (status, "\x1b" in told, "x1b[31m" in told) == (2, False, True)
+
+
 def test_the_version_is_told(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"diptych {diptych.__version__}\n"

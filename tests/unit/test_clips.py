@@ -4,6 +4,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from diptych.data import clips
 from diptych.data.clips import is_clip, open_clip
 from diptych.data.pictures import PictureError
 from diptych.planning import opened
-from diptych.request import RequestError
+from diptych.request import FPS, RequestError
 
 RATE, SIDE = 10, 64
 
@@ -205,6 +206,34 @@ def test_few_frames_are_held_at_once_however_many_there_are(monkeypatch):
     assert len(found) == 16
     assert most <= 34
     assert np.diff([at for at, _ in found]).max() < 2 * 20_000 / 30 / 15
+
+
+def test_of_frames_at_one_time_one_is_kept(monkeypatch):
+    """A damaged file may give its frames any times, and the same to all of them."""
+    shown: list[object] = []
+    monkeypatch.setattr(clips, "_pixels", shown.append)
+    assert len(clips._sampled(iter([(0.0, None)] * 1000), 4)) == len(shown) == 1
+
+
+@pytest.mark.parametrize("times", [[None, None, None], [5.0, None, None]])
+def test_a_frame_that_has_no_time_follows_the_one_before_it(times):
+    frames = [SimpleNamespace(time=at, width=4, height=4, is_corrupt=False) for at in times]
+    codec = SimpleNamespace(width=4, height=4)
+    container = SimpleNamespace(
+        streams=SimpleNamespace(video=[SimpleNamespace(codec_context=codec)]),
+        demux=lambda _: [SimpleNamespace(decode=lambda: frames)],
+    )
+    found = [at for at, _ in clips._frames(container, Path("a.mp4"))]
+    assert found == pytest.approx([0.0, 1 / FPS, 2 / FPS])
+
+
+def test_a_gif_that_claims_to_be_huge_is_refused_in_one_sentence(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    data[6:10] = b"\xff" * 4
+    (tmp_path / "a.gif").write_bytes(data)
+    with pytest.raises(PictureError, match="too large to decode"):
+        opened(tmp_path / "a.gif", 4)
 
 
 def test_where_pyav_is_absent_the_extra_is_named(tmp_path):

@@ -211,6 +211,9 @@ def test_lines_end_at_line_feeds_alone(tmp_path):
     found = [(line.number, line.text.decode()) for line in foreign.lines(path)]
     assert found == [(1, "one\u2028still one\x0c\x85\r\n"), (4, "last")]
     assert read_prompts(path, 9) == ["one\u2028still one", "last"]
+    # what is blank in another script only, and the mark of Windows editors alone
+    path.write_bytes("\ufeff\none\n\x1c\n\u3000\n".encode())
+    assert read_prompts(path, 9) == ["one"]
 
 
 @given(st.binary(max_size=60), st.integers(1, 20))

@@ -487,7 +487,7 @@ def test_data_are_those_of_the_parents_and_of_the_run(parents, own, expected):
 
 
 def test_a_card_of_the_native_family_names_its_parents_data():
-    recipe = dataclasses.replace(next(iter(RECIPES.values()))(), jsonl=(), text=())
+    recipe = dataclasses.replace(RECIPES["emoji"](), jsonl=(), text=())
     told = _facts(recipe, {"steps": 1, "parents": [{"data": "pictures of a friend"}]})["data"]
     assert told.startswith("pictures of a friend; emoji world")
 

@@ -211,6 +211,8 @@ def test_words_drawn_at_random_are_those_of_the_seed(pipeline):
 
     assert said(1, temperature=30.0) == said(1, temperature=30.0) != said(2, temperature=30.0)
     assert said(1, temperature=30.0, top_p=1e-6) == RUNS["chat_disc"]["answer"]
+    # so cold that a logit divided by it is infinite
+    assert said(1, temperature=1e-310) == RUNS["chat_disc"]["answer"]
 
 
 def test_a_story_is_that_of_its_seed_and_ends_before_a_stop_text(pipeline):
@@ -300,6 +302,28 @@ def test_only_what_begins_alike_is_not_read_again(system):
         assert cache.next_time == expected.next_time
         for found, fresh in zip(cache.layers, expected.layers, strict=True):
             torch.testing.assert_close(found, fresh, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_what_is_kept_of_a_story_is_a_cache_for_each_pass(system):
+    """A negative prompt stands behind the pictures: no document of its pass goes on behind another."""
+    memory, shown = system.telling()._memory, picture("disc")
+    nothing = system._asked([Message("user", "nothing")])
+    reads: list[int] = []
+    append, prefix = memory._behind, memory._read
+    memory._behind = lambda cache, document, known: (
+        reads.append(len(document) - known) or append(cache, document, known)
+    )
+    memory._read = lambda document: reads.append(len(document)) or prefix(document)
+    for count in range(1, 5):
+        pictures = (shown,) * count
+        memory.read(system._asked([Message("user", "a disc", pictures)]))
+        memory.read(system._asked([Message("user", "blurred", pictures)]))
+        reads.clear()
+        memory.read(nothing)
+        # the pass that sees nothing is read once
+        assert sum(reads) == 0 or count == 1
+    assert len(memory._known) == 3
 
 
 def test_a_picture_more_than_the_model_may_draw_ends_a_story(system, monkeypatch):

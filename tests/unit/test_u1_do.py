@@ -1,6 +1,7 @@
 """`diptych do` with a published folder: answers, conversations in a file, edits of many pictures, stories."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import golden_files
@@ -9,8 +10,11 @@ import pytest
 from PIL import Image
 
 from diptych.cli import main
+from diptych.commands.do import Talk
 from diptych.data.conversations.tokens import Document
 from diptych.data.pictures import open_picture
+from diptych.request import RequestError, Task
+from diptych.systems.registry import settings_of
 from diptych.systems.u1.system import U1System
 
 RUNS = golden_files.load_json("u1_folder/index")["runs"]
@@ -39,8 +43,8 @@ def test_do_goes_on_with_a_conversation_in_a_file(folder, tmp_path, capsys, monk
     turns = json.loads(talk.read_text())
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
     # the picture lay elsewhere
-    assert turns[0] == {"role": "user", "text": QUESTION, "media": ["talk-0.png"]}
-    assert (tmp_path / "talks/talk-0.png").read_bytes() == (PICTURES / "disc.png").read_bytes()
+    assert turns[0] == {"role": "user", "text": QUESTION, "media": ["talk.0.png"]}
+    assert (tmp_path / "talks/talk.0.png").read_bytes() == (PICTURES / "disc.png").read_bytes()
     assert turns[3]["text"] == "The ground is pale blue."
 
 
@@ -99,8 +103,8 @@ def test_do_shows_thoughts_and_keeps_what_it_drew(folder, tmp_path, capsys, monk
     assert run["think_text"] in told.err
     assert told.out == "apple.png\n"
     drawn = json.loads((tmp_path / "talk.json").read_text())[1]
-    assert drawn == {"role": "assistant", "text": "<image>", "media": ["talk-0.png"]}
-    assert (tmp_path / "talk-0.png").read_bytes() == (tmp_path / "apple.png").read_bytes()
+    assert drawn == {"role": "assistant", "text": "<image>", "media": ["talk.0.png"]}
+    assert (tmp_path / "talk.0.png").read_bytes() == (tmp_path / "apple.png").read_bytes()
     assert main(["do", "What is it?", *model]) == 0
     assert len(json.loads((tmp_path / "talk.json").read_text())) == 4
 
@@ -111,7 +115,7 @@ def test_each_turn_keeps_the_picture_that_it_drew(folder, tmp_path, monkeypatch)
     model = ["--model", str(folder), "--history", "talk.json"]
     how = ["--width", "32", "--height", "32", "--steps", "1", *model]
     drawn = []
-    for request, *more in (("draw a disc",), ("draw a ring",), ("make it red", "-i", "talk-0.png")):
+    for request, *more in (("draw a disc",), ("draw a ring",), ("make it red", "-i", "talk.0.png")):
         assert main(["do", request, *more, *how]) == 0
         drawn.append((tmp_path / "out.png").read_bytes())
     turns = json.loads((tmp_path / "talk.json").read_text())
@@ -119,7 +123,84 @@ def test_each_turn_keeps_the_picture_that_it_drew(folder, tmp_path, monkeypatch)
     assert kept == drawn
     assert len(set(kept)) == 3
     # what the conversation has already is not copied again
-    assert turns[4]["media"] == ["talk-0.png"]
+    assert turns[4]["media"] == ["talk.0.png"]
+
+
+def test_a_turn_keeps_the_picture_that_it_asked_about(folder, tmp_path, monkeypatch):
+    """Also where what is drawn is written over it, as out.png is by an edit of out.png."""
+    monkeypatch.chdir(tmp_path)
+    how = [
+        "--model",
+        str(folder),
+        "--history",
+        "talk.json",
+        "--width",
+        "32",
+        "--height",
+        "32",
+        "--steps",
+        "1",
+    ]
+    assert main(["do", "draw a disc", *how]) == 0
+    asked = (tmp_path / "out.png").read_bytes()
+    assert main(["do", "make it red", "-i", "out.png", *how]) == 0
+    user, assistant = json.loads((tmp_path / "talk.json").read_text())[2:]
+    assert (tmp_path / user["media"][0]).read_bytes() == asked
+    assert (tmp_path / assistant["media"][0]).read_bytes() == (tmp_path / "out.png").read_bytes() != asked
+
+
+def test_what_is_drawn_is_not_written_over_a_conversation(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    how = [
+        "--model",
+        str(folder),
+        "--history",
+        "talk.json",
+        "--width",
+        "32",
+        "--height",
+        "32",
+        "--steps",
+        "1",
+    ]
+    for _ in range(2):
+        # named as the conversation is
+        assert main(["do", "draw a disc", "--count", "2", "-o", "talk.png", *how]) == 0
+    kept = [name for turn in json.loads((tmp_path / "talk.json").read_text()) for name in turn["media"]]
+    assert len(set(kept)) == 4
+    held = (tmp_path / "talk.0.png").read_bytes()
+    assert main(["do", "draw a ring", "-o", "talk.0.png", *how]) == 2
+    assert "belongs to the conversation" in capsys.readouterr().err
+    assert (tmp_path / "talk.0.png").read_bytes() == held
+
+
+def test_a_picture_that_was_not_looked_at_is_no_part_of_the_turn(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    how = [
+        "--model",
+        str(folder),
+        "--history",
+        "talk.json",
+        "--width",
+        "32",
+        "--height",
+        "32",
+        "--steps",
+        "1",
+    ]
+    unused = ["--task", "text-to-image", "--inputs", "unused", "-i", str(PICTURES / "disc.png")]
+    assert main(["do", "draw a ring", *unused, *how]) == 0
+    assert json.loads((tmp_path / "talk.json").read_text())[0]["media"] == []
+
+
+def test_pictures_of_earlier_turns_may_guide_a_drawing(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    how = ["--model", str(folder), "--width", "32", "--height", "32", "--steps", "1"]
+    scale = ["--image-guidance-scale", "2"]
+    assert main(["do", "draw a disc", *how, *scale]) == 2
+    assert "image_guidance_scale has no effect" in capsys.readouterr().err
+    assert main(["do", "draw a disc", *how, "--history", "talk.json"]) == 0
+    assert main(["do", "draw it again", *how, *scale, "--history", "talk.json"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -141,6 +222,25 @@ def test_a_wrong_file_of_turns_is_named_with_its_place(folder, tmp_path, capsys,
     told = capsys.readouterr().err
     assert message in told.replace("\n", " ")
     assert "talk.json" in told
+
+
+def test_a_model_that_holds_no_conversations_is_given_none(folder, tmp_path):
+    settings = replace(settings_of(str(folder)), tasks=frozenset({Task.TEXT_TO_IMAGE}))
+    with pytest.raises(RequestError, match="leave out --history"):
+        Talk.read(settings, tmp_path / "talk.json")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [(".", "is a folder"), ("story", "story-0.png is no ordinary")]
+)
+def test_a_story_that_cannot_be_written_is_not_told(folder, tmp_path, capsys, monkeypatch, output, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "story-0.png").mkdir()
+    how = ["--task", "interleave", "--model", str(folder), "-o", output]
+    assert main(["do", RUNS["story"]["settings"]["prompt"], *how]) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert not told.out
 
 
 def test_do_writes_a_story_as_a_page_with_its_pictures(folder, tmp_path, capsys, monkeypatch):

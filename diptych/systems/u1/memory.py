@@ -17,6 +17,8 @@ from diptych.spaces import PixelSpace
 from diptych.systems.u1.reading import embed
 
 Reader = Callable[[Document], tuple[Tensor, Cache]]
+KEPT = 3
+"""Documents: one for each pass of guidance, with everything, with pictures alone, and with nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,8 @@ class Known:
 
 
 class Memory:
-    """Documents that were read, each with its cache. One that goes on behind another takes its place: what is
-    kept is a cache for each pass of guidance, however long the answer becomes."""
+    """Documents that were read, each with its cache. One that goes on behind another takes its place, and of
+    the others the latest are kept: a cache for each pass of guidance, however long the answer becomes."""
 
     def __init__(self, model: MoT, space: PixelSpace, read: Reader) -> None:
         """`read` reads a document that begins like no other: states (1, L, C) and its cache."""
@@ -38,7 +40,8 @@ class Memory:
     def keep(self, document: Document, cache: Cache) -> None:
         """Remember what was read elsewhere: words that were written are in a cache already."""
         self._known = [old for old in self._known if _common(old.document, document) < len(old.document)]
-        self._known.append(Known(document, cache))
+        # a negative prompt stands behind the pictures: each that is drawn makes another document of its pass
+        self._known = [*self._known, Known(document, cache)][-KEPT:]
 
     @torch.no_grad()
     def read(self, document: Document, states: int = 0) -> tuple[Tensor, Cache]:
@@ -51,7 +54,8 @@ class Memory:
         else:
             old = self._known[lengths.index(known)]
             hidden, cache = self._behind(_cut(old, known), document, known)
-        if known < len(document):
+        # one that is read again as it was takes its own place, the latest
+        if not known or known < len(document) or known == len(old.document):
             self.keep(document, cache)
         return hidden, cache
 

@@ -111,8 +111,9 @@ class _Choice:
         if not self.limits.temperature:
             return int(logits.argmax())
         # in float64, where the sums of 151,936 probabilities are exact enough to be cut at one place
-        scaled = logits.detach().cpu().double() / self.limits.temperature
-        probabilities = torch.softmax(scaled, 0)
+        scaled = logits.detach().cpu().double()
+        # from the likeliest downwards: divided by next to nothing, several would be infinitely likely
+        probabilities = torch.softmax((scaled - scaled.max()) / self.limits.temperature, 0)
         point = torch.rand((), dtype=torch.float64, generator=self.generators[row])
         order = None
         if self.limits.top_p < 1.0:

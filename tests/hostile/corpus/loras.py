@@ -168,7 +168,7 @@ CASES = [
             ("in a style that is none", ("convert", "l.safetensors", "o", "--to", "lora-x"), "lora-x"),
             (
                 "merged into a LoRA",
-                ("convert", "l.safetensors", "o", "--to", "lora-peft", "--lora", "l.safetensors"),
+                ("convert", "l.safetensors", "o.safetensors", "--to", "lora-peft", "--lora", "l.safetensors"),
                 "--lora",
             ),
             ("as a model", ("info", "l.safetensors"), "is a file"),

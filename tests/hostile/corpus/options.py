@@ -151,7 +151,7 @@ CASES = [
             (
                 "memory of a depth beyond all",
                 ("info", "--train", "emoji", "--size", "10000000"),
-                "depth must be at most",
+                "width must be 1 to",
             ),
             ("no such model", ("info", "nothing"), "neither a folder"),
             ("a model of no name", ("do", "a cat", "--model", ""), "name of a model is empty"),
