@@ -104,7 +104,7 @@ class Learned:
             sure *= float(1.0 / (1.0 + np.exp(-logits["follows"][0])))
         count = 1 if follows else chosen("count") + 1
         tasks = [Task(TASKS[chosen(f"task{n}")]) for n in range(count)] if not follows else [before.task]  # type: ignore[union-attr]
-        spans = _spans(encoded, logits, count, self.network.follow)
+        spans = _spans(encoded, logits, count)
         steps: list[Step] = []
         contradictions: list[str] = []
         for number, task in enumerate(tasks):
@@ -143,38 +143,12 @@ class Learned:
         return replace(intent, question=question(intent, intent.confidence < UNSURE))
 
 
-FOLLOWING = 0.5
-"""How much counts which tags follow one another, beside what each word says alone."""
-
-
-def _likeliest(scores: np.ndarray, follow: np.ndarray | None) -> np.ndarray:
-    """The likeliest tags of all words together (Viterbi)."""
-    import numpy as np
-
-    if follow is None or not len(scores):
-        return scores.argmax(-1)
-    step = FOLLOWING * follow
-    total = scores[0] + step[0]
-    came = np.zeros(scores.shape, np.int64)
-    for place in range(1, len(scores)):
-        through = total[:, None] + step
-        came[place] = through.argmax(0)
-        total = through.max(0) + scores[place]
-    best = np.zeros(len(scores), np.int64)
-    best[-1] = int(total.argmax())
-    for place in range(len(scores) - 1, 0, -1):
-        best[place - 1] = came[place, best[place]]
-    return best
-
-
-def _spans(
-    encoded: Encoded, logits: Mapping[str, np.ndarray], count: int, follow: np.ndarray | None
-) -> list[Span]:
+def _spans(encoded: Encoded, logits: Mapping[str, np.ndarray], count: int) -> list[Span]:
     """Marked words, in order, each with its step."""
     import numpy as np
 
     words = len(encoded.tokens)
-    best = _likeliest(logits["tags"][1 : words + 1], follow)
+    best = logits["tags"][1 : words + 1].argmax(-1)
     if count == 1:
         second = words
     else:
@@ -208,12 +182,10 @@ class Network:
         import numpy as np
 
         self.config = config
-        # of `trainer.transitions`
-        self.follow = tensors["follow"].astype(np.float32) if "follow" in tensors else None
         tables = ("words", "pieces")
         self.tables = {n: (tensors[f"{n}.weight"], tensors[f"{n}.scale"].astype(np.float32)) for n in tables}
         rest = {
-            k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(("words.", "pieces.", "follow"))
+            k: v.astype(np.float32) for k, v in tensors.items() if not k.startswith(("words.", "pieces."))
         }
         self.weights = {k: v.T.copy() if k.endswith("weight") and v.ndim == 2 else v for k, v in rest.items()}
         for n in range(config.depth):

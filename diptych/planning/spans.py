@@ -57,6 +57,10 @@ def fields(text: str, spans: Sequence[Span], task: Task) -> tuple[dict[str, Any]
     if negative := [text[s.start : s.end] for s in spans if s.kind == "negative"]:
         values["negative_prompt"] = ", ".join(trimmed(part) for part in negative)
     contradictions += _shapes(values)
+    if all(name in values for name in _OF_CLIPS):
+        # a frame more or less is rounding
+        clash = abs(values["seconds"] * values["fps"] - values["frames"]) > 1
+        contradictions += ["frames"] if clash else []
     if TASKS[task].makes is Product.PICTURE:
         contradictions += [name for name in _OF_CLIPS if name in values]
     return values, tuple(dict.fromkeys(contradictions))

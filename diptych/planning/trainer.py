@@ -40,8 +40,8 @@ POOL = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerRun:
-    steps: int = 3000
-    batch: int = 128
+    steps: int = 7500
+    batch: int = 64
     seed: int = 0
     save_every: int = 500
     start: str | None = None
@@ -257,12 +257,11 @@ TEMPERATURES = (0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 def finish(folder: Path, model: Tagger) -> dict[str, Any]:
     """Write the model of a finished run as it ships, its confidence set by requests in wordings that training
     never saw, and say how it does on others of them."""
-    follow = transitions([sample(3, number) for number in range(4 * HELD_OUT)])
-    export(model, folder / FILE, follow)
+    export(model, folder / FILE)
     learned = Learned.open(folder)
     assert learned is not None
     temperature = calibrated(learned, [sample(1, number, "held-out") for number in range(HELD_OUT // 2)])
-    export(model, folder / FILE, follow, temperature)
+    export(model, folder / FILE, temperature)
     planner, tally = Learned.open(folder), Tally()
     assert planner is not None
     for number in range(HELD_OUT):
@@ -293,28 +292,9 @@ def calibrated(planner: Learned, samples: Sequence[Sample]) -> float:
     return TEMPERATURES[costs.index(min(costs))]
 
 
-def transitions(samples: Sequence[Sample]) -> Tensor:
-    """How much likelier each tag is behind each other than anywhere (tags, tags), in logarithms; a word that
-    goes on with nothing is next to impossible."""
-    counts = torch.full((len(TAGS), len(TAGS)), 0.5)
-    for found in samples:
-        places = [tagged(found, token.start, token.end)[0] for token in encode(found.request).tokens]
-        for one, other in zip(["", *places], places, strict=False):
-            counts[TAGS.index(one), TAGS.index(other)] += 1
-    for n, one in enumerate(TAGS):
-        for m, other in enumerate(TAGS):
-            if other.startswith("I-") and one[2:] != other[2:]:
-                counts[n, m] = 1e-4
-    shares = counts.sum(0) / counts.sum()
-    return (counts / counts.sum(1, keepdim=True)).log() - shares.log()
-
-
-def export(model: Tagger, path: Path, follow: Tensor | None = None, temperature: float = 1.0) -> None:
-    """The model as `learned.Network` reads it: tables in bytes, a scale a row, all else in half floats.
-    `follow`: of `transitions`."""
+def export(model: Tagger, path: Path, temperature: float = 1.0) -> None:
+    """The model as `learned.Network` reads it: tables in bytes, a scale a row, all else in half floats."""
     tensors: dict[str, Tensor] = {}
-    if follow is not None:
-        tensors["follow"] = follow.half()
     for name, value in model.state_dict().items():
         if name in ("words.weight", "pieces.weight"):
             scale = value.abs().amax(1).clamp_min(1e-8) / 127

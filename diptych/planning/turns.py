@@ -22,10 +22,13 @@ _CHINESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 
 
 def continued(before: Step, said: Step) -> Step:
-    """The step before, drawn again with the words and settings of `said`. Its seed is not kept: the same seed
-    would draw what is there already."""
+    """The step before, drawn again with the words and settings of `said`. Where nothing is said its seed is
+    not kept: it would draw what is there already."""
     # what it was made of belongs to its own request: such a step lacks its media here
-    changed: dict[str, Any] = {"seed": said.seed, "inputs": ()}
+    changed: dict[str, Any] = {"inputs": ()}
+    new = said.prompt or said.negative_prompt or any(getattr(said, name) is not None for name in _SETTINGS)
+    if said.seed is not None or not new:
+        changed["seed"] = said.seed
     for name in (*_SETTINGS, "count"):
         if (value := getattr(said, name)) is not None:
             changed |= {void: None for void in _VOID.get(name, ()) if getattr(said, void) is None}

@@ -297,6 +297,8 @@ def test_settings_of_a_turn_go_on_until_they_are_said_anew():
     )
     night = continued(before, Step(task=Task.TEXT_TO_IMAGE, prompt="at night"))
     assert (night.prompt, night.width) == ("a cat at night", 512)
+    # the same seed would draw the same again
+    assert continued(before, Step(task=Task.TEXT_TO_IMAGE, prompt="", count=2)).seed is None
 
 
 @pytest.mark.parametrize(

@@ -21,21 +21,21 @@ CATEGORIES: Mapping[str, float] = {
     "edit": 12,
     "edit-clip": 4,
     "mask": 6,
-    "edit-like": 4,
+    "edit-like": 5,
     "reference": 8,
     "reference-clip": 6,
     "animate": 6,
-    "ends": 2.5,
-    "both": 3.5,
+    "ends": 4,
+    "both": 5,
     "control": 7,
     "control-clip": 4.5,
     "ask": 11,
     "ask-free": 3,
     "story": 4,
     "follow": 5,
-    "steps": 7,
-    "missing": 8,
-    "no-prompt": 2,
+    "steps": 10,
+    "missing": 10,
+    "no-prompt": 3,
     "clash": 5,
     "unused": 4,
 }
@@ -78,7 +78,22 @@ SETTINGS: Mapping[str, Mapping[str, float]] = {
     "follow": {"seed": 0.08, "steps": 0.08, "count": 0.08},
 }
 """Kind of what is made -> setting -> how often it is said."""
-CLASHES = ("size", "aspect", "shape", "count", "seed", "steps", "still", "seconds", "fps")
+_LACKING = {
+    "edit": 24,
+    "edit-clip": 4,
+    "mask": 18,
+    "edit-like": 7,
+    "animate": 8,
+    "ends": 5,
+    "both": 4,
+    "control": 12,
+    "reference": 9,
+    "ask": 11,
+    "picture-for-clip": 5,
+    "picture-asked-as-clip": 5,
+}
+"""Kind of request whose media are not there -> share; the last two have a picture where a clip is meant."""
+CLASHES = ("size", "aspect", "shape", "count", "seed", "steps", "still", "seconds", "fps", "sums")
 _LOOKS: Mapping[Control, Look] = {
     Control.EDGES: Look.EDGES,
     Control.LINES: Look.EDGES,
@@ -226,8 +241,9 @@ class _Maker:
 
         match kind:
             case "draw":
-                if rng.random() < 0.03 and not line.startswith("["):
-                    return made(Task.TEXT_TO_IMAGE, (Medium(Role.UNUSED),))
+                if rng.random() < 0.05 and not line.startswith("["):
+                    look = rng.choice((Look.PHOTO, Look.BLANK))
+                    return made(Task.TEXT_TO_IMAGE, (Medium(Role.UNUSED, False, look),))
                 if rng.random() < 0.05:
                     look = rng.choice(list(BY_LOOK))
                     return made(
@@ -253,9 +269,12 @@ class _Maker:
                 clip = rng.random() < 0.2
                 wants = {"mask", *(["clip"] if clip and "{src" in line else [])}
                 mask = Medium(Role.MASK, clip and rng.random() < 0.5, self._look(Look.MASK, 0.92))
+                references = (Medium(Role.REFERENCE),) * line.count("{ref")
+                if references:
+                    wants.add("reference")
                 return made(
                     Task.EDIT_CLIP if clip else Task.EDIT,
-                    (self._photo(Role.SOURCE, clip), mask),
+                    (self._photo(Role.SOURCE, clip), mask, *references),
                     settings="edit",
                     calls_clip=clip,
                     wants=frozenset(wants),
@@ -335,36 +354,25 @@ class _Maker:
     def missing(self) -> Scenario | None:
         """A request that speaks of media which are not attached."""
         rng = self.rng
-        kind = rng.choices(
-            (
-                "edit",
-                "edit-clip",
-                "mask",
-                "edit-like",
-                "animate",
-                "ends",
-                "both",
-                "control",
-                "reference",
-                "ask",
-                "clip",
-            ),
-            (24, 4, 18, 5, 8, 5, 4, 12, 9, 10, 5),
-        )[0]
-        found = self.plain("edit-clip" if kind == "clip" else kind)
+        kind = rng.choices(list(_LACKING), list(_LACKING.values()))[0]
+        wrong = kind in ("picture-for-clip", "picture-asked-as-clip")
+        plain = {"picture-for-clip": "edit-clip", "picture-asked-as-clip": "ask"}.get(kind, kind)
+        found = self.plain(plain)
         # what does not speak of a medium lacks none
-        spoken = {"edit-clip": "{src", "clip": "{src", "ask": "{sub"}.get(kind, "")
-        if found is None or spoken not in found.line:
+        spoken = {"edit-clip": "{src", "ask": "{sub"}.get(plain, "")
+        if found is None or spoken not in found.line or (wrong and found.line.count("{sub") > 1):
             return None
         kept: tuple[Medium, ...] = ()
-        if kind == "clip":
-            kept = (Medium(Role.SOURCE),)
+        values = vars(found) | {"turns": kind == "edit" and rng.random() < 0.35}
+        if wrong:
+            kept = (Medium(Role.SOURCE if plain == "edit-clip" else Role.SUBJECT),)
+            values |= {"calls_clip": True, "wants": found.wants | {"clip"}}
         elif kind in ("mask", "edit-like") and rng.random() < 0.75:
             kept = found.media[:1]
         elif kind == "both" and rng.random() < 0.6 and "{fst}" in found.line:
             # which of the two it is cannot be told: as the words begin with the first one, that is there
             kept = found.media[:1]
-        return Scenario(**(vars(found) | {"media": kept, "turns": kind == "edit" and rng.random() < 0.2}))
+        return Scenario(**(values | {"media": kept}))
 
     def no_prompt(self) -> Scenario | None:
         """A request that does not say what is to be drawn or changed."""
@@ -429,11 +437,11 @@ class _Maker:
     def clash(self) -> Scenario | None:
         """Two values for one setting."""
         clash = self.rng.choice(CLASHES)
-        kind = (
-            self.rng.choice(("clip", "animate"))
-            if clash in ("seconds", "fps")
-            else self.rng.choice(("draw", "draw", "reference", "control"))
-        )
+        moving = clash in ("seconds", "fps", "sums")
+        kinds = ("clip", "animate", "reference-clip") if moving else ("draw", "draw", "reference", "control")
+        if clash in ("size", "count", "seed", "steps"):
+            kinds = (*kinds, "edit", "mask")
+        kind = self.rng.choice(kinds)
         found = self.plain(kind)
         if found is None or (clash == "still" and (found.bare or "{pic}" not in found.line)):
             return None
