@@ -290,6 +290,8 @@ def test_the_set_of_flags_is_frozen():
         "sana-lora",
         "sana-small",
         "u1",
+        "unison-planner",
+        "unison-projector",
     ]
 
 
