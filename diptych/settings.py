@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from diptych.flow.config import SamplerConfig
 from diptych.request import FPS, RequestError, Task
@@ -66,6 +67,15 @@ def check_shape(width: int, height: int) -> None:
         )
 
 
+class Words(Protocol):
+    """The words that a model was trained to be asked with."""
+
+    def put(self, task: Task, prompt: str, sure: bool = False) -> str | None:
+        """A prompt in these words; None where it is not understood, and where nothing is known of the task.
+        `sure`: also where it may as well be meant as another task."""
+        ...
+
+
 MAX_NATIVE = 16_384
 """Pixels a side of the largest pictures that a model is made for."""
 MAX_TEXT = 4000
@@ -122,6 +132,8 @@ class Settings:
     """Most pixels of all sources of a request together; 0: no bound."""
     masked_edits: bool = False
     """Whether a source is changed within a mask alone."""
+    words: Words | None = None
+    """Those that it knows; None: it is asked in the user's own."""
     plans: bool = False
     """Whether the model reads requests itself, and so is loaded before a plan is told."""
     parts: tuple[tuple[frozenset[Task], Settings], ...] = ()

@@ -84,7 +84,8 @@ class Emoji:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Write what is said in the emoji world in wide words, one text a line: what a vocabulary grows by."""
+    """Write what is said in the emoji world in wide words, one text a line: what a vocabulary grows by. Into
+    words.json: the table by which a model's folder puts anyone's words into those that it was trained on."""
 
     output: Output
     count: int = 6000
@@ -195,11 +196,17 @@ def emoji(command: Emoji, console: Console) -> int:
 
 def words(command: Words, console: Console) -> int:
     from diptych.files.whole import write_whole
+    from diptych.planning.rewording import FILE, Rewording
     from diptych.worlds.emoji import EmojiWorld, WorldConfig
     from diptych.worlds.emoji.source import world_texts
+    from diptych.worlds.emoji.table import word_table
 
     check_new(command.output)
     check_seed(command.seed)
+    if command.output.name == FILE:
+        Rewording.of(word_table(WorldConfig())).save(command.output.parent)
+        console.print(f"{command.output}: written", highlight=False)
+        return 0
     if not 1 <= command.count <= MAX_TEXTS:
         raise RequestError(f"--count must be 1 to {MAX_TEXTS:,}, got {command.count}")
     texts = world_texts(EmojiWorld(WorldConfig(words="wide")), command.seed, command.count)

@@ -17,6 +17,7 @@ from rich.table import Table
 from diptych.commands.arguments import Dtype, Json, Output, Positional
 from diptych.commands.outputs import check_output
 from diptych.commands.terminal import aside, progress
+from diptych.files.folder import DEFAULT
 from diptych.files.typed import to_json
 from diptych.request import RequestError
 
@@ -46,7 +47,7 @@ class Evaluate:
     """'plain': the benchmark's own words; or wide ones, in ways of saying that training has or has not; or
     'free' ones, written apart from training and planned as any request is, beside the same in plain words."""
     routing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Instead: planners on the requests of the routing benchmark; no model is loaded."""
+    """Instead: planners on the requests of the routing benchmark, and a named model that plans itself."""
     best_of: int = 1
     """Instead: the score of drawing against N = 1, 2, 4 ... candidates, chosen by each verifier."""
     verifier: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -95,15 +96,24 @@ def run(command: Evaluate, console: Console) -> int:
 
 def _routing(command: Evaluate, console: Console) -> int:
     """Every planner that is here on the requests of the routing benchmark."""
-    if command != Evaluate(output=command.output, json=command.json, routing=True):
-        raise RequestError("--routing judges planners on fixed requests: give it --output and --json alone")
+    plain = Evaluate(model=command.model, output=command.output, json=command.json, routing=True)
+    if command != plain:
+        raise RequestError(
+            "--routing judges planners on fixed requests: give it a model, --output and --json alone"
+        )
     check_output(command.output)
+    import diptych
     from diptych.evaluation import routing
-    from diptych.planning import RulePlanner
+    from diptych.planning import Planner, RulePlanner
     from diptych.planning.learned import Learned
 
     learned = Learned.open()
-    planners = {"rules": RulePlanner(), **({"learned": learned} if learned else {})}
+    planners: dict[str, Planner] = {"rules": RulePlanner(), **({"learned": learned} if learned else {})}
+    if command.model != DEFAULT:
+        own = diptych.load(command.model).planner()
+        if own is None:
+            raise RequestError(f"{command.model} plans no requests itself: leave it out")
+        planners[command.model] = own
     results = {}
     with progress("planning") as advance:
         for number, (name, planner) in enumerate(planners.items()):

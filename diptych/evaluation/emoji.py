@@ -85,6 +85,8 @@ class Evaluation:
     guided: dict[str, Score] = field(default_factory=dict)
     lenient: dict[str, dict[str, Score]] = field(default_factory=dict)
     """Part, as the summary names it -> what the lenient checker says of the same pictures."""
+    verdicts: dict[str, list[bool]] = field(default_factory=dict)
+    """Part and category -> what was right, in the order of the prompts."""
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     """Sheet name -> pictures with verdicts."""
 
@@ -170,6 +172,7 @@ def _drawing(
         found = [checker.detect(picture) for picture in pictures]
         right = [checker.satisfies(f, w) for f, w in zip(found, wanted, strict=True)]
         result.drawing.setdefault(split, {})[category] = Score(sum(right), len(right))
+        result.verdicts[f"drawing, {split}: {category}"] = right
         _leniently(
             result,
             f"drawing, {split}",
@@ -234,6 +237,7 @@ def _questions(
         ]
         right = [judge_answer(world, q, a) for q, a in zip(questions, answers, strict=True)]
         result.questions[type] = Score(sum(right), len(right))
+        result.verdicts[f"questions: {type}"] = right
         shown = list(zip(pictures, questions, answers, right, strict=True))[:6]
         result.cells.setdefault("questions", []).extend(Cell(p, f"{q.text} {a}", r) for p, q, a, r in shown)
 
@@ -278,6 +282,7 @@ def _edits(
         pictures = [frames[0] for frames in drawn]
         right = [checker.edited(checker.detect(p), edit) for p, edit in zip(pictures, edits, strict=True)]
         result.edits[type] = Score(sum(right), len(right))
+        result.verdicts[f"edits: {type}"] = right
         _leniently(
             result,
             "edits",
@@ -318,6 +323,7 @@ def _guided(
             checker.guided(checker.detect(picture), one) for picture, one in zip(pictures, asked, strict=True)
         ]
         result.guided[type] = Score(sum(right), len(right))
+        result.verdicts[f"guided: {type}"] = right
         for one, picture, verdict in list(zip(asked, pictures, right, strict=True))[:3]:
             cells = [Cell(pixels, role.value) for role, pixels in one.given]
             result.cells.setdefault("guided", []).extend([*cells, Cell(picture, one.text, verdict)])

@@ -92,7 +92,9 @@ class Pipeline:
 
     def planner(self, media: Sequence[Media | Path] = ()) -> Planner | None:
         """The model's own planner of a request with these media; None where it has none."""
-        return self.system.planner(media) if isinstance(self.system, Plans) else None
+        if self.system.settings.plans and isinstance(self.system, Plans):
+            return self.system.planner(media)
+        return None
 
     def carrier(self, task: Task) -> System:
         """What carries out a task: the model itself, or one that it hands the task to."""

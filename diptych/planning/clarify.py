@@ -31,6 +31,9 @@ def missing(steps: Sequence[Step], wants: Collection[str], media: Sequence[Attac
     if first.task is Task.IMAGE_TO_CLIP and not needed & {"first", "last"}:
         needed.add("first")
     lacking = {name for name in needed if not any(found.role is _ROLES[name] for found in first.inputs)}
+    if not media and "source" in lacking:
+        # one thing is asked for at a time: what is to be changed first
+        lacking.discard("reference")
     looked_at = [
         media[found.medium]
         for found in first.inputs

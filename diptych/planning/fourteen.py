@@ -1,4 +1,4 @@
-"""The published signal tokens: the fourteen of Unison (arXiv 2512.07747; https://github.com/ali-vilab/Unison).
+"""The published signal tokens: the fourteen of Unison (arXiv 2512.07747, github.com/ali-vilab/Unison).
 
 They say whether a picture or a clip is called for, a size, a number of frames, and roles of media, in any
 order: `<BORES>768,480<EORES><BONF>72<EONF><CFV>`. Written, the call is last.

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diptych.files.folder import opened
 from diptych.files.typed import convert
+from diptych.planning import agree
 from diptych.planning.clarify import WANTS, missing, question
 from diptych.planning.labels import CONTROLS, LANGUAGES, OUTPUTS, ROLES, TAGS, TASKS, TaggerConfig
 from diptych.planning.schema import Control, Input, Intent, Look, Request, Step
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 TURNS = 4
 """Turns before that are read."""
-UNSURE = 0.4
-"""Confidence below which a question is asked."""
+UNSURE = 0.1
+"""Confidence below which a question is asked where nothing is missing and nothing contradicts itself: half of
+what is less sure than 0.5 is right, and is told of instead, see `understanding`."""
+_SPOKEN_OF = 2.0
+"""Logits from which a medium is held to be spoken of: a needless question costs more than a missed one."""
+_DOUBT = 3.0
+"""Logits by which a mark must be likelier than any other where nothing else speaks for it."""
 _SHOWN = {
     Look.EDGES: Control.EDGES,
     Look.DEPTH: Control.DEPTH,
@@ -86,25 +92,31 @@ class Learned:
 
         sure = 1.0
 
-        def chosen(name: str, allowed: Sequence[bool] | None = None, place: int | None = None) -> int:
+        def chosen(scores: np.ndarray) -> int:
             nonlocal sure
-            row = logits[name] if place is None else logits[name][place]
-            row = row / self.temperature
-            if allowed is not None:
-                row = np.where(np.array(allowed), row, -1e9)
+            row = scores / self.temperature
             best = int(row.argmax())
             sure *= float(1.0 / np.exp(row - row[best]).sum())
             return best
 
         text = request.text
-        language: Any = LANGUAGES[int(logits["language"].argmax())]
-        wants = {name for name, value in zip(WANTS, logits["wants"], strict=True) if value > 0}
-        follows = before is not None and not request.media and logits["follows"][0] > 0
-        if follows:
+        language = agree.written(text, LANGUAGES[int(logits["language"].argmax())])
+        wants = {name for name, value in zip(WANTS, logits["wants"], strict=True) if value > _SPOKEN_OF}
+        tasks: list[Task] = []
+        if before is not None and not request.media and logits["follows"][0] > 0:
             sure *= float(1.0 / (1.0 + np.exp(-logits["follows"][0])))
-        count = 1 if follows else chosen("count") + 1
-        tasks = [Task(TASKS[chosen(f"task{n}")]) for n in range(count)] if not follows else [before.task]  # type: ignore[union-attr]
-        spans = _spans(encoded, logits, count)
+            tasks, follows = [before.task], True
+            cut = len(encoded.tokens)
+        else:
+            follows, count = False, chosen(logits["count"]) + 1
+            cut = _cut(encoded, logits) if count > 1 else len(encoded.tokens)
+        scores = self._first(request, encoded, logits["task0"], cut)
+        if not tasks:
+            tasks = [Task(TASKS[chosen(agree.fitting(scores, request.media, "clip" in wants))])]
+        if cut < len(encoded.tokens):
+            rest = text[encoded.tokens[cut].start :]
+            tasks.append(Task(TASKS[chosen(agree.following(logits["task1"], tasks[0], rest))]))
+        spans = _spans(encoded, logits, cut, text)
         steps: list[Step] = []
         contradictions: list[str] = []
         for number, task in enumerate(tasks):
@@ -114,11 +126,8 @@ class Learned:
             inputs: tuple[Input, ...] = ()
             control: Control | None = None
             if number == 0:
-                allowed = [role in takes or role is Role.UNUSED for role in ROLES]
-                roles = [
-                    ROLES[chosen("roles", allowed, place + 1)] if place >= 0 else Role.UNUSED
-                    for place in encoded.media
-                ]
+                roles = self._roles(request, encoded, logits, task)
+                sure *= self._sure(encoded, logits, task, roles)
                 inputs = tuple(Input(role, n) for n, role in enumerate(roles))
                 if Role.CONTROL in takes:
                     control = CONTROLS[int(logits["control"].argmax())]
@@ -142,30 +151,87 @@ class Learned:
         )
         return replace(intent, question=question(intent, intent.confidence < UNSURE))
 
+    def _first(self, request: Request, encoded: Encoded, scores: np.ndarray, cut: int) -> np.ndarray:
+        """Scores of the task of the first step. Of two steps its words are read alone as well, so that those
+        of the second do not mislead; but where media stand among those."""
+        if cut >= len(encoded.tokens):
+            return scores
+        at = encoded.tokens[cut].start
+        first = request.text[:at]
+        if not first.strip() or MARK in request.text[at:]:
+            return scores
+        alone = encode(replace(request, text=first, turns=()))
+        return agree.leading(_both(scores, self.network(alone)["task0"]), first, request.text[at:])
 
-def _spans(encoded: Encoded, logits: Mapping[str, np.ndarray], count: int) -> list[Span]:
-    """Marked words, in order, each with its step."""
+    def _roles(
+        self, request: Request, encoded: Encoded, logits: Mapping[str, np.ndarray], task: Task
+    ) -> list[Role]:
+        """Role of each medium; those that are not read are not used."""
+        import numpy as np
+
+        scores = np.full((len(encoded.media), len(ROLES)), -1e9, np.float32)
+        scores[:, ROLES.index(Role.UNUSED)] = 0.0
+        for number, place in enumerate(encoded.media):
+            if place >= 0:
+                scores[number] = logits["roles"][place + 1]
+        return agree.roles(scores, task, request.media)
+
+    def _sure(
+        self, encoded: Encoded, logits: Mapping[str, np.ndarray], task: Task, roles: Sequence[Role]
+    ) -> float:
+        """How likely these roles are, of those that the task takes."""
+        import numpy as np
+
+        allowed = [role in FACTS[task].takes or role is Role.UNUSED for role in ROLES]
+        sure = 1.0
+        for place, role in zip(encoded.media, roles, strict=True):
+            if place >= 0:
+                row = np.where(allowed, logits["roles"][place + 1] / self.temperature, -1e9)
+                row = np.exp(row - row.max())
+                sure *= float(row[ROLES.index(role)] / row.sum())
+        return sure
+
+
+def _both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Two opinions on the same classes as one, of logarithms of probabilities."""
+    import numpy as np
+
+    logs = [scores - scores.max() for scores in (one, other)]
+    return sum(scores - np.log(np.exp(scores).sum()) for scores in logs)  # type: ignore[no-any-return]
+
+
+def _cut(encoded: Encoded, logits: Mapping[str, np.ndarray]) -> int:
+    """Where the second step begins: one cut, so that what is after it belongs to that step. As many as there
+    are words where there is none."""
     import numpy as np
 
     words = len(encoded.tokens)
-    best = logits["tags"][1 : words + 1].argmax(-1)
-    if count == 1:
-        second = words
-    else:
-        # one cut: what is after it belongs to the second step
-        steps = logits["steps_of"][1 : words + 1]
-        gain = steps[:, 0] - steps[:, 1]
-        second = int(np.concatenate([[0.0], np.cumsum(gain)]).argmax())
+    steps = logits["steps_of"][1 : words + 1]
+    place = int(np.concatenate([[0.0], np.cumsum(steps[:, 0] - steps[:, 1])]).argmax())
+    return place or words
+
+
+def _spans(encoded: Encoded, logits: Mapping[str, np.ndarray], cut: int, text: str) -> list[Span]:
+    """Marked words, in order, each with its step: the second one from word `cut` on."""
+    import numpy as np
+
+    words = len(encoded.tokens)
+    tags = logits["tags"][1 : words + 1]
+    best = tags.argmax(-1)
     spans: list[Span] = []
     for place, (token, tag) in enumerate(zip(encoded.tokens, best, strict=True)):
         if token.start == encoded.skipped[1] and spans and spans[-1].end == encoded.skipped[0]:
             # what was not read between two words of a prompt is of the prompt
             spans[-1] = spans[-1]._replace(end=encoded.skipped[1])
         name = TAGS[int(tag)]
+        if name.endswith("negative") and not agree.NEGATION.search(text, 0, token.start):
+            top = np.partition(tags[place], -2)[-2:]
+            # a doubtful mark where no word denies anything
+            name = "" if top[1] - top[0] < _DOUBT else name
         if not name:
             continue
         edge, kind = name[:2], name[2:]
-        step = int(place >= second)
+        step = int(place >= cut)
         goes_on = spans and spans[-1].kind == kind and spans[-1].step == step
         near = goes_on and encoded.tokens[place - 1].end == spans[-1].end
         if near and edge == "I-":

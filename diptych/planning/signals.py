@@ -141,6 +141,17 @@ class Grammar:
             return False
         return not rest or any(piece.startswith(rest) for piece in allowed)
 
+    def ended(self, text: str) -> str:
+        """The beginning of a plan with a short end. Raises ValueError for what begins none."""
+        while not text.endswith(END):
+            allowed, rest, _ = self._followed(text, whole=False)
+            fits = [piece for piece in allowed if piece != TEXT and piece.startswith(rest)]
+            if not fits:
+                raise ValueError(f"the text {text[-24:]!r} begins no plan")
+            # ends of values and calls first: what is left open is closed, and nothing else begins
+            text += min(fits, key=lambda piece: (not piece.startswith(("<E", "<C")), piece))[len(rest) :]
+        return text
+
     def read(self, text: str) -> Intent:
         """The intent that a whole plan says. Raises ValueError for any other text."""
         allowed, _, intent = self._followed(text)

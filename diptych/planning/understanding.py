@@ -15,7 +15,7 @@ from diptych.planning.normalise import check_said, plan_of, settle
 from diptych.planning.rules import RulePlanner
 from diptych.planning.schema import Attached, Input, Intent, Planner, Request, Step
 from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task, check_text, parse_task
-from diptych.settings import Settings
+from diptych.settings import Settings, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,8 @@ def understood(
     asked = Request(text=request, media=told, turns=tuple(turns))
     intent, notes = _intended(settings, asked, planner)
     task = overrides.pop("task", None)
+    if task is None and planner is None and settings.words is not None:
+        intent = _meant(settings, settings.words, intent, asked)
     if task is not None:
         intent = _retasked(intent, parse_task(task), asked)
     if settings.free and intent.missing == ("subject",):
@@ -75,6 +77,7 @@ def understood(
     for number in range(len(intent.steps)):
         plan = plan_of(intent, number, settings, told, seed)
         plan = replace(plan, adjustments=(*notes, *plan.adjustments)) if number == 0 else plan
+        plan = _reworded(plan, settings.of(plan.task).words, _whole(intent, asked))
         plans.append(settle(_overruled(plan, overrides, seed), settings))
     return Course(intent=intent, plans=tuple(plans))
 
@@ -84,6 +87,45 @@ def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
     seed = secrets.randbelow(SEEDS)
     plans = tuple(settle(_overruled(plan, overrides, seed), settings) for plan in course.plans)
     return replace(course, plans=plans)
+
+
+def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -> Intent:
+    """The intent, or the one task that the model's own words tell, where they cannot be the planned one."""
+    if request.turns or len(request.media) > 1:
+        return intent
+    planned = intent.steps[0].task if len(intent.steps) == 1 and not intent.missing else None
+    tasks = (Task.EDIT, Task.ANSWER) if request.media else (Task.TEXT_TO_IMAGE,)
+    told = [task for task in tasks if words.put(task, request.text, sure=True) is not None]
+    if planned not in settings.tasks:
+        told = told or [task for task in tasks[:1] if words.put(task, request.text) is not None]
+    kept = planned is Task.EDIT and words.put(planned, request.text) is not None
+    if not told or planned in told or kept:
+        return intent
+    whole = replace(_retasked(intent, told[0], request).steps[0], prompt=" ".join(request.text.split()))
+    return replace(intent, steps=(whole,), missing=(), contradictions=(), confidence=1.0, question="")
+
+
+def _whole(intent: Intent, request: Request) -> str:
+    """A request that says nothing but what is to be drawn, changed or answered; else ''. What was taken for
+    several pictures may be several things."""
+    if len(intent.steps) > 1 or request.turns:
+        return ""
+    return request.text if _uncut(replace(intent, steps=(replace(intent.steps[0], count=None),))) else ""
+
+
+def _reworded(plan: Plan, words: Words | None, whole: str) -> Plan:
+    """A plan in the words that a model knows, which is told; as it is where they do not say it. `whole` is
+    the request, which says more of places than a prompt that was cut out of it."""
+    # what is inside a mask need not be named, and may be said of nothing else
+    if words is None or Role.MASK in plan.inputs:
+        return plan
+    prompt = words.put(plan.task, whole) if whole else None
+    if prompt is not None:
+        plan = replace(plan, count=1, negative_prompt="")
+    prompt = prompt or words.put(plan.task, plan.prompt)
+    if prompt is None or prompt == plan.prompt:
+        return plan
+    return replace(plan, prompt=prompt, adjustments=(*plan.adjustments, f"read as: {prompt}"))
 
 
 def _overruled(plan: Plan, overrides: Mapping[str, Any], fresh: int) -> Plan:

@@ -331,7 +331,7 @@ def counted(monkeypatch):
 def test_a_question_costs_one_pass_and_no_generator(system, monkeypatch):
     asked_for_an_answer(monkeypatch)
     passes, opened = counted(monkeypatch)
-    done = Pipeline(system).run("what is it?", [shades(0)], limits=AnswerLimits(max_tokens=8))
+    done = Pipeline(system).run("what is it?", [shades(0)], max_tokens=8)
     assert (done.plan.task, done.plan.inputs) == (Task.ANSWER, (Role.SUBJECT,))
     assert (len(passes), opened) == (1, [])
     # asked a second time, without a plan before it, it says the same in a pass of its own

@@ -48,7 +48,7 @@ _TOKENS = (
     '{"width": 512, "height": 512}',
     '{"seed": 7}',
 )
-_JOINS = (", ", ", ", ", ", " ", " ", ". ", "; ", " - ", "\n", " (")
+_JOINS = (", ", ", ", ", ", ", ", " ", " ", ". ", "; ", " - ", " / ", "\n", " (")
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,16 @@ class _Hand:
             name = "np.mask"
         elif role is Role.CONTROL and self.control:
             name = f"ctl.{self.control}"
+            moving = f"ctl.clip.{self.control}"
+            if clip and moving in self.grammar.rules and rng.random() < 0.5:
+                name = moving
         # what a control picture holds is said in words, so it is not called by its place alone
         if self.style == "ordinal" and picked and not several and role is not Role.CONTROL:
             return self._ordinal(picked[0], clip, rng, within, case)
+        # one that is spoken of by its place, and is not there
+        if not picked and role is Role.REFERENCE and len(self.kinds) == 1 and rng.random() < 0.4:
+            self.spoken = 2, case
+            return self._rule(self._cased("np.ord", case), rng, within)
         # words that say what it holds stay; a prompt without its nouns would say nothing
         bare = self.style == "mark" and role not in (Role.MASK, Role.CONTROL) and within != "prompt"
         if bare and picked:

@@ -21,22 +21,22 @@ CATEGORIES: Mapping[str, float] = {
     "edit": 12,
     "edit-clip": 4,
     "mask": 6,
-    "edit-like": 5,
-    "reference": 8,
+    "edit-like": 7,
+    "reference": 9,
     "reference-clip": 6,
     "animate": 6,
     "ends": 4,
-    "both": 5,
+    "both": 6,
     "control": 7,
-    "control-clip": 4.5,
+    "control-clip": 6,
     "ask": 11,
     "ask-free": 3,
     "story": 4,
     "follow": 5,
-    "steps": 10,
-    "missing": 10,
+    "steps": 11,
+    "missing": 12,
     "no-prompt": 3,
-    "clash": 5,
+    "clash": 6,
     "unused": 4,
 }
 """Category -> share; see the README of the data, docs/results/planning.md."""
@@ -82,18 +82,18 @@ _LACKING = {
     "edit": 24,
     "edit-clip": 4,
     "mask": 18,
-    "edit-like": 7,
+    "edit-like": 10,
     "animate": 8,
     "ends": 5,
     "both": 4,
     "control": 12,
     "reference": 9,
     "ask": 11,
-    "picture-for-clip": 5,
-    "picture-asked-as-clip": 5,
+    "picture-for-clip": 9,
+    "picture-asked-as-clip": 9,
 }
 """Kind of request whose media are not there -> share; the last two have a picture where a clip is meant."""
-CLASHES = ("size", "aspect", "shape", "count", "seed", "steps", "still", "seconds", "fps", "sums")
+CLASHES = ("size", "aspect", "shape", "seed", "steps", "seconds", "fps", "sums", *("count", "still") * 2)
 _LOOKS: Mapping[Control, Look] = {
     Control.EDGES: Look.EDGES,
     Control.LINES: Look.EDGES,
@@ -229,15 +229,19 @@ class _Maker:
 
     def plain(self, kind: str) -> Scenario | None:
         """A request with all that it needs."""
-        found = self._line(_RULES[kind])
+        rng, rule = self.rng, _RULES[kind]
+        # a clip that is followed says by itself that a clip is made
+        silent = kind == "control-clip" and rng.random() < 0.3
+        if silent:
+            rule = _RULES["control"]
+        found = self._line(rule)
         if found is None:
             return None
         line, wording = found
-        rng = self.rng
 
         def made(task: Task, media: tuple[Medium, ...] = (), **more: object) -> Scenario:
             fields: dict[str, object] = {"settings": "picture"} | more
-            return Scenario(self.category, (task,), _RULES[kind], line, wording, media, **fields)  # type: ignore[arg-type]
+            return Scenario(self.category, (task,), rule, line, wording, media, **fields)  # type: ignore[arg-type]
 
         match kind:
             case "draw":
@@ -318,7 +322,7 @@ class _Maker:
                 references = (Medium(Role.REFERENCE),) * line.count("{ref")
                 return made(
                     Task.CONTROL_TO_CLIP if clip else Task.CONTROL_TO_IMAGE,
-                    (Medium(Role.CONTROL, clip and rng.random() < 0.6, look), *references),
+                    (Medium(Role.CONTROL, clip and (silent or rng.random() < 0.6), look), *references),
                     control=control,
                     settings="clip" if clip else "picture",
                 )

@@ -16,6 +16,10 @@ from diptych.training.config import LORA, RunConfig, StageConfig
 from diptych.worlds.emoji import WorldConfig
 from diptych.worlds.emoji.source import TASKS
 
+PLAN = "plan"
+"""Requests with their plans, as a source."""
+MADE = (*TASKS, PLAN)
+"""Sources that are made on the way, from no files."""
 PARTS = ("all", "understanding", "generation")
 
 
@@ -82,10 +86,10 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         check_flow(self.flow)
         names = self.own
-        if clash := [name for name in names if names.count(name) > 1 or name in TASKS]:
+        if clash := [name for name in names if names.count(name) > 1 or name in MADE]:
             raise ValueError(
-                f"{clash[0]!r} would name two sources of the mixture; the tasks of the emoji world are "
-                f"{', '.join(TASKS)}"
+                f"{clash[0]!r} would name two sources of the mixture; what is made on the way is "
+                f"{', '.join(MADE)}"
             )
         mixtures = [self.shares(stage) for stage in self.stages]
         drawn_from = {name for shares in mixtures for name, share in shares.items() if share}

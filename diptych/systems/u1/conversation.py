@@ -68,6 +68,8 @@ class Conversation:
     names stand before them, in the order of `GUIDES`."""
     clip_frames: int = 0
     """Most frames of a clip that are looked at; 0: it was not taught to look at clips."""
+    plans: bool = False
+    """Whether it was taught to plan requests itself, and does."""
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:

@@ -10,6 +10,7 @@ from diptych.files.lineage import child
 from diptych.files.typed import to_json
 from diptych.files.weights import Planned
 from diptych.files.whole import whole_folder, write_whole
+from diptych.systems.u1 import is_published
 from diptych.systems.u1.defaults import told_in
 from diptych.systems.u1.files import (
     card,
@@ -20,6 +21,7 @@ from diptych.systems.u1.files import (
 )
 from diptych.systems.u1.lora import Merged, read_adapters
 from diptych.systems.u1.published import SHARDS, shards_of
+from diptych.systems.u1.settings import read_words
 
 
 def convert(
@@ -49,7 +51,8 @@ def convert(
         made = "converted" if lora is None else f"merged with {lora.name}"
         command = f"diptych convert {source} {out} --to {form}" + (f" --lora {lora}" if lora else "")
         about = child(card(source), source.name, out.name, made, command)
-        write_folder(folder, contents, tokenizer, weights, about, None)
+        words = None if is_published(source) else read_words(source)
+        write_folder(folder, contents, tokenizer, weights, about, None, words)
 
     def theirs(folder: Path) -> None:
         write_published(folder, contents, tokenizer, weights, shards)

@@ -19,10 +19,11 @@ from diptych.files.folder import ModelFolderError
 from diptych.files.weights import Planned, open_weights, write
 from diptych.models.meta import without_storage
 from diptych.models.mot import MoT, MoTConfig
+from diptych.planning.rewording import Rewording
 from diptych.systems.u1 import NAME, is_published
 from diptych.systems.u1.defaults import CONVERSATION, told_of
 from diptych.systems.u1.published import describe, published_weights, write_config, write_weights
-from diptych.systems.u1.settings import Contents, read_config
+from diptych.systems.u1.settings import Contents, read_config, read_words
 from diptych.systems.u1.words import read_tokenizer, write_tokenizer
 
 
@@ -71,8 +72,8 @@ def stored_weights(folder: Path, model: MoTConfig | None = None) -> Planned:
 
 
 def read_folder(folder: Path, device: torch.device | str, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """What a system is made of: model, tokenizer, flow, native, card and conversation. The weights are in
-    `dtype`; None: float32 for folders of ours, bfloat16 for published ones.
+    """What a system is made of: model, tokenizer, flow, native, card, conversation and words. The weights
+    are in `dtype`; None: float32 for folders of ours, bfloat16 for published ones.
 
     They are read one by one into memory of their own, so that they are never held twice. Raises
     ModelFolderError as `read_contents` and `stored_weights`.
@@ -92,6 +93,7 @@ def read_folder(folder: Path, device: torch.device | str, dtype: torch.dtype | N
         "native": contents.native,
         "card": card(folder),
         "conversation": contents.conversation,
+        "words": None if is_published(folder) else read_words(folder),
     }
 
 
@@ -110,10 +112,13 @@ def write_folder(
     weights: Mapping[str, Tensor],
     card: dict[str, Any],
     dtype: torch.dtype | None,
+    words: Rewording | None = None,
 ) -> None:
     """Write a whole folder; weights are stored in `dtype`, or in their own."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer.json")
+    if words is not None:
+        words.save(folder)
     write(folder, asdict(contents), weights, card, dtype)
 
 

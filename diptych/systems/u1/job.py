@@ -28,12 +28,14 @@ from diptych.inference.sheet import Cell, contact_sheet
 from diptych.models.mot import MoT
 from diptych.models.processors import block_mask_pays
 from diptych.models.vgg import open_perceptual
-from diptych.systems.u1 import NAME
-from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.planning.rewording import Rewording
+from diptych.systems.u1 import NAME, is_published
+from diptych.systems.u1.config import MADE, Stage, TrainConfig
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import card, read_contents, stored_weights
 from diptych.systems.u1.lora import write_adapters
 from diptych.systems.u1.packed import JointTask
+from diptych.systems.u1.settings import read_words
 from diptych.systems.u1.shown import show
 from diptych.systems.u1.sources import (
     VALIDATION_SEED,
@@ -42,6 +44,7 @@ from diptych.systems.u1.sources import (
     kept_sources,
     sources_of,
     vocabulary,
+    world_words,
 )
 from diptych.systems.u1.system import U1System
 from diptych.training import checkpoint
@@ -82,9 +85,11 @@ class JointJob:
         tokenizer: TextTokenizer,
         validation: Mapping[str, Source] | None = None,
         start: Path | None = None,
+        words: Rewording | None = None,
     ) -> None:
         """`validation` are sources whose samples no run trains on; without them there is no validation loss.
-        `start` is the folder of the model that a new run starts from, of the config's sizes."""
+        `start` is the folder of the model that a new run starts from, of the config's sizes; `words` are
+        those that the model is asked with."""
         for stage in config.stages:
             shares_of(config.shares(stage), sources)  # an unknown source is found now, not at that stage
         if tokenizer.vocab_size > config.model.vocab_size:
@@ -92,7 +97,7 @@ class JointJob:
                 f"the vocabulary has {tokenizer.vocab_size} tokens, more than model.vocab_size "
                 f"({config.model.vocab_size})"
             )
-        self.config, self.sources, self.tokenizer = config, sources, tokenizer
+        self.config, self.sources, self.tokenizer, self.words = config, sources, tokenizer, words
         self.conversation = config.conversation or Conversation()
         self.template = self.conversation.template(tokenizer, config.model.token)
         self.validation, self.start = validation or {}, start
@@ -156,6 +161,8 @@ class JointJob:
 
     def prepare(self, folder: Path) -> None:
         self.tokenizer.save(folder / "tokenizer.json")
+        if self.words is not None:
+            self.words.save(folder)
 
     def system(self, card: dict[str, Any]) -> U1System:
         return self.around(self.model, card)
@@ -163,11 +170,11 @@ class JointJob:
     def around(self, model: MoT, card: dict[str, Any]) -> U1System:
         """The system of this run with another model."""
         flow, native = self.config.flow, self.config.native
-        return U1System(model, self.tokenizer, flow, native, card, self.conversation)
+        return U1System(model, self.tokenizer, flow, native, card, self.conversation, self.words)
 
     def sample(self, path: Path | None) -> None:
         shares = self.config.shares(self.config.stages[-1])
-        own = [name for name, share in shares.items() if share and name not in TASKS]
+        own = [name for name, share in shares.items() if share and name not in MADE]
         if own:
             trained = [(self.sources[name], False) for name in sorted(own)]
             kept = [(self.validation[name], True) for name in sorted(own) if name in self.validation]
@@ -244,7 +251,7 @@ def make_job(config: TrainConfig, folder: Path, open_system: OpenSystem) -> Join
             config, model=contents.model, conversation=config.conversation or contents.conversation
         )
         sources = sources_of(config)
-        return _job(_shared(config, sources), sources, tokenizer, start)
+        return _job(_shared(config, sources), sources, tokenizer, start, start)
     marks = FORMS[(config.conversation or Conversation()).form].marks
     if (folder / PARENT).is_file():
         # the model that it started from need not be at hand any more
@@ -254,13 +261,13 @@ def make_job(config: TrainConfig, folder: Path, open_system: OpenSystem) -> Join
         config = replace(config, model=begun.model, conversation=config.conversation or begun.conversation)
         marks = FORMS[(config.conversation or Conversation()).form].marks
         sources = sources_of(config)
-        return _job(_shared(config, sources), sources, TextTokenizer.load(words, marks), None)
+        return _job(_shared(config, sources), sources, TextTokenizer.load(words, marks), None, folder)
     sources = sources_of(config)
     config = _shared(config, sources)
     tokenizer = TextTokenizer.load(words, marks) if words.is_file() else vocabulary(config, sources)
     # a vocabulary may turn out smaller than asked for; rows that no word has would never learn
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
-    return _job(replace(config, model=model), sources, tokenizer, None)
+    return _job(replace(config, model=model), sources, tokenizer, None, folder)
 
 
 def _shared(config: TrainConfig, sources: Sources) -> TrainConfig:
@@ -278,8 +285,15 @@ def _shared(config: TrainConfig, sources: Sources) -> TrainConfig:
     return replace(config, stages=stages)
 
 
-def _job(config: TrainConfig, sources: Sources, tokenizer: TextTokenizer, start: Path | None) -> JointJob:
-    return JointJob(config, sources, tokenizer, kept_sources(config, sources), start)
+def _job(
+    config: TrainConfig, sources: Sources, tokenizer: TextTokenizer, start: Path | None, before: Path
+) -> JointJob:
+    """`before` is where the model's words are, unless it learns those of the emoji world here."""
+    words = None if is_published(before) else read_words(before)
+    drawn = {name for stage in config.stages if stage.steps for name in config.shares(stage)}
+    if words is None and drawn & set(TASKS):
+        words = world_words(config)
+    return JointJob(config, sources, tokenizer, kept_sources(config, sources), start, words)
 
 
 def export(job: JointJob, about: dict[str, Any], out: Path) -> U1System:

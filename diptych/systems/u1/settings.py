@@ -12,8 +12,9 @@ from diptych.files.folder import ModelFolderError
 from diptych.files.typed import convert
 from diptych.flow import FlowConfig, SamplerConfig
 from diptych.models.mot import MoTConfig
+from diptych.planning.rewording import Rewording
 from diptych.request import Task
-from diptych.settings import MAX_TEXT, Settings
+from diptych.settings import MAX_TEXT, Settings, Words
 from diptych.systems.u1 import NAME, is_published
 from diptych.systems.u1.conversation import GUIDES, Conversation
 from diptych.systems.u1.defaults import told_by
@@ -58,7 +59,18 @@ def read_config(folder: Path) -> Contents:
         raise ModelFolderError(str(error)) from error
 
 
-def settings_of(native: int, token: int, sampler: SamplerConfig, talk: Conversation) -> Settings:
+def read_words(folder: Path) -> Rewording | None:
+    """The words of a model of ours, where its folder has a table of them. Raises ModelFolderError for one
+    that is none."""
+    try:
+        return Rewording.open(folder)
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
+
+
+def settings_of(
+    native: int, token: int, sampler: SamplerConfig, talk: Conversation, words: Words | None = None
+) -> Settings:
     """Of a model trained on pictures of `native` px a side, whose tokens have `token` px a side."""
     tasks = {Task.ANSWER, Task.TEXT_TO_IMAGE, Task.EDIT}
     if talk.story_pictures:
@@ -78,8 +90,10 @@ def settings_of(native: int, token: int, sampler: SamplerConfig, talk: Conversat
         story_pictures=talk.story_pictures,
         story_tokens=talk.story_tokens,
         clip_frames=talk.clip_frames,
+        plans=talk.plans,
         source=talk.source,
         all_sources=talk.all_sources,
+        words=words,
     )
 
 
@@ -93,7 +107,11 @@ def read_settings(folder: Path) -> Settings:
             return settings_of(native, 2 * patch, sampler, talk)
         contents = read_config(folder)
         return settings_of(
-            contents.native, contents.model.token, contents.flow.sampler, contents.conversation
+            contents.native,
+            contents.model.token,
+            contents.flow.sampler,
+            contents.conversation,
+            read_words(folder),
         )
     except ModelFolderError:
         raise

@@ -18,12 +18,15 @@ from diptych.data.conversations.meta import DataSet, read_meta
 from diptych.data.conversations.readers import JsonlSource, Sizes, TextSource, within
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.pictures import resize
+from diptych.planning.rewording import Rewording
 from diptych.settings import SLIMMEST, Bounds, size_between
-from diptych.systems.u1.config import TrainConfig
+from diptych.systems.u1.config import MADE, PLAN, TrainConfig
 from diptych.systems.u1.conversation import Conversation
+from diptych.systems.u1.planner import PlanSource, plan_texts
 from diptych.systems.u1.words import read_tokenizer
 from diptych.worlds.emoji import EmojiWorld, WorldConfig
 from diptych.worlds.emoji.source import TASKS, EmojiSource, world_texts
+from diptych.worlds.emoji.table import word_table
 
 VOCABULARY_SAMPLES = 3000
 # a seed that nobody picks: the world draws other scenes from it
@@ -108,25 +111,25 @@ def sources_of(config: TrainConfig) -> Sources:
     data sets that cannot be used; opening a source, for one that cannot."""
     own, notes = _own_openers(config)
     for stage in (stage for stage in config.stages if stage.steps):
-        if unknown := sorted(set(config.shares(stage)) - own.keys() - set(TASKS)):
+        if unknown := sorted(set(config.shares(stage)) - own.keys() - set(MADE)):
             raise ValueError(
-                f"stage {stage.name!r} draws from {unknown[0]!r}, which is no task of the emoji world "
-                f"({', '.join(TASKS)}) and no data of one's own: give it with --jsonl {unknown[0]}.jsonl or "
+                f"stage {stage.name!r} draws from {unknown[0]!r}, which is neither made on the way "
+                f"({', '.join(MADE)}) nor data of one's own: give it with --jsonl {unknown[0]}.jsonl or "
                 f"--text {unknown[0]}.txt, or another --mixture"
             )
-    return Sources({**_world_openers(config.world, config.seed), **own}, notes)
+    return Sources({**_made(config.world, config.seed), **own}, notes)
 
 
 def kept_sources(config: TrainConfig, sources: Mapping[str, Source]) -> Sources:
     """Sources that no run trains on: the world's tasks from another seed, and what one's own keep, which is
     found out as they are opened."""
-    own = [name for name in sources if name not in TASKS]
+    own = [name for name in sources if name not in MADE]
 
     def kept(name: str) -> Source:
         found = cast(Own, sources[name]).kept()
         return Nothing(name) if found is None else found
 
-    openers: dict[str, Callable[[], Source]] = _world_openers(config.world, VALIDATION_SEED)
+    openers: dict[str, Callable[[], Source]] = _made(config.world, VALIDATION_SEED)
     return Sources(
         openers | {name: partial(kept, name) for name in own} if config.data.validation else openers
     )
@@ -149,7 +152,7 @@ def default_shares(config: TrainConfig, sources: Mapping[str, Source]) -> dict[s
     """Shares of one's own sources by their size: samples, and for a listed data set repeat_time * length."""
     listed = {entry.name: entry for path in config.meta for entry in read_meta(Path(path))}
     shares = {}
-    for name in (name for name in sources if name not in TASKS):
+    for name in (name for name in sources if name not in MADE):
         entry = listed.get(name)
         # the list's own lengths are taken on trust, as its shares are its author's
         size = 1 if entry is not None and entry.counted else len(cast(Own, sources[name]))
@@ -176,11 +179,11 @@ def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], 
     )
     openers: dict[str, Callable[[], Source]] = {}
     notes: list[str] = []
-    wanted = {name for stage in config.stages for name in config.shares(stage)} - {*config.own, *TASKS}
+    wanted = {name for stage in config.stages for name in config.shares(stage)} - {*config.own, *MADE}
     failed: list[ValueError] = []
     for path in config.meta:
         for entry in _listed(Path(path), failed):
-            if entry.name in (*config.own, *TASKS, *openers):
+            if entry.name in (*config.own, *MADE, *openers):
                 raise ValueError(f"{path}: {entry.name!r} would name two sources of the mixture: rename it")
             openers[entry.name] = partial(
                 lines, entry.annotation, media=entry.root, name=entry.name, task=entry.task
@@ -226,11 +229,16 @@ def _captioned(path: Path, config: TrainConfig, sizes: Sizes) -> Source:
     )
 
 
-def _world_openers(world: WorldConfig, seed: int) -> dict[str, Callable[[], Source]]:
+def _made(world: WorldConfig, seed: int) -> dict[str, Callable[[], Source]]:
     def opened(task: str) -> Source:
         return EmojiSource(_world(world), task, seed)
 
-    return {task: partial(opened, task) for task in TASKS}
+    return {PLAN: partial(PlanSource, seed), **{task: partial(opened, task) for task in TASKS}}
+
+
+def world_words(config: TrainConfig) -> Rewording:
+    """Those that a model of the emoji world is asked with."""
+    return Rewording.of(word_table(config.world))
 
 
 def vocabulary(config: TrainConfig, sources: Mapping[str, Source]) -> TextTokenizer:
@@ -244,7 +252,9 @@ def vocabulary(config: TrainConfig, sources: Mapping[str, Source]) -> TextTokeni
     texts: list[str] = []
     if names & set(TASKS):
         texts += world_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES)
-    for name in sorted(names - set(TASKS)):
+    if PLAN in names:
+        texts += plan_texts(config.seed, VOCABULARY_SAMPLES)
+    for name in sorted(names - set(MADE)):
         texts += cast(Own, sources[name]).texts(VOCABULARY_SAMPLES)
     return TextTokenizer.train(texts, config.model.vocab_size, marks)
 

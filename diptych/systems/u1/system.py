@@ -19,6 +19,7 @@ from diptych.data.conversations.tokens import Document, TextTokenizer
 from diptych.flow import FlowConfig, SamplerConfig, noise_scale, to_velocity
 from diptych.inference.converse import Passage
 from diptych.models.mot import Cache, MoT
+from diptych.planning.rewording import Rewording
 from diptych.request import TASKS, Media, Message, RequestError, Role, Task, check_text
 from diptych.settings import Settings
 from diptych.spaces import PixelSpace
@@ -28,6 +29,7 @@ from diptych.systems.u1.condition import PrefixCondition, Request
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import read_folder, write_folder
 from diptych.systems.u1.memory import Memory
+from diptych.systems.u1.planner import PlanTurn
 from diptych.systems.u1.reading import read_prefixes
 from diptych.systems.u1.settings import CHARACTERS, Contents, check_flow, settings_of
 from diptych.systems.u1.writing import Speech, Writer, say
@@ -50,6 +52,7 @@ class U1System:
         native: int,
         card: dict[str, Any] | None = None,
         conversation: Conversation | None = None,
+        words: Rewording | None = None,
     ) -> None:
         """`native` is the side, px, of the pictures that the model was trained on. Raises ValueError for a
         flow that the model cannot run in, or a tokenizer without the marks of its conversations."""
@@ -57,7 +60,7 @@ class U1System:
         self.model, self.tokenizer, self.flow, self.native = model.eval(), tokenizer, flow, native
         self.card = card or {}
         self.token = model.config.token
-        self.conversation = conversation or Conversation()
+        self.conversation, self.words = conversation or Conversation(), words
         self.template = self.conversation.template(tokenizer, self.token)
         self.space = PixelSpace(self.token)
         self._capitals = tokenizer.has_capitals
@@ -65,7 +68,7 @@ class U1System:
 
     @property
     def settings(self) -> Settings:
-        return settings_of(self.native, self.token, self.sampler, self.conversation)
+        return settings_of(self.native, self.token, self.sampler, self.conversation, self.words)
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -331,6 +334,15 @@ class U1System:
         sample = Sample(self._turns(messages, ANSWER), "answer")
         return self._checked(self.template.answer_prefix(sample))
 
+    def planner(self, media: Sequence[Media | Path]) -> PlanTurn:
+        """See `inference.converse.Plans`; what it is told of media is what they look like."""
+        return PlanTurn(self._planning, self.tokenizer)
+
+    def _planning(self, words: str) -> Writer:
+        """What writes a plan behind a user's words."""
+        sample = Sample((Turn("user", (words,)),), "answer")
+        return self._writer([self._checked(self.template.answer_prefix(sample))])
+
     def _writer(self, documents: Sequence[Document]) -> Writer:
         """What writes behind documents, each a row."""
         return Writer(self.model, *self._last(documents))
@@ -354,7 +366,7 @@ class U1System:
         return read_prefixes(self.model, self.space, documents, self.device)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config, tokenizer, weights and card."""
+        """Write config, tokenizer, words, weights and card."""
         contents = Contents(
             family=NAME,
             native=self.native,
@@ -362,7 +374,8 @@ class U1System:
             flow=self.flow,
             conversation=self.conversation,
         )
-        write_folder(Path(folder), contents, self.tokenizer, self.model.state_dict(), self.card, dtype)
+        weights = self.model.state_dict()
+        write_folder(Path(folder), contents, self.tokenizer, weights, self.card, dtype, self.words)
 
     @classmethod
     def load(

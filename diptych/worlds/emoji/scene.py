@@ -81,6 +81,11 @@ def world_of(card: Mapping[str, Any]) -> WorldConfig:
     return convert(WorldConfig, values, "card.json: recipe.world")
 
 
+def kinds_of(config: WorldConfig) -> tuple[Kind, ...]:
+    """Those of a world, also where the font lacks some."""
+    return _KINDS[config.objects](config.languages)
+
+
 @dataclass(frozen=True)
 class Placed:
     """A glyph of kind `name` whose box starts at (x, y)."""
@@ -151,7 +156,7 @@ class EmojiWorld:
     def __init__(self, config: WorldConfig | None = None, font: str | Path | None = None) -> None:
         self.config = config or WorldConfig()
         path = find_font(font)
-        kinds = _KINDS[self.config.objects](self.config.languages)
+        kinds = kinds_of(self.config)
         self.glyphs: dict[str, np.ndarray] = {}
         self.kinds: dict[str, Kind] = {}
         for kind in kinds:

@@ -48,7 +48,7 @@ def _nouns(tongue: Tongue, world: EmojiWorld, name: str) -> tuple[Noun, ...]:
     kind = world.kinds[name]
     if name in tongue.nouns:
         return tongue.nouns[name]
-    if kind.shape in tongue.shapes and kind.colour in tongue.colours:
+    if kind.shape and kind.shape in tongue.shapes and kind.colour in tongue.colours:
         return tongue.shapes[kind.shape]
     return (Noun(kind.name, kind.plural),) if tongue.code == "en" else ()
 
@@ -64,7 +64,7 @@ def thing(
 ) -> Thing:
     """A kind of the world as a thing to speak of; `coloured` says of a coloured shape which it is."""
     noun, colour = pick(rng, _nouns(tongue, world, name)), world.kinds[name].colour
-    if colour in tongue.colours and name not in tongue.nouns and coloured:
+    if colour and colour in tongue.colours and name not in tongue.nouns and coloured:
         noun = replace(noun, colour=pick(rng, tongue.colours[colour]))
     return Thing(tongue, noun, count, rng, spec)
 
@@ -177,10 +177,10 @@ def _slots(
     if new:
         slots["a"] = thing(tongue, world, new, 1, rng)
         tone = tone_base(new)[1]
-        if tone in tongue.tones:
+        if tone and tone in tongue.tones:
             slots["t"] = pick(rng, tongue.tones[tone])
         colour = world.kinds[new].colour
-        if colour in tongue.colours:
+        if colour and colour in tongue.colours:
             slots["c"] = tongue.coloured.format(pick(rng, tongue.colours[colour]))
     if edit.type == "background":
         slots["c"] = Colour(tongue, pick(rng, tongue.backgrounds[edit.target.background]))
