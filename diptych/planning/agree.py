@@ -29,6 +29,8 @@ _AFTER = {
 """What is done with what a step before made."""
 _TOGETHER = 4
 """Media whose roles are weighed against one another; of more, each has its likeliest."""
+_SOON = 25
+"""Characters after 'then' within which it is said what is made."""
 _SPOKEN = 4.0
 """Logits that words of motion are worth."""
 _ABSENT = 1.0
@@ -72,10 +74,32 @@ def fitting(scores: np.ndarray, media: Sequence[Attached], clip_meant: bool) -> 
 
 
 _MOVES = re.compile(
-    r"\banim|\bvid[eé]o|\bclips?\b|\bfilm|\bgif\b|\bmotion|\bmov(e|ing)\b|to life|\bbeweg|lebendig|\bmuev"
+    r"\ban[ií]m|\bvid[eé]o|\bclips?\b|\bfilm|\bgif\b|\bmotion|\bmov(e|ing)\b|to life|\bbeweg|lebendig|\bmuev"
     r"|\bmovim|cobr\w+ vida|dale vida|\w*gerak|\bhidup|\bklip|动起来|活起来|动画|视频|短片|影片|动图",
     re.IGNORECASE,
 )
+
+
+_NEXT = re.compile(
+    r"\b(?:and |und |y |dan )?(?:then|afterwards|after that|finally|dann|danach|anschließend|luego|después"
+    r"|lalu|kemudian|setelah itu)\b|然后|接着|再(?=把|让|将)",
+    re.IGNORECASE,
+)
+_MADE = re.compile(
+    r"\b(?:an[ií]m|turn|convert|transform|make (?:it|that|a|the)|bring|mach|verwandl|convi|haz|jadikan"
+    r"|dijadikan|ubah|buat)|做成|转成|变成|动起来",
+    re.IGNORECASE,
+)
+
+
+def moved_after(text: str) -> int | None:
+    """Where a request, after something else that makes a picture, goes on to have it moved; None: nowhere."""
+    for found in _NEXT.finditer(text):
+        before, after = text[: found.start()], text[found.end() :]
+        told = _MADE.search(after, 0, _SOON)
+        if told and _MOVES.search(after, told.start(), told.start() + 2 * _SOON):
+            return found.start() if before.strip() and not _MOVES.search(before) else None
+    return None
 
 
 def leading(scores: np.ndarray, first: str, rest: str) -> np.ndarray:
@@ -117,7 +141,7 @@ def roles(scores: np.ndarray, task: Task, media: Sequence[Attached]) -> list[Rol
 
     def worth(given: tuple[int, ...]) -> float:
         total = sum(row[pick] for row, pick in zip(weights, given, strict=True))
-        chosen = [options[pick] for pick in given]
+        chosen: list[Role] = [options[pick] for pick in given]
         for role, (least, most) in takes.items():
             count = chosen.count(role)
             total -= _TOO_MANY * max(0, count - most) + _TOO_FEW * max(0, least - count)

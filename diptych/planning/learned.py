@@ -108,8 +108,11 @@ class Learned:
             tasks, follows = [before.task], True
             cut = len(encoded.tokens)
         else:
-            follows, count = False, chosen(logits["count"]) + 1
+            follows, after = False, agree.moved_after(text) if MARK not in text else None
+            count = chosen(logits["count"]) + 1 if after is None else 2
             cut = _cut(encoded, logits) if count > 1 else len(encoded.tokens)
+            if after is not None:
+                cut = next((n for n, token in enumerate(encoded.tokens) if token.start >= after), cut)
         scores = self._first(request, encoded, logits["task0"], cut)
         if not tasks:
             tasks = [Task(TASKS[chosen(agree.fitting(scores, request.media, "clip" in wants))])]

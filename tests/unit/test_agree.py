@@ -98,3 +98,21 @@ def test_motion_of_the_second_step_is_none_of_the_first():
 )
 def test_a_script_says_the_language(text, guess, language):
     assert agree.written(text, guess) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ("remove the dog, then turn it into a 5 second video", "then"),
+        ("zeichne einen Hund und dann mach daraus ein Video", "und dann"),
+        ("quita el perro y luego anímalo", "y luego"),
+        ("画一只猫，然后做成视频", "然后"),
+        ("hapus anjingnya lalu jadikan video", "lalu"),
+        ("a video of a dog, then turn it into a cat video", ""),
+        ("draw a dog, then a cat", ""),
+        ("make the dog move, then make it a film", ""),
+    ],
+)
+def test_what_is_moved_after_something_else_is_a_second_step(text, there):
+    found = agree.moved_after(text)
+    assert found == (text.index(there) if there else None)

@@ -224,7 +224,7 @@ def test_a_request_goes_on_from_the_turn_before(shipped):
         Task.TEXT_TO_IMAGE,
         "a cat on a mat",
         (1, 1),
-        None,
+        7,
     )
 
 
