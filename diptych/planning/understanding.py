@@ -4,6 +4,7 @@ before the model that carries it out is read."""
 from __future__ import annotations
 
 import functools
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,44 @@ if TYPE_CHECKING:
 
 SEEDS = 2**32
 """A fresh seed is below this."""
+_GREETINGS = frozenset(
+    [
+        "hello",
+        "hi",
+        "hey",
+        "hi there",
+        "hello there",
+        "good morning",
+        "good evening",
+        "how are you",
+        "thanks",
+        "thank you",
+        "bye",
+        "goodbye",
+        "hola",
+        "buenos días",
+        "buenas",
+        "gracias",
+        "adiós",
+        "hallo",
+        "guten morgen",
+        "guten tag",
+        "danke",
+        "danke schön",
+        "tschüss",
+        "你好",
+        "您好",
+        "早上好",
+        "谢谢",
+        "再见",
+        "halo",
+        "hai",
+        "selamat pagi",
+        "selamat siang",
+        "apa kabar",
+        "terima kasih",
+    ]
+)
 UNSURE = 0.5
 """A confidence below which a request is answered by the safest reading, and told what is unclear."""
 
@@ -60,6 +99,8 @@ def understood(
         intent = _meant(settings, settings.words, intent, asked)
     if task is not None:
         intent = _retasked(intent, parse_task(task), asked)
+    if task is None and settings.free and not told and _greets(request):
+        intent = _retasked(intent, Task.ANSWER, asked)
     if settings.free and intent.missing == ("subject",):
         # where any text may be said, a question needs no picture
         intent = replace(intent, missing=(), question="")
@@ -80,6 +121,11 @@ def understood(
         plan = _reworded(plan, settings.of(plan.task).words, _whole(intent, asked))
         plans.append(settle(_overruled(plan, overrides, seed), settings))
     return Course(intent=intent, plans=tuple(plans))
+
+
+def _greets(request: str) -> bool:
+    """Whether a request is nothing but a greeting or thanks, which is talk and no picture."""
+    return " ".join(re.findall(r"\w+", request.lower())) in _GREETINGS
 
 
 def settled(settings: Settings, course: Course, **overrides: Any) -> Course:

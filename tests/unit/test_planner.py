@@ -345,3 +345,10 @@ def test_free_words_go_to_the_model_as_they_are():
     assert (cut.prompt, cut.width, cut.height, cut.seed) == ("A Red Cat", 64, 32, 7)
     story = plan("Show it in 3 steps", settings=free, task=Task.INTERLEAVE, seed=5)
     assert (story.prompt, story.steps, story.seed) == ("Show it in 3 steps", 30, 5)
+
+
+@pytest.mark.parametrize("words", ["hello", "Hi there!", "谢谢", "¡Hola!", "Danke schön."])
+def test_a_greeting_is_talk_where_a_model_talks_and_a_picture_where_one_is_asked_for(words):
+    free = replace(LIMITS, free=True)
+    assert understood(free, words).plans[0].task is Task.ANSWER
+    assert understood(free, words, task="text-to-image").plans[0].task is Task.TEXT_TO_IMAGE
