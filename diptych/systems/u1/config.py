@@ -14,8 +14,11 @@ from diptych.systems.u1.packed import Weighing
 from diptych.systems.u1.settings import check_flow
 from diptych.training.config import LORA, RunConfig, StageConfig
 from diptych.worlds.emoji import WorldConfig
+from diptych.worlds.emoji.motion_source import CLIP_TASKS
 from diptych.worlds.emoji.source import TASKS
 
+WORLD_TASKS = (*TASKS, *CLIP_TASKS)
+"""What a mixture may draw from the emoji world."""
 PARTS = ("all", "understanding", "generation")
 
 
@@ -82,10 +85,10 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         check_flow(self.flow)
         names = self.own
-        if clash := [name for name in names if names.count(name) > 1 or name in TASKS]:
+        if clash := [name for name in names if names.count(name) > 1 or name in WORLD_TASKS]:
             raise ValueError(
                 f"{clash[0]!r} would name two sources of the mixture; the tasks of the emoji world are "
-                f"{', '.join(TASKS)}"
+                f"{', '.join(WORLD_TASKS)}"
             )
         mixtures = [self.shares(stage) for stage in self.stages]
         drawn_from = {name for shares in mixtures for name, share in shares.items() if share}

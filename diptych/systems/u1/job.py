@@ -29,7 +29,7 @@ from diptych.models.mot import MoT
 from diptych.models.processors import block_mask_pays
 from diptych.models.vgg import open_perceptual
 from diptych.systems.u1 import NAME
-from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.systems.u1.config import WORLD_TASKS, Stage, TrainConfig
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import card, read_contents, stored_weights
 from diptych.systems.u1.lora import write_adapters
@@ -48,7 +48,7 @@ from diptych.training import checkpoint
 from diptych.training.export import OPTIMISER
 from diptych.training.identity import CONFIG
 from diptych.training.trainer import PARENT
-from diptych.worlds.emoji.source import TASKS
+from diptych.worlds.emoji.motion_source import CLIP_TASKS
 
 VALIDATION_DOCUMENTS = 256
 SAMPLE_PROMPTS = (
@@ -167,7 +167,7 @@ class JointJob:
 
     def sample(self, path: Path | None) -> None:
         shares = self.config.shares(self.config.stages[-1])
-        own = [name for name, share in shares.items() if share and name not in TASKS]
+        own = [name for name, share in shares.items() if share and name not in WORLD_TASKS]
         if own:
             trained = [(self.sources[name], False) for name in sorted(own)]
             kept = [(self.validation[name], True) for name in sorted(own) if name in self.validation]
@@ -178,6 +178,9 @@ class JointJob:
         pictures = [frames[0] for frames in draw(pipeline.system, plans)]
         if path is not None:
             contact_sheet([Cell(p, t) for p, t in zip(pictures, SAMPLE_PROMPTS, strict=True)], path)
+        filmed = [(self.sources[name], False) for name in CLIP_TASKS if shares.get(name)]
+        if filmed:
+            show(filmed, pipeline.system, path and path.with_stem(f"{path.stem}-clips"))
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
@@ -272,7 +275,7 @@ def _shared(config: TrainConfig, sources: Sources) -> TrainConfig:
     if not shares:
         raise ValueError(
             "there is nothing to train on: give --meta, --jsonl, --pictures or --text, or a --mixture of the "
-            f"emoji world's tasks ({', '.join(TASKS)})"
+            f"emoji world's tasks ({', '.join(WORLD_TASKS)})"
         )
     stages = tuple(replace(s, mixture=config.shares(s) or shares) for s in config.stages)
     return replace(config, stages=stages)
@@ -311,7 +314,7 @@ def _facts(config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
         "documents": about["steps"] * config.data.documents_per_step,
         "weights": f"{'EMA' if config.ema else 'trained'}, stored as "
         f"{'bfloat16' if config.weights == 'bfloat16' else 'float16'}",
-        "data": data_of(about.get("parents", []), [world] * bool(drawn_from & set(TASKS)) + own),
+        "data": data_of(about.get("parents", []), [world] * bool(drawn_from & set(WORLD_TASKS)) + own),
     }
     if not own and len(licences) == 1 and (licence := licences.pop()):
         facts["licence"] = licence

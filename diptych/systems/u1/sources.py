@@ -15,14 +15,15 @@ from diptych.contracts import Picture, Sample, Source
 from diptych.data.clips import open_clip
 from diptych.data.conversations.forms import ANSWER, END_THINK, FORMS, PURPOSES, THINK
 from diptych.data.conversations.meta import DataSet, read_meta
-from diptych.data.conversations.readers import JsonlSource, Sizes, TextSource, within
+from diptych.data.conversations.readers import Films, JsonlSource, Sizes, TextSource, within
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.pictures import resize
-from diptych.settings import SLIMMEST, Bounds, size_between
-from diptych.systems.u1.config import TrainConfig
+from diptych.settings import SLIMMEST, Bounds, check_shape, size_between
+from diptych.systems.u1.config import WORLD_TASKS, TrainConfig
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.words import read_tokenizer
 from diptych.worlds.emoji import EmojiWorld, WorldConfig
+from diptych.worlds.emoji.motion_source import CLIP_TASKS, MotionSource, motion_texts
 from diptych.worlds.emoji.source import TASKS, EmojiSource, world_texts
 
 VOCABULARY_SAMPLES = 3000
@@ -91,10 +92,30 @@ class Fitting:
         purpose = PURPOSES.get(task, ANSWER)
         return self.conversation.fit(pixels, self.token, self.native, purpose, max(1, together))
 
-    def clip(self, path: Path) -> tuple[str | Picture, ...]:
-        """The frames of a clip as a request shows them."""
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips as a model looks at them and draws them."""
+
+    conversation: Conversation
+    token: int
+    native: int
+
+    def asked(self, path: Path) -> tuple[str | Picture, ...]:
+        """What a request shows of a clip: `readers.Clips`."""
         medium = open_clip(path, self.conversation.clip_frames)
         return self.conversation.shown(medium, self.token, self.native, ANSWER, 1)
+
+    def drawn(self, path: Path) -> np.ndarray:
+        """The first frames at the model's own rate and size: `readers.Films`."""
+        medium = open_clip(path, self.conversation.drawn_frames, self.conversation.fps)
+        if len(medium.frames) == 1:
+            raise ValueError(f"{path} shows a single picture at {self.conversation.fps:g} frames a second")
+        height, width = medium.frames.shape[1:3]
+        check_shape(width, height)
+        bounds = Bounds(least=self.token**2, most=(self.conversation.clip_side or self.native) ** 2)
+        sides = size_between(width, height, self.token, bounds)
+        return np.stack([resize(frame, *sides) for frame in medium.frames])
 
 
 @cache
@@ -108,11 +129,11 @@ def sources_of(config: TrainConfig) -> Sources:
     data sets that cannot be used; opening a source, for one that cannot."""
     own, notes = _own_openers(config)
     for stage in (stage for stage in config.stages if stage.steps):
-        if unknown := sorted(set(config.shares(stage)) - own.keys() - set(TASKS)):
+        if unknown := sorted(set(config.shares(stage)) - own.keys() - set(WORLD_TASKS)):
             raise ValueError(
                 f"stage {stage.name!r} draws from {unknown[0]!r}, which is no task of the emoji world "
-                f"({', '.join(TASKS)}) and no data of one's own: give it with --jsonl {unknown[0]}.jsonl or "
-                f"--text {unknown[0]}.txt, or another --mixture"
+                f"({', '.join(WORLD_TASKS)}) and no data of one's own: give it with --jsonl "
+                f"{unknown[0]}.jsonl or --text {unknown[0]}.txt, or another --mixture"
             )
     return Sources({**_world_openers(config.world, config.seed), **own}, notes)
 
@@ -120,7 +141,7 @@ def sources_of(config: TrainConfig) -> Sources:
 def kept_sources(config: TrainConfig, sources: Mapping[str, Source]) -> Sources:
     """Sources that no run trains on: the world's tasks from another seed, and what one's own keep, which is
     found out as they are opened."""
-    own = [name for name in sources if name not in TASKS]
+    own = [name for name in sources if name not in WORLD_TASKS]
 
     def kept(name: str) -> Source:
         found = cast(Own, sources[name]).kept()
@@ -149,7 +170,7 @@ def default_shares(config: TrainConfig, sources: Mapping[str, Source]) -> dict[s
     """Shares of one's own sources by their size: samples, and for a listed data set repeat_time * length."""
     listed = {entry.name: entry for path in config.meta for entry in read_meta(Path(path))}
     shares = {}
-    for name in (name for name in sources if name not in TASKS):
+    for name in (name for name in sources if name not in WORLD_TASKS):
         entry = listed.get(name)
         # the list's own lengths are taken on trust, as its shares are its author's
         size = 1 if entry is not None and entry.counted else len(cast(Own, sources[name]))
@@ -161,26 +182,27 @@ def default_shares(config: TrainConfig, sources: Mapping[str, Source]) -> dict[s
 def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], list[str]]:
     conversation = config.conversation or Conversation()
     sizes: Sizes = within(config.model.token, config.world.size)
-    clips = None
+    clips = Clips(conversation, config.model.token, config.native)
     if config.draw_pixels is not None:
         bounds = Bounds(least=config.draw_pixels[0], most=config.draw_pixels[1])
-        fitting = Fitting(conversation, bounds, config.model.token, config.native)
-        sizes, clips = fitting, fitting.clip if conversation.clip_frames else None
+        sizes = Fitting(conversation, bounds, config.model.token, config.native)
+    films = clips.drawn if conversation.drawn_frames else None
     lines = partial(
         JsonlSource,
         seed=config.seed,
         sizes=sizes,
         exact=FORMS[conversation.form].thinks,
-        clips=clips,
+        clips=clips.asked if conversation.clip_frames else None,
+        films=films,
         validation=config.data.validation,
     )
     openers: dict[str, Callable[[], Source]] = {}
     notes: list[str] = []
-    wanted = {name for stage in config.stages for name in config.shares(stage)} - {*config.own, *TASKS}
+    wanted = {name for stage in config.stages for name in config.shares(stage)} - {*config.own, *WORLD_TASKS}
     failed: list[ValueError] = []
     for path in config.meta:
         for entry in _listed(Path(path), failed):
-            if entry.name in (*config.own, *TASKS, *openers):
+            if entry.name in (*config.own, *WORLD_TASKS, *openers):
                 raise ValueError(f"{path}: {entry.name!r} would name two sources of the mixture: rename it")
             openers[entry.name] = partial(
                 lines, entry.annotation, media=entry.root, name=entry.name, task=entry.task
@@ -196,7 +218,9 @@ def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], 
         openers |= gone
     openers |= {Path(path).stem: partial(lines, Path(path)) for path in config.jsonl}
     openers |= {Path(path).stem: partial(_text, Path(path), config) for path in config.text}
-    openers |= {Path(path).stem: partial(_captioned, Path(path), config, sizes) for path in config.pictures}
+    openers |= {
+        Path(path).stem: partial(_captioned, Path(path), config, sizes, films) for path in config.pictures
+    }
     return openers, notes
 
 
@@ -217,20 +241,21 @@ def _text(path: Path, config: TrainConfig) -> Source:
     return TextSource(path, seed=config.seed, validation=config.data.validation)
 
 
-def _captioned(path: Path, config: TrainConfig, sizes: Sizes) -> Source:
+def _captioned(path: Path, config: TrainConfig, sizes: Sizes, films: Films | None) -> Source:
     from diptych.data.captioned.index import Index
     from diptych.data.captioned.source import CaptionedSource
 
     return CaptionedSource(
-        Index(path), path.stem, seed=config.seed, sizes=sizes, validation=config.data.validation
+        Index(path), path.stem, seed=config.seed, sizes=sizes, films=films, validation=config.data.validation
     )
 
 
 def _world_openers(world: WorldConfig, seed: int) -> dict[str, Callable[[], Source]]:
     def opened(task: str) -> Source:
-        return EmojiSource(_world(world), task, seed)
+        made = MotionSource if task in CLIP_TASKS else EmojiSource
+        return made(_world(world), task, seed)
 
-    return {task: partial(opened, task) for task in TASKS}
+    return {task: partial(opened, task) for task in WORLD_TASKS}
 
 
 def vocabulary(config: TrainConfig, sources: Mapping[str, Source]) -> TextTokenizer:
@@ -244,7 +269,9 @@ def vocabulary(config: TrainConfig, sources: Mapping[str, Source]) -> TextTokeni
     texts: list[str] = []
     if names & set(TASKS):
         texts += world_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES)
-    for name in sorted(names - set(TASKS)):
+    if names & set(CLIP_TASKS):
+        texts += motion_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES // len(CLIP_TASKS))
+    for name in sorted(names - set(WORLD_TASKS)):
         texts += cast(Own, sources[name]).texts(VOCABULARY_SAMPLES)
     return TextTokenizer.train(texts, config.model.vocab_size, marks)
 
