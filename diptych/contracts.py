@@ -312,16 +312,6 @@ class TakesContext(Protocol):
     def context_channels(self) -> int: ...
 
 
-@runtime_checkable
-class Accompanied(Protocol):
-    """A condition under which more frames are denoised than are drawn."""
-
-    @property
-    def beside(self) -> int:
-        """How many; they come first in what is denoised, and are cut off in the end."""
-        ...
-
-
 class TextEncoder(Protocol):
     """Prompts to hidden states."""
 
@@ -426,22 +416,28 @@ class BlockModel(Protocol):
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A picture inside a turn: RGB (height, width, 3), uint8, or float32 with 0..1 for black to white: what a
-    model has drawn is read back as it is, neither rounded nor clamped. `drawn` pictures are to be generated,
-    others are read."""
+    model has drawn is read back as it is, neither rounded nor clamped. Or a clip (frames, height, width, 3),
+    whose frames see one another. `drawn` ones are to be generated, others are read."""
 
     pixels: np.ndarray
     drawn: bool = False
 
     def __post_init__(self) -> None:
         if (
-            self.pixels.ndim != 3
-            or self.pixels.shape[2] != 3
+            self.pixels.ndim not in (3, 4)
+            or self.pixels.shape[-1] != 3
+            or 0 in self.pixels.shape
             or self.pixels.dtype not in ("uint8", "float32")
         ):
             raise ValueError(
-                "a picture must be uint8 or float32 (height, width, 3), got "
-                f"{self.pixels.dtype} {self.pixels.shape}"
+                "a picture must be uint8 or float32 (height, width, 3), a clip (frames, height, width, 3), "
+                f"got {self.pixels.dtype} {self.pixels.shape}"
             )
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(frames, height, width, 3); a picture is one frame."""
+        return self.pixels if self.pixels.ndim == 4 else self.pixels[None]
 
 
 TEXT, CLEAN, NOISY, PAD = 0, 1, 2, -1
@@ -478,7 +474,8 @@ class Sample:
 
     turns: tuple[Turn, ...]
     task: str
-    """Name under which its losses are reported: understand, generate, edit, interleave, text."""
+    """Name under which its losses are reported: understand, generate, edit, interleave, text; clip (drawn
+    from words), clip-edit (drawn by what is given)."""
     origin: str = field(default="", compare=False)
     """Where it comes from, as file:line, for messages."""
 

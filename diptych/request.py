@@ -74,6 +74,7 @@ MARK = "<image>"
 """Stands in a text where a picture or a clip belongs."""
 FPS = 8.0
 """Frames a second of a clip that says nothing of them."""
+MAX_FPS = 240.0
 MANY = 64
 """Media of one role that a request may have."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from diptych.flow.config import SamplerConfig
-from diptych.request import FPS, RequestError, Task
+from diptych.request import FPS, TASKS, Product, RequestError, Task
 
 
 def round_sides(width: int, height: int, multiple: int) -> tuple[int, int]:
@@ -106,6 +106,10 @@ class Settings:
     """A clip has a multiple of this many frames, and one more."""
     fps: float = FPS
     """Frames a second of its clips, unless a request says."""
+    keeps_fps: bool = False
+    """Whether its clips are drawn at these, whatever a request says."""
+    clip_side: int = 0
+    """Side, px, of the frames of clips that it was trained on; 0: `native`."""
     max_media: int = 1
     """Attached media that it looks at for one request."""
     reads_native: bool = False
@@ -146,8 +150,11 @@ class Settings:
             raise ValueError(f"native must be 1 to {most} px, got {self.native}")
 
     def of(self, task: Task) -> Settings:
-        """Those of the model that carries out a task."""
-        return next((settings for tasks, settings in self.parts if task in tasks), self)
+        """Those of the model that carries out a task, at the size of what it then draws."""
+        found = next((settings for tasks, settings in self.parts if task in tasks), self)
+        if found.clip_side and TASKS[task].makes is Product.CLIP:
+            return replace(found, native=found.clip_side, clip_side=0)
+        return found
 
     def own_size(self, aspect: tuple[float, float] | None = None, side: int = 0) -> tuple[int, int]:
         """The size, px, of this aspect (the model's own), with the area of a square of `side` (`native`)."""

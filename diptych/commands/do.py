@@ -47,7 +47,7 @@ class Do:
     request: Positional[str] = ""
     """In plain words: "two cats above a red heart", "how many cats are there?", "remove the heart"."""
     image: Images = ()
-    """Picture to ask about or to change, or clip to ask about."""
+    """Picture or clip to ask about, to change or to draw by."""
     settled: Settled = None
     """A file with what `diptych plan` printed, in place of a request."""
     history: Path | None = None
@@ -55,8 +55,8 @@ class Do:
     pictures in its folder: they go before the request, and this turn and its answer are added to the file,
     which begins with them where it is not there."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Picture to write, out.png unless given; one that is there is replaced. An answer of text and pictures
-    is written as out.md with out-0.png, out-1.png ..."""
+    """Picture or clip to write, out.png or out.mp4 unless given; one that is there is replaced. An answer of
+    text and pictures is written as out.md with out-0.png, out-1.png ..."""
     model: str = "default"
     """'default', a model folder, or 'hf:owner/name' of the hub."""
     dtype: Dtype = "auto"
@@ -104,7 +104,7 @@ def run(command: Do, console: Console) -> int:
         )
     from diptych.data.pictures import names
 
-    output = command.output or Path("out.png")
+    output = command.output or _usual(plan)
     outputs = names(output, command.keep if command.best_of > 1 else plan.count)
     for path in outputs:
         check_file(path, plan.frames)
@@ -146,6 +146,11 @@ def run(command: Do, console: Console) -> int:
                 soft_wrap=True,
             )
     return 0
+
+
+def _usual(plan: Plan | None) -> Path:
+    """Where what is drawn is written unless something is said."""
+    return Path("out.mp4" if plan is not None and plan.frames > 1 else "out.png")
 
 
 def _check_options(command: Do) -> None:
@@ -229,7 +234,7 @@ def _steps(command: Do, model: _Model, course: Course, found: Sequence[Media | P
     draws = [plan for plan in course.plans if TASKS[plan.task].makes is not Product.TEXT]
     from diptych.data.pictures import names
 
-    output = command.output or Path("out.png")
+    output = command.output or _usual(draws[-1] if draws else None)
     for path in names(output, draws[-1].count) if draws else ():
         check_file(path, draws[-1].frames)
     for number, plan in enumerate(course.plans):

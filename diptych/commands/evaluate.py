@@ -32,7 +32,7 @@ BEST_OF = ("candidates.jsonl", "best_of.json", "best_of.md", "best_of.png")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge a model on the emoji benchmark: drawing, questions, edits, pictures drawn by given ones."""
+    """Judge a model on the emoji benchmark: drawing, questions, edits, drawing by given pictures, clips."""
 
     model: Positional[str] = "default"
     dtype: Dtype = "auto"
@@ -42,7 +42,7 @@ class Evaluate:
     """Per category and split, per question type and per edit type."""
     seed: int = 1_000_003
     split: str = "all"
-    """all, drawing, questions, edits or guided."""
+    """all, drawing, questions, edits, guided or clips."""
     wording: Literal["plain", "trained", "held-out", "free"] = "plain"
     """'plain': the benchmark's own words; or wide ones, in ways of saying that training has or has not; or
     'free' ones, written apart from training and planned as any request is, beside the same in plain words."""

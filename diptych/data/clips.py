@@ -1,9 +1,12 @@
-"""Decoding strangers' clips safely: some frames of one, each with its time. Read by PyAV (extra `video`)."""
+"""Decoding strangers' clips safely: some frames of one, each with its time; and coding ours. By PyAV (extra
+`video`)."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +45,10 @@ def is_clip(path: Path) -> bool:
         return False
 
 
-def open_clip(path: Path, most: int) -> Media:
-    """At most so many frames of a clip (MP4, WebM, Matroska, GIF), spread evenly over its time, as they are
-    shown: turned as the file says, transparent ones on white, at most KEPT_PIXELS each; with their times in
-    seconds from the first.
+def open_clip(path: Path, most: int, fps: float | None = None) -> Media:
+    """At most so many frames of a clip (MP4, WebM, Matroska, GIF), spread evenly over its time, or the first
+    ones at so many a second; as they are shown: turned as the file says, transparent ones on white, at most
+    KEPT_PIXELS each; with their times in seconds from the first.
 
     Raises PictureError for what is missing, broken, no regular file, of another kind, without pictures, or
     larger or longer than the limits above; and where PyAV is absent.
@@ -67,7 +70,8 @@ def open_clip(path: Path, most: int) -> Media:
             kind = _kind(file.read(12), path)
             file.seek(0)
             with av.open(file, format=kind) as container:
-                found = _sampled(_frames(container, path), most)
+                frames = _frames(container, path)
+                found = _sampled(frames, most) if fps is None else _paced(frames, most, fps)
     except PictureError:
         raise
     # FFmpeg's errors are many, among them OSError and ValueError; its decoders raise what damage leads to
@@ -78,6 +82,32 @@ def open_clip(path: Path, most: int) -> Media:
     if len({pixels.shape for _, pixels in found}) > 1:
         raise PictureError(f"{path}: its frames are of several sizes, and one is needed")
     return Media(np.stack([pixels for _, pixels in found]), str(path), times=tuple(at for at, _ in found))
+
+
+def encoded(frames: np.ndarray, kind: str, fps: float) -> bytes:
+    """The file of a clip, uint8 (frames, height, width, 3), as 'mp4' or 'webm'."""
+    import av
+
+    codec, options = _CODECS[kind]
+    film = io.BytesIO()
+    with av.open(film, "w", format=kind) as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        # players know the smaller one best, in which two px a side share a colour
+        stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
+        for pixels in frames:
+            shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(shown))
+        container.mux(stream.encode())
+    return film.getvalue()
+
+
+_CODECS = {
+    "mp4": ("libx264", {"crf": "12", "preset": "medium"}),
+    # without a rate of bits, the quality alone is what is kept to
+    "webm": ("libvpx-vp9", {"crf": "12", "b:v": "0"}),
+}
+"""Kind -> codec, and how finely it codes: clips are short, and small details are what they show."""
 
 
 def _kind(start: bytes, path: Path) -> str:
@@ -157,6 +187,38 @@ def _sampled(frames: Iterator[tuple[float, Any]], most: int) -> list[tuple[float
     times = np.array([at for at, _ in kept])
     nearest = [int(np.abs(times - wish).argmin()) for wish in np.linspace(times[0], times[-1], most)]
     return [kept[index] for index in dict.fromkeys(nearest)]
+
+
+def _paced(frames: Iterator[tuple[float, Any]], most: int, fps: float) -> list[tuple[float, np.ndarray]]:
+    """What is on the screen at 0, 1 / fps, 2 / fps ... seconds, at most so many times."""
+    kept: list[tuple[float, np.ndarray]] = []
+    last: tuple[float, Any] | None = None
+    for at, frame in frames:
+        if last is not None:
+            # one frame may be on the screen for several of ours
+            kept += _while(last[1], kept, at, most, fps)
+            if len(kept) == most:
+                return kept
+        last = (at, frame)
+    # how long the last one is shown is not known: as long as any
+    return kept if last is None else kept + _while(last[1], kept, last[0] + _SAME, most, fps)
+
+
+_SAME = 1e-3
+"""Seconds: times in a file are rounded to less."""
+
+
+def _while(
+    frame: Any, kept: list[tuple[float, np.ndarray]], end: float, most: int, fps: float
+) -> list[tuple[float, np.ndarray]]:
+    """A frame that is on the screen until `end`, at each of the next times before it."""
+    times: list[float] = []
+    while len(kept) + len(times) < most and (len(kept) + len(times)) / fps < end - _SAME / 2:
+        times.append((len(kept) + len(times)) / fps)
+    if not times:
+        return []
+    pixels = _pixels(frame)
+    return [(at, pixels) for at in times]
 
 
 def _apart(frames: list[tuple[float, np.ndarray]], step: float) -> list[tuple[float, np.ndarray]]:

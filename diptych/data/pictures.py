@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from diptych.request import FPS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """Formats that are read. Pillow knows some forty, among them ones that start other programs (EPS)."""
-WRITTEN_CLIPS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
+FILMS = {".mp4": "mp4", ".webm": "webm"}
+"""Endings of clips that are written with PyAV (extra `video`), and FFmpeg's names of what they are."""
+WRITTEN_CLIPS = {**FILMS, ".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
 WRITTEN = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -190,8 +193,16 @@ def names(path: Path, count: int) -> list[Path]:
 def save_picture(frames: np.ndarray, path: Path, fps: float | None = None) -> None:
     """Write a picture, uint8 (height, width, 3), or a clip (frames, height, width, 3), whole or not at all;
     the ending of the name says how. Raises ValueError as `format_of`."""
+    kind = format_of(path, len(frames) if frames.ndim == 4 else 1)
+    if kind in FILMS.values():
+        from diptych.data.clips import encoded
+
+        # made in memory: what FFmpeg cannot write for want of space it may pass over
+        film = encoded(frames, kind, fps or FPS)
+        with whole(path) as aside:
+            aside.write_bytes(film)
+        return
     pictures = [Image.fromarray(pixels) for pixels in (frames if frames.ndim == 4 else frames[None])]
-    kind = format_of(path, len(pictures))
     clip: dict[str, Any] = {}
     if len(pictures) > 1:
         clip = {"save_all": True, "append_images": pictures[1:], "duration": 1000 / (fps or FPS), "loop": 0}
@@ -200,13 +211,19 @@ def save_picture(frames: np.ndarray, path: Path, fps: float | None = None) -> No
 
 
 def format_of(path: Path, frames: int = 1) -> str:
-    """Pillow's name of the format that a picture's or clip's name asks for. Raises ValueError for an ending
-    that is no picture format, or none that holds a clip."""
+    """The format that a picture's or clip's name asks for, as the one who writes it calls it. Raises
+    ValueError for an ending that is no picture format, or none that holds a clip, and where PyAV is needed
+    and absent."""
     what, known = ("picture", WRITTEN) if frames == 1 else ("clip", WRITTEN_CLIPS)
     kind = known.get(path.suffix.lower())
     if kind is None:
         raise ValueError(
             f"{path}: a {what} is written as {', '.join(known)}, not as {path.suffix or 'this'!r}"
+        )
+    if kind in FILMS.values() and find_spec("av") is None:
+        raise ValueError(
+            f"{path}: clips are written so with PyAV, which is not installed: pip install "
+            "'diptych[video]', or name a .gif"
         )
     return kind
 

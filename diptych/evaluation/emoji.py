@@ -3,14 +3,13 @@
 Prompts are made from a seed that no training run uses. Drawing: six categories, seen and held-out
 combinations apart, one guided sample each, judged by the exact checker. Position and binding prompts are also
 checked for having come out exactly swapped. Questions: exact answers by type. Edits: done, and every
-untouched glyph still there. Guided: masks, references, edges and boxes.
+untouched glyph still there. Guided: masks, references, edges and boxes. Clips: see `evaluation.clips`.
 
 The checker is the strict one; what the lenient one finds in the same pictures stands beside it.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diptych import planning
+from diptych.evaluation.clips import ClipScores, evaluate_clips, stream
 from diptych.evaluation.statistics import Score, mean_of
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell
@@ -32,7 +32,7 @@ from diptych.worlds.emoji.source import random_edit
 HELD_OUT = ("two", "counting", "position", "binding")
 """Categories that have combinations held out of training."""
 SWAPPABLE = ("position", "binding")
-SPLITS = ("drawing", "questions", "edits", "guided")
+SPLITS = ("drawing", "questions", "edits", "guided", "clips")
 WORDINGS = ("plain", "trained", "held-out", "free")
 _GUIDED_TASKS = {
     "masked": Task.EDIT,
@@ -52,8 +52,8 @@ class EvaluationConfig:
     seed: int = 1_000_003
     """Of the test prompts. Training uses 0, validation 1,000,001."""
     split: str = "all"
-    """'all', or only 'drawing', 'questions', 'edits' or 'guided'; 'all' has the last for a model that was
-    taught to draw by given pictures."""
+    """'all', or only 'drawing', 'questions', 'edits', 'guided' or 'clips'; 'all' has the last two for a model
+    that was taught to draw by given pictures, and clips."""
     wording: str = "plain"
     """'plain': the benchmark's own words. Or wide ones, 'trained' or 'held-out': ways of saying that training
     has, or has not. The facts that are asked about stay the same. 'free': see `evaluation.free`."""
@@ -87,6 +87,7 @@ class Evaluation:
     """Part, as the summary names it -> what the lenient checker says of the same pictures."""
     verdicts: dict[str, list[bool]] = field(default_factory=dict)
     """Part and category -> what was right, in the order of the prompts."""
+    clips: ClipScores = field(default_factory=ClipScores)
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     """Sheet name -> pictures with verdicts."""
 
@@ -109,7 +110,11 @@ class Evaluation:
                 }
         if self.swapped:
             out["exactly swapped"] = {k: s.as_dict() for k, s in self.swapped.items()}
-        return out
+        return {**out, **self.clips.summary()}
+
+    def notes(self) -> dict[str, Any]:
+        """What is no share of right ones."""
+        return self.clips.notes() if self.clips.drawn else {}
 
 
 def evaluate(
@@ -127,6 +132,12 @@ def evaluate(
     taught = pipeline.system.settings.tasks >= {*_GUIDED_TASKS.values()}
     if config.split == "guided" or (config.split == "all" and taught):
         _guided(pipeline, world, judges.strict, config, result, progress or _silent)
+    if config.split == "clips" or (config.split == "all" and pipeline.system.settings.max_frames > 1):
+        wide = config.wording != "plain"
+        result.clips = evaluate_clips(
+            pipeline, world, config.prompts, config.seed, wide, config.held, progress
+        )
+        result.cells |= result.clips.cells
     return result
 
 
@@ -140,8 +151,7 @@ def _silent(part: str, done: int, total: int) -> None:
 
 
 def _rng(config: EvaluationConfig, part: str) -> np.random.Generator:
-    # a stream for each part, by its name: one split alone, or a part that is added, changes no other prompts
-    return np.random.default_rng([config.seed, zlib.crc32(part.encode())])
+    return stream(config.seed, part)
 
 
 def _drawing(

@@ -95,10 +95,13 @@ def evaluate_free(
 ) -> FreeEvaluation:
     """`config.prompts` of each class of wording. `progress(part, done, total)` is called as parts finish.
 
-    Raises ValueError for a world with other things than there are words for, and for guided pictures.
+    Raises ValueError for a world with other things than there are words for, for guided pictures and for
+    clips.
     """
     if config.split == "guided":
         raise ValueError("pictures drawn by given ones are not asked for in free words: choose another split")
+    if config.split == "clips":
+        raise ValueError("clips are not asked for in free words: choose another split")
     if unknown := [name for name in world.names if name not in lexicon().nouns["en"]]:
         raise ValueError(f"there are no free words for {unknown[0]!r}: only small worlds are asked in them")
     result, checker = FreeEvaluation(), Checker(world)

@@ -42,7 +42,7 @@ def print_table(result: Evaluation, console: Console) -> None:
 
 def write(result: Evaluation, folder: Path, model: str, config: EvaluationConfig) -> list[Path]:
     """results.json, results.md and one sheet a part under `folder`; returns what was written."""
-    data = {"model": model, "config": dataclasses.asdict(config), **result.summary()}
+    data = {"model": model, "config": dataclasses.asdict(config), **result.summary(), **result.notes()}
     write_whole(folder / "results.json", to_json(data))
     lines = [
         "# Emoji benchmark",

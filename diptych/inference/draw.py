@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.contracts import Accompanied, Given, Prompt, Stack, System
-from diptych.flow import per_row, solver_of
+from diptych.clips import Accompanied, Holds
+from diptych.contracts import Given, Prompt, Stack, System
+from diptych.flow import interpolate, per_row, solver_of
 from diptych.inference.guidance import Guidance
 from diptych.request import TASKS, Media, Message, Plan, Product, RequestError, Role
 
@@ -143,13 +144,19 @@ def draw_targets(
         drawn = [torch.randn(beside + frames, *shape, generator=generators[rows[at]]) for at in places]
         return torch.stack(drawn).to(system.device)
 
-    x = noise(rows)
-    x = x * per_row(condition.scale, x)
+    held = condition.held if isinstance(condition, Holds) else {}
+    begun = noise(rows)
+    x = begun * per_row(condition.scale, begun)
     finished: dict[int, Tensor] = {}
     for step in count():
         # float64 and on the CPU: levels decide which passes are computed, and must not wait for the device
         now, then = torch.tensor([points[row][step : step + 2] for row in rows], dtype=torch.float64).T
         x = solver.step(guidance, x, now, then, noise)
+        for frame, target in held.items():
+            # on its own straight path to what is given: the others see it as they were taught to
+            path = target[rows][:, None], begun[rows, beside + frame][:, None]
+            level = then.to(x)
+            x[:, beside + frame] = interpolate(*path, level, condition.scale[rows])[:, 0]
         if on_step is not None:
             on_step(step)
         # `at` is a row's place in the batch as it is now, `row` its number among the plans

@@ -66,6 +66,11 @@ class Result:
         """The pictures among it: uint8 RGB (height, width, 3) each."""
         return tuple(drawn.pixels for drawn in self.media if len(drawn.frames) == 1)
 
+    @property
+    def clips(self) -> tuple[np.ndarray, ...]:
+        """The clips among it: uint8 RGB (frames, height, width, 3) each."""
+        return tuple(drawn.frames for drawn in self.media if len(drawn.frames) > 1)
+
     def save(self, path: str | Path) -> list[Path]:
         """Write what was drawn: `path`, or path-0, path-1 ... for several. An answer of text and pictures is
         a Markdown file, `path` with .md, with its pictures beside it, path-0.png, path-1.png ..."""

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diptych.planning.schema import Attached, Input, Intent, Step
-from diptych.request import TASKS, Plan, Product, RequestError, Role, Task, check_roles, check_text
+from diptych.request import (
+    MAX_FPS,
+    TASKS,
+    Plan,
+    Product,
+    RequestError,
+    Role,
+    Task,
+    check_roles,
+    check_text,
+)
 from diptych.settings import Settings
 
 MAX_COUNT = 64
@@ -16,7 +26,6 @@ MAX_TOKENS = 131_072
 MAX_TEMPERATURE = 100.0
 MAX_SECONDS = 60.0
 """Of a clip that is asked for; a shorter one than that is drawn as long as the model can, which is told."""
-MAX_FPS = 240.0
 _NEEDS = {
     "source": "a picture to change (attach one)",
     "mask": "a mask (attach a picture that is white where the other may change)",
@@ -159,17 +168,26 @@ def _length(step: Step, settings: Settings, notes: list[str]) -> tuple[int, floa
         )
     if step.fps is not None and not 0 < step.fps <= MAX_FPS:
         raise RequestError(f"fps must be above 0 and at most {MAX_FPS:g}, got {step.fps:g}")
-    fps = step.fps or settings.fps
+    fps = _fps(step.fps or settings.fps, settings, notes)
     if step.frames is None:
         frames = most if step.seconds is None else max(1, round(step.seconds * fps))
     else:
         frames = step.frames
-        fps = step.fps or (frames / step.seconds if step.seconds and frames > 0 else settings.fps)
+        if step.seconds and frames > 0 and not step.fps:
+            fps = _fps(frames / step.seconds, settings, notes)
     if frames > most:
         notes.append(
             f"{frames} frames -> {most} ({most / fps:.3g} s at {fps:g} a second), the most of this model"
         )
     return min(frames, most), fps
+
+
+def _fps(asked: float, settings: Settings, notes: list[str]) -> float:
+    """Frames a second that the model draws at, where so many are asked for."""
+    if not settings.keeps_fps or asked == settings.fps:
+        return asked
+    notes.append(f"{asked:g} frames a second -> {settings.fps:g} (this model's own)")
+    return settings.fps
 
 
 def settle(plan: Plan, settings: Settings) -> Plan:
@@ -256,8 +274,10 @@ def _filled(plan: Plan, settings: Settings) -> Plan:
 
 def _clip(plan: Plan, settings: Settings) -> Plan:
     """With frames that the model can draw, the nearest number, and frames a second."""
-    if plan.fps is None:
-        plan = replace(plan, fps=settings.fps)
+    notes: list[str] = []
+    plan = replace(plan, fps=_fps(plan.fps or settings.fps, settings, notes))
+    for note in notes:
+        plan = _noted(plan, note)
     step = settings.frame_step
     # ties go up: a clip is rather a little longer than asked for
     frames = min((plan.frames - 1 + step // 2) // step * step, (settings.max_frames - 1) // step * step) + 1

@@ -15,7 +15,18 @@ from diptych.planning.course import Course
 from diptych.planning.normalise import check_said, plan_of, settle
 from diptych.planning.rules import RulePlanner
 from diptych.planning.schema import Attached, Input, Intent, Planner, Request, Step
-from diptych.request import TASKS, Media, Plan, Product, RequestError, Role, Task, check_text, parse_task
+from diptych.request import (
+    MAX_FPS,
+    TASKS,
+    Media,
+    Plan,
+    Product,
+    RequestError,
+    Role,
+    Task,
+    check_text,
+    parse_task,
+)
 from diptych.settings import Settings, Words
 
 if TYPE_CHECKING:
@@ -357,10 +368,28 @@ def _no_longer(settings: Settings, plan: Plan, media: Sequence[Media]) -> Plan:
     moving = (Role.SOURCE, Role.CONTROL)
     there = [len(one.frames) for one, role in zip(media, plan.inputs, strict=True) if role in moving]
     most = 1 + (min(there, default=1) - 1) // settings.frame_step * settings.frame_step
-    if most == 1 or plan.frames <= most:
+    if most > 1 and plan.frames > most:
+        note = f"{plan.frames} frames -> {most} (the clip that is given has {min(there)})"
+        plan = replace(plan, frames=most, adjustments=(*plan.adjustments, note))
+    return _as_long(settings, plan, media)
+
+
+def _as_long(settings: Settings, plan: Plan, media: Sequence[Media]) -> Plan:
+    """A clip that is changed or followed lasts as long as it did, however many frames of it are looked at:
+    for a model that draws at its own frames a second, with those that this takes."""
+    pairs = zip(media, plan.inputs, strict=True)
+    moving = [one for one, role in pairs if role in (Role.SOURCE, Role.CONTROL) and len(one.frames) > 1]
+    if not (moving and settings.keeps_fps and plan.frames > 1 and plan.fps == settings.fps):
         return plan
-    note = f"{plan.frames} frames -> {most} (the clip that is given has {min(there)})"
-    return replace(plan, frames=most, adjustments=(*plan.adjustments, note))
+    if not (moving[0].times or moving[0].fps):
+        # frames alone, which say nothing of when they are shown
+        return plan
+    seconds = moving[0].time(len(moving[0].frames) - 1)
+    fps = round((plan.frames - 1) / seconds, 3) if seconds else settings.fps
+    if not 0 < fps <= MAX_FPS or abs(fps / settings.fps - 1) < 0.01:
+        return plan
+    note = f"{plan.frames} frames are spread over the {seconds:.3g} s that are given, {fps:g} a second"
+    return replace(plan, fps=fps, adjustments=(*plan.adjustments, note))
 
 
 def _for_role(task: Task, role: Role, medium: Media | Path | None) -> Media:

@@ -18,6 +18,7 @@ from diptych.files.weights import Weights, all_finite, open_weights
 from diptych.files.whole import whole, write_whole
 from diptych.models.meta import without_storage
 from diptych.settings import round_sides
+from diptych.spaces.factor import CAUSAL, causal_sizes
 from diptych.spaces.pixels import to_bytes
 from diptych.spaces.tiny import TinyAutoencoder
 
@@ -172,8 +173,8 @@ def _ramp(length: int, like: Tensor) -> Tensor:
 
 
 def load_space(folder: Path) -> LatentSpace:
-    """An image space from a folder: diffusers' AutoencoderDC or AutoencoderTiny, or a tiny autoencoder that
-    `save_space` wrote.
+    """An image space from a folder: diffusers' AutoencoderDC or AutoencoderTiny, one of `factor.CAUSAL`,
+    which codes clips as a whole, or a tiny autoencoder that `save_space` wrote.
 
     A folder with published tiny files (NAME_encoder.safetensors, NAME_decoder.safetensors) will do as well.
     Raises ValueError for a folder of another kind. Only safetensors are read.
@@ -189,10 +190,13 @@ def load_space(folder: Path) -> LatentSpace:
     if kind == "TinyAutoencoder":
         scale = convert(float, config.get("scale"), f"{path}: scale")
         return LatentSpace(_tiny({"": open_weights(folder)}), scale)
-    if kind not in ("AutoencoderDC", "AutoencoderTiny"):
+    if kind not in ("AutoencoderDC", "AutoencoderTiny", *CAUSAL):
         raise ValueError(
-            f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, TinyAutoencoder"
+            f"{path}: autoencoder {kind!r} is none of AutoencoderDC, AutoencoderTiny, {', '.join(CAUSAL)}, "
+            "TinyAutoencoder"
         )
+    if kind in CAUSAL:
+        causal_sizes(config, kind)
     scale = convert(float, config.get("scaling_factor", 1.0), f"{path}: scaling_factor")
     stored = open_weights(folder, "diffusion_pytorch_model")
     check_depth(config, stored, str(path))
@@ -212,13 +216,17 @@ def load_space(folder: Path) -> LatentSpace:
     # its errors are of every class, by what the config contradicts
     except Exception as error:
         raise ValueError(f"{folder}: the autoencoder cannot be read ({error})") from error
+    if kind in CAUSAL:
+        from diptych.spaces.causal import CausalAutoencoder, CausalSpace
+
+        return CausalSpace(CausalAutoencoder(model.eval().requires_grad_(False)))
     return LatentSpace(DiffusersAutoencoder(model.eval()), scale)
 
 
 def save_space(space: LatentSpace, folder: Path) -> None:
     """Write an image space so that `load_space` reads it."""
-    if isinstance(space.autoencoder, DiffusersAutoencoder):
-        model: Any = space.autoencoder.model
+    model: Any = getattr(space.autoencoder, "model", None)
+    if model is not None:
         model.save_pretrained(folder, safe_serialization=True)
         return
     assert isinstance(space.autoencoder, nn.Module)

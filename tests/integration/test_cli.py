@@ -281,7 +281,7 @@ def test_the_set_of_flags_is_frozen():
         "top_p",
         "stop",
     ]
-    emoji = ["emoji", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
+    emoji = ["emoji", "emoji-clips", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
     assert sorted(recipes()) == [
         *emoji,
         "sana-control",

@@ -7,13 +7,16 @@ import pytest
 import torch
 from conftest import TINY
 
+from diptych.clips import clip_turn
 from diptych.contracts import Given, Picture, Prompt, Sample, Stack, Turn
 from diptych.data.conversations.packing import Batch, collate
-from diptych.data.conversations.tokens import TextTokenizer
+from diptych.data.conversations.tokens import Document, TextTokenizer
 from diptych.data.frames import FrameBatch
 from diptych.flow import FlowConfig, NoiseLaw, Objective
 from diptych.models.mot import Experts, MoT
 from diptych.request import RequestError, Role
+from diptych.systems.u1.conversation import CLIP_GUIDES, Conversation
+from diptych.systems.u1.memory import Memory
 from diptych.systems.u1.packed import JointTask
 from diptych.systems.u1.system import U1System
 from diptych.training.tasks.generate import GenerateTask
@@ -120,6 +123,151 @@ def test_packed_loss_and_gradients_are_those_through_read_and_denoise(system, ed
     assert any(float(g.abs().max()) > 1e-3 for name, g in expected.items() if ".und." in name)
 
 
+FRAMES = 3
+CLIPS = Conversation(max_media=4, drawn_frames=4, clip_guides=tuple(CLIP_GUIDES))
+STILL, MOVING = (0,), tuple(range(FRAMES))
+GIVEN = {
+    "text": (),
+    "first": ((Role.FIRST, STILL),),
+    "first and last": ((Role.FIRST, STILL), (Role.LAST, (FRAMES - 1,))),
+    "edit": ((Role.SOURCE, MOVING), (Role.MASK, STILL)),
+    "control and reference": ((Role.CONTROL, MOVING), (Role.REFERENCE, STILL)),
+}
+
+
+def clip_rows(given: tuple[tuple[Role, tuple[int, ...]], ...]) -> tuple[list[Sample], list[Stack]]:
+    """The same requests for clips as samples of training and as what the hinge reads."""
+    rng = np.random.default_rng(5)
+    samples, stacks = [], []
+    for text in WORDS[:2]:
+        drawn = rng.integers(0, 255, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+        shown = [(role, drawn[::-1][list(times)]) for role, times in given]
+        parts = clip_turn(text, [(role, f if len(f) > 1 else f[0]) for role, f in shown])
+        turns = (Turn("user", parts), Turn("assistant", (Picture(drawn, drawn=True),)))
+        samples.append(Sample(turns, "clip-edit" if given else "clip"))
+        frames = [
+            Given(role, torch.from_numpy(frame.copy()).permute(2, 0, 1), time)
+            for (role, f), (_, times) in zip(shown, given, strict=True)
+            for frame, time in zip(f, times, strict=True)
+        ]
+        stacks.append(Stack(SIZE, SIZE, MOVING, tuple(frames)))
+    return samples, stacks
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize(("no_text", "no_media"), [(False, False), (True, False), (True, True)])
+def test_packed_clips_are_those_through_read_and_denoise(system, kind, no_text, no_media):
+    """Two clips in one packed row, beside a picture; through the hinge, each by itself."""
+    clips = U1System(system.model, system.tokenizer, FLOW, SIZE, conversation=CLIPS)
+    samples, stacks = clip_rows(GIVEN[kind])
+    dropped = torch.tensor([no_text, False]), torch.tensor([no_media, False])
+    documents = [
+        clips.template.write(sample, bool(text), bool(media))
+        for sample, text, media in zip(samples, *dropped, strict=True)
+    ]
+    picture = clips.template.write(rows([False] * 4)[0][0])
+    order = [[0, 2, 1]]
+    batch = collate(order, [*documents, picture], [7, 8, 9], clips.tokenizer.ids["<|pad|>"])
+    assert batch.frames.tolist() == [FRAMES] * FRAMES + [1] + [FRAMES] * FRAMES
+    task = JointTask(clips.model, FLOW)
+    alone = collate([[0]], [picture], [9], clips.tokenizer.ids["<|pad|>"])
+    loss = task(batch).sums["flow"] - task(alone).sums["flow"]
+    loss.backward()
+    expected = gradients(clips.model)
+
+    every, noise = torch.cat(batch.noisy), torch.cat(batch.noise)
+    chosen = [slice(0, FRAMES), slice(FRAMES + 1, None)]
+    frames = FrameBatch(
+        prompts=tuple(Prompt(text) for text in WORDS[:2]),
+        stacks=tuple(stacks),
+        pixels=torch.stack([every[at] for at in chosen]),
+        target=torch.zeros(0),
+        noise=torch.stack([noise[at] for at in chosen]),
+        level=batch.level[[0, -1]],
+        drop_text=dropped[0],
+        drop_media=dropped[1],
+        # a clip counts as the square root of all its tokens
+        weight=torch.full((2,), (FRAMES * (SIZE // clips.token) ** 2) ** 0.5),
+    )
+    hinge = GenerateTask(clips, FLOW.law, FLOW.objective)(frames).sums["flow"]
+    hinge.backward()
+    torch.testing.assert_close(hinge, loss, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients(clips.model).items():
+        limit = 1e-5 * max(1.0, float(expected[name].abs().max()))
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=limit, msg=name)
+    shares = task.totals(batch)["flow"] - task.totals(alone)["flow"]
+    assert shares == pytest.approx(float(frames.weight.sum()))
+
+
+@torch.no_grad()
+def test_a_clip_with_something_behind_it_is_drawn_as_without(system):
+    """Its clean copy, frame by frame at the times of the noisy one, is not seen by what is drawn."""
+    clips = U1System(system.model, system.tokenizer, FLOW, SIZE, conversation=CLIPS)
+    (sample, _), _ = clip_rows(())
+    asked = (*sample.turns, Turn("user", ("what is this?",)), Turn("assistant", ("a cat",)))
+    losses = []
+    for turns in (sample.turns, asked):
+        document = clips.template.write(Sample(turns, "clip"))
+        batch = collate([[0]], [document], [7], clips.tokenizer.ids["<|pad|>"])
+        losses.append(JointTask(clips.model, FLOW)(batch).flow_pictures)
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
+    assert document.positions[document.kind == 0][-1, 0] == len(set(document.positions[:, 0])) - 1
+
+
+@torch.no_grad()
+def test_frames_of_a_clip_see_one_another_and_know_their_time(system):
+    clips = U1System(system.model, system.tokenizer, FLOW, SIZE, conversation=CLIPS)
+    _, stacks = clip_rows(())
+    condition = clips.read([Prompt(WORDS[0])], stacks[:1])
+    x = torch.randn(1, FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    before = clips.denoise(x, torch.tensor([0.6]), condition)
+    for changed in range(FRAMES):
+        other = x.clone()
+        other[:, changed] += 0.5
+        moved = (clips.denoise(other, torch.tensor([0.6]), condition) - before).abs().flatten(2).amax(2)[0]
+        assert bool((moved > 1e-6).all()), (changed, moved)
+    backwards = clips.denoise(x.flip(1), torch.tensor([0.6]), condition).flip(1)
+    assert float((backwards - before).abs().max()) > 1e-4
+    levels = torch.tensor([[0.6] * FRAMES])
+    torch.testing.assert_close(clips.denoise(x, levels, condition), before, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_clip_that_is_read_behind_what_was_read_is_what_it_is_in_one_go(system):
+    """The frames of a clip see one another there too, and one that is cut is read anew."""
+    clip = np.random.default_rng(3).integers(0, 255, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+
+    def told(*parts: str | Picture) -> Document:
+        turns = (Turn("user", ("a cat",)), Turn("assistant", parts))
+        return system.template.story_prefix(Sample(turns, "interleave"))
+
+    memory = Memory(system.model, system.space, lambda document: system._prefix([document]))
+    other = np.concatenate([clip[:2], 255 - clip[2:]])
+    for parts in (("a cat",), ("a cat", Picture(clip), "a dog"), ("a cat", Picture(other), "a dog")):
+        document = told(*parts)
+        hidden, cache = memory.read(document, states=2)
+        expected, whole = system._prefix([document])
+        torch.testing.assert_close(hidden[:, -2:], expected[:, -2:], rtol=0, atol=1e-5)
+        torch.testing.assert_close(cache.layers[-1][0], whole.layers[-1][0], rtol=0, atol=1e-5)
+        assert int(cache.next_time) == int(whole.next_time)
+
+
+def test_what_a_model_of_clips_cannot_read_is_refused(system):
+    clips = U1System(
+        system.model, system.tokenizer, FLOW, SIZE, conversation=replace(CLIPS, clip_guides=("first",))
+    )
+    frame = Given(Role.CONTROL, torch.zeros(3, SIZE, SIZE, dtype=torch.uint8))
+    with pytest.raises(RequestError, match="draws clips by first, and by no control"):
+        clips.read([Prompt("a")], [Stack(SIZE, SIZE, (0, 1), given=(frame,))])
+    with pytest.raises(ValueError, match="clips of 4 frames at most; got 5"):
+        clips.read([Prompt("a")], [Stack(SIZE, SIZE, times=tuple(range(5)))])
+    one, two = (clips.read([Prompt("a")], [Stack(SIZE, SIZE, tuple(range(n)))]) for n in (1, 2))
+    with pytest.raises(ValueError, match="different frames"):
+        one.joined([two])
+    with pytest.raises(ValueError, match="draw the same frames"):
+        clips.read([Prompt("a")] * 2, [Stack(SIZE, SIZE), Stack(SIZE, SIZE, (0, 1))])
+
+
 def test_every_parameter_has_a_gradient_whatever_the_rows_hold(system):
     """Ranks of a sharded model reduce the same gradients, though their rows differ."""
     generate, _, _ = rows([False] * 4)
@@ -193,7 +341,7 @@ def test_what_this_model_cannot_read_is_refused(system):
     frame = Given(Role.CONTROL, torch.zeros(3, SIZE, SIZE, dtype=torch.uint8))
     with pytest.raises(RequestError, match="reads no control"):
         system.read([Prompt("a")], [Stack(SIZE, SIZE, given=(frame,))])
-    with pytest.raises(ValueError, match="got 2 frames"):
+    with pytest.raises(ValueError, match="single pictures, one frame at a time; got 2 frames"):
         system.read([Prompt("a")], [Stack(SIZE, SIZE, times=(0, 1))])
     with pytest.raises(ValueError, match="multiples of 8"):
         system.read([Prompt("a")], [Stack(30, SIZE)])

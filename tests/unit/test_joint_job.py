@@ -170,7 +170,7 @@ def test_settings_that_contradict_one_another_are_refused(tmp_path):
 def test_a_mixture_for_all_stages_and_sources_that_are_not_there(tmp_path, tokenizer):
     chosen = config(tmp_path, mixture={"mine": 0.5, "text": 0.5})
     assert chosen.shares(chosen.stages[0]) == {"mine": 0.5, "text": 0.5}
-    with pytest.raises(ValueError, match="mixture names other, but the sources are control, edit, generate"):
+    with pytest.raises(ValueError, match="mixture names other, but the sources are clip, clip-control"):
         JointJob(config(tmp_path, mixture={"mine": 1.0, "other": 1.0}), sources.sources_of(chosen), tokenizer)
     (tmp_path / "mine.jsonl").unlink()
     job = JointJob(chosen, sources.sources_of(chosen), tokenizer)

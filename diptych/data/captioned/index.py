@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from diptych.contracts import BadSample
 from diptych.data.captioned.layouts import Found, Unit, units
+from diptych.data.clips import VIDEOS, open_clip
 from diptych.data.foreign import MAX_TEXT, read_bytes, regular, shortened
 from diptych.data.pictures import MAX_BYTES, MAX_SIDE, PictureError, Room, open_picture
 from diptych.files.memory import give_memory_back
@@ -38,7 +39,7 @@ VERSION = b"2"
 
 @dataclass(frozen=True)
 class Row:
-    """One picture, or what is wrong with one."""
+    """One picture or clip, or what is wrong with one."""
 
     id: str
     """Its file, relative to the folder; for a shard's member, the shard and the member's key."""
@@ -54,7 +55,11 @@ class Row:
     """One a caption, or none; NaN for a caption without one."""
     sha256: str
     problem: str
-    """'' for a usable picture."""
+    """'' for a usable picture or clip."""
+
+    @property
+    def is_clip(self) -> bool:
+        return self.file.lower().endswith(VIDEOS)
 
 
 SCHEMA = pa.schema(
@@ -149,7 +154,7 @@ _NOTHING = hashlib.sha256(b"").hexdigest()[:24]
 
 
 def _examine(folder: Path, found: Found) -> Row:
-    """Decode one picture and make its row."""
+    """Decode one picture or clip and make its row."""
     path = folder / found.file
     place: dict[str, Any] = {"id": found.id, "file": found.file, "offset": found.offset, "size": found.size}
     if found.problem or not path.is_file():
@@ -174,10 +179,16 @@ def _examine(folder: Path, found: Found) -> Row:
             sha = hashlib.sha256(data).hexdigest()[:24]
             # decoded whole, not only its header: a file that is cut short is found now and not in the middle
             # of a run
-            height, width = open_picture(data, found.id).shape[:2]
+            if found.file.lower().endswith(VIDEOS):
+                frames = open_clip(path, 2).frames
+                height, width = frames.shape[1:3]
+                if len(frames) == 1:
+                    raise PictureError("the clip shows a single picture")
+            else:
+                height, width = open_picture(data, found.id).shape[:2]
         problem = "" if found.captions else "no caption"
     except PictureError as error:
-        problem = str(error).removeprefix(f"{found.id}: ")
+        problem = str(error).removeprefix(f"{found.id}: ").removeprefix(f"{path}: ")
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror})"
     if not found.size:
@@ -314,7 +325,7 @@ def _letters(column: pa.ChunkedArray) -> int:
 
 
 class Index:
-    """An index opened for training: its usable rows, and its problems apart.
+    """An index opened for training: its usable pictures in `rows`, its clips and its problems apart.
 
     Raises ValueError for a file that is no index, one of another version, and one whose pictures changed
     since.
@@ -338,18 +349,19 @@ class Index:
             raise ValueError(f"{path} is no whole index ({error}); {again}") from error
         self.path, self.folder = path, path.parent
         rows = _rows(table)
-        self.rows = [row for row in rows if not row.problem]
+        self.rows = [row for row in rows if not row.problem and not row.is_clip]
+        self.clips = [row for row in rows if not row.problem and row.is_clip]
         self.problems = [row for row in rows if row.problem]
         self._check()
 
     def _check(self) -> None:
         """What an index of ours always is: others may have made or changed the file."""
         root, changed = self.folder.resolve(), []
-        for row in self.rows:
+        for row in (*self.rows, *self.clips):
             if fault := _fault(row):
                 raise ValueError(f"{self.path}: {shortened(row.id)} {fault}")
         resolved = cache(Path.resolve)
-        for name, modified in {row.file: row.modified for row in self.rows}.items():
+        for name, modified in {row.file: row.modified for row in (*self.rows, *self.clips)}.items():
             file = self.folder / name
             try:
                 # its folder once for all files in it; a link by itself

@@ -1,5 +1,5 @@
-"""How picture-caption pairs lie on disk: sidecar text files, JSONL, Hugging Face image folders, tar shards of
-SANA and BLIP3-o.
+"""How pictures and clips lie on disk with their captions: sidecar text files, JSONL, Hugging Face image
+folders, and, of pictures alone, tar shards of SANA and BLIP3-o.
 
 A layout only says where pictures and captions are; nothing is decoded here.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diptych.data.clips import VIDEOS
 from diptych.data.foreign import (
     MAX_LINE,
     MAX_TEXT,
@@ -29,7 +30,7 @@ from diptych.files.typed import parse, read_json
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTION_KEYS = ("captions", "caption", "text", "prompt")
-PICTURE_KEYS = ("file_name", "image", "path")
+PICTURE_KEYS = ("file_name", "image", "path", "video")
 MAX_SIDECAR = 2**26
 """Bytes of a file beside a shard, which is read whole."""
 MAX_SCORE = 1e30
@@ -89,7 +90,7 @@ def units(folder: Path) -> list[Unit]:
             else:
                 # a listing's captions win over a text file beside the picture
                 listed[found.file] = found
-    pictures = [name for name in names if name.lower().endswith(PICTURES)]
+    pictures = [name for name in names if name.lower().endswith((*PICTURES, *VIDEOS))]
     stems = {str(Path(name).with_suffix("")) for name in pictures}
     for name in names:
         if name.endswith(".txt") and name.removesuffix(".txt") not in stems:
@@ -112,7 +113,7 @@ def _names(folder: Path) -> tuple[list[str], list[Found]]:
     names, problems = [], []
     # sorted, so that a run that goes on cuts the same units of work
     for name, entry in sorted(files_below(folder), key=lambda found: found[0]):
-        if not name.lower().endswith((*PICTURES, ".txt", ".jsonl", ".csv", ".json", ".tar")):
+        if not name.lower().endswith((*PICTURES, *VIDEOS, ".txt", ".jsonl", ".csv", ".json", ".tar")):
             continue
         problem = ""
         if printable(name) != name:

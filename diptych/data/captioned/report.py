@@ -33,6 +33,8 @@ def inspect(
     words = [len(caption.split()) for row in index.rows for caption in row.captions]
     table = Table("what", "count", title=escape(one_line(str(index.folder))))
     table.add_row("pictures", f"{len(index):,}")
+    if index.clips:
+        table.add_row("clips", f"{len(index.clips):,}")
     table.add_row("captions", f"{len(words):,} (words: median {int(np.median(words))}, longest {max(words)})")
     table.add_row("with scores", f"{sum(bool(row.scores) for row in index.rows):,}")
     for reason, count in _problem_counts(index).items():

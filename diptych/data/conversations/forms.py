@@ -10,7 +10,7 @@ IMAGE, END_IMAGE, IN_IMAGE = "<img>", "</img>", "<IMG_CONTEXT>"
 THINK, END_THINK = "<think>", "</think>"
 # what a sample is for, and so which of a model's system texts goes before it
 ANSWER, DRAW, STORY = "answer", "draw", "story"
-PURPOSES = {"generate": DRAW, "edit": DRAW, "interleave": STORY}
+PURPOSES = {"generate": DRAW, "edit": DRAW, "clip": DRAW, "clip-edit": DRAW, "interleave": STORY}
 """What a sample of a task is for, where that is not an answer."""
 
 

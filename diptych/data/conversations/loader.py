@@ -89,7 +89,7 @@ class DocumentDataset(StepDataset[Batch]):
         for part in parts:
             documents, keys = [d for d, _ in part], [k for _, k in part]
             # packed by rank and accumulation: rows differ with their numbers, losses do not, as they are sums
-            pictures = [len(d.clean) + len(d.noisy) for d in documents]
+            pictures = [len(d.clean) + sum(1 if x.ndim == 3 else len(x) for x in d.noisy) for d in documents]
             budget = (self.config.row_tokens, pictures, self.config.row_pictures)
             rows = pack([len(d) for d in documents], *budget) or [[]]
             batches.append(collate(rows, documents, keys, self.template.pad))

@@ -16,7 +16,8 @@ from diptych.data.conversations.tokens import NO_LABEL, Document
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows. Pictures stand in the order of their tokens (row by row), as runs of one size."""
+    """Packed rows. Pictures, frames of clips among them, stand in the order of their tokens (row by row), as
+    runs of one size."""
 
     ids: Tensor
     kind: Tensor
@@ -33,7 +34,10 @@ class Batch:
     noise: tuple[Tensor, ...]
     """Standard normal noise for `noisy`, float32."""
     level: Tensor
-    """(P,): standard normal draw behind the noise level of each picture to draw."""
+    """(P,): standard normal draw behind the noise level of each picture to draw; frames of a clip share
+    one."""
+    frames: Tensor
+    """(P,), float32: frames of the clip that each is one of; 1 for a picture."""
     noisy_task: tuple[str, ...]
     """Task of each picture to draw."""
     label_task: tuple[str, ...]
@@ -106,6 +110,7 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
     noisy: list[np.ndarray] = []
     noise: list[np.ndarray] = []
     level: list[float] = []
+    frames: list[int] = []
     noisy_task: list[str] = []
     label_task: list[str] = []
     copies = 0
@@ -129,11 +134,13 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
             # drawn in float32 on the CPU, level and noise from one stream: the same on any device
             rng = np.random.Generator(np.random.Philox(noise_keys[index]))
             for pixels in doc.noisy:
-                level.append(float(rng.standard_normal()))
-                noise.append(rng.standard_normal(pixels.shape, dtype=np.float32))
+                shown = pixels if pixels.ndim == 4 else pixels[None]
+                level += [float(rng.standard_normal())] * len(shown)
+                noise += list(rng.standard_normal(shown.shape, dtype=np.float32))
+                frames += [len(shown)] * len(shown)
+                noisy += list(shown)
             clean += doc.clean
-            noisy += doc.noisy
-            noisy_task += [doc.task] * len(doc.noisy)
+            noisy_task += [doc.task] * (len(noisy) - len(noisy_task))
             label_task.append(doc.task)
     arrays = {
         "ids": ids,
@@ -151,6 +158,7 @@ def collate(rows: list[list[int]], documents: list[Document], noise_keys: list[i
         noisy=runs(noisy),
         noise=runs(noise),
         level=torch.tensor(level, dtype=torch.float32),
+        frames=torch.tensor(frames, dtype=torch.float32),
         noisy_task=tuple(noisy_task),
         label_task=tuple(label_task),
     )

@@ -3,7 +3,9 @@ text.
 
 A JSONL line: {"conversations": [{"from": "human", "value": "<image> what is this?"}, {"from": "gpt", "value":
 "a cat"}], "image": "cat.png"}; `image` is one name or a list, in the order of the "<image>" marks, and so are
-`video` and "<video>". A picture in a gpt turn is drawn; thoughts stand there between <think> and </think>.
+`video` and "<video>". A picture in a gpt turn is drawn; thoughts stand there between <think> and </think>. A
+clip that is the whole gpt turn is drawn, by the pictures and clips of the human one: `roles` says what each
+is for ("first", "last", "source", "mask", "control", "reference"); unless given, a first frame or a source.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from diptych.clips import CLIP_ORDER, clip_turn
 from diptych.contracts import BadSample, Picture, Sample, Turn
+from diptych.data.captioned.buckets import Bucket
+from diptych.data.captioned.buckets import fit as fit_to
 from diptych.data.conversations.forms import END_THINK, THINK
 from diptych.data.foreign import (
     MAX_LINE,
@@ -34,7 +39,7 @@ from diptych.data.foreign import (
 from diptych.data.mixture import shuffled
 from diptych.data.pictures import PictureError, open_picture, resize
 from diptych.files.typed import parse
-from diptych.request import MANY, MARK
+from diptych.request import MANY, MARK, Role
 
 CLIP = "<video>"
 """Stands in a text where a clip belongs."""
@@ -54,7 +59,10 @@ class Sizes(Protocol):
 
 
 Clips = Callable[[Path], tuple[str | Picture, ...]]
-"""Opens a clip as its frames, each behind its time in words; ValueError for one that cannot be read."""
+"""Opens a clip that is asked about as parts of a turn; ValueError for one that cannot be read."""
+Films = Callable[[Path], np.ndarray]
+"""Opens a clip that is drawn, or given for one that is, as frames (frames, height, width, 3) at the rate and
+size at which a model draws; ValueError for one that cannot be read."""
 
 
 class JsonlSource:
@@ -72,16 +80,17 @@ class JsonlSource:
         task: str | None = None,
         exact: bool = False,
         clips: Clips | None = None,
+        films: Films | None = None,
         validation: float = 0.0,
     ) -> None:
         """`task`: what every sample is for; None: found out for each by what it holds. `exact`: texts with
-        their white space. `clips` opens a clip; None where none are looked at. `validation`: share of the
-        lines, chosen by their bytes, that `kept` has instead.
+        their white space. `clips` and `films` open clips; None where none are looked at, and drawn.
+        `validation`: share of the lines, chosen by their bytes, that `kept` has instead.
 
         Raises ValueError for a file without samples.
         """
         self.path, self.name, self.seed = path, name or path.stem, seed
-        self.sizes, self.task, self.exact, self.clips = sizes, task, exact, clips
+        self.sizes, self.task, self.exact, self.clips, self.films = sizes, task, exact, clips, films
         self.media = (media or path.parent).resolve()
         self.lines, self._kept = _places(path, validation)
 
@@ -142,6 +151,8 @@ class JsonlSource:
                 raise BadSample(f"{where}: {marks} {mark} marks, but {len(media)} {what}")
             if marks > MANY:
                 raise BadSample(f"{where}: {marks} {what}; a sample has at most {MANY}")
+        if any(CLIP in value for role, value in told if role == "assistant"):
+            return self._filmed(line, told, (iter(names), iter(clips)), where)
         task = self._task(told, bool(clips), where)
         together = sum(value.count(MARK) for role, value in told if role != "assistant")
         waiting = iter(names), iter(clips)
@@ -154,8 +165,6 @@ class JsonlSource:
         """What a sample is for. Raises BadSample where that is not the source's task."""
         said = [value for role, value in told if role == "assistant"]
         drawn = sum(value.count(MARK) for value in said)
-        if any(CLIP in value for value in said):
-            raise BadSample(f"{where}: a clip in a gpt turn, and no clips are drawn")
         read = clips or any(MARK in value for role, value in told if role != "assistant")
         words = any(re.sub(_THOUGHT, "", value).replace(MARK, "").strip() for value in said if MARK in value)
         if self.task is None:
@@ -175,6 +184,51 @@ class JsonlSource:
                 f"of the task {self.task!r}"
             )
         return self.task
+
+    def _filmed(
+        self,
+        line: Mapping[str, Any],
+        told: Sequence[tuple[str, str]],
+        media: tuple[Iterator[str], Iterator[str]],
+        where: str,
+    ) -> Sample:
+        """A sample whose answer is a clip: the words, and pictures and clips by their roles."""
+        if self.films is None:
+            raise BadSample(f"{where}: a clip in a gpt turn, and no clips are drawn by this model")
+        *before, (role, asked), (_, answer) = [("", ""), *told]
+        if before[1:] or role != "user" or answer.strip() != CLIP:
+            raise BadSample(f"{where}: a clip is drawn as the whole answer, one {CLIP}, to one human turn")
+        marks = re.findall(f"{MARK}|{CLIP}", asked)
+        roles = _names(line, "roles", where) or [
+            Role.FIRST if mark == MARK else Role.SOURCE for mark in marks
+        ]
+        if len(roles) != len(marks) or not set(roles) <= {str(role) for role in CLIP_ORDER}:
+            raise BadSample(
+                f"{where}: 'roles' has one of {', '.join(CLIP_ORDER)} for each of {len(marks)} media, got "
+                f"{shortened(', '.join(roles))}"
+            )
+        given = [
+            (
+                Role(role),
+                self._picture(next(media[0]), where) if mark == MARK else self._film(media[1], where),
+            )
+            for mark, role in zip(marks, roles, strict=True)
+        ]
+        drawn = self._film(media[1], where)
+        size = Bucket(drawn.shape[2], drawn.shape[1])
+        fitted = []
+        for role, pixels in given:
+            frames = np.stack(
+                [fit_to(frame, size) for frame in (pixels if pixels.ndim == 4 else pixels[None])]
+            )
+            fitted.append((role, frames[: len(drawn)] if pixels.ndim == 4 else frames[0]))
+        text = re.sub(f"\\s*({MARK}|{CLIP})\\s*", " ", asked).strip()
+        turns = (Turn("user", clip_turn(text, fitted)), Turn("assistant", (Picture(drawn, drawn=True),)))
+        return Sample(turns, "clip-edit" if given else "clip", where)
+
+    def _film(self, names: Iterator[str], where: str) -> np.ndarray:
+        assert self.films is not None
+        return self.films(self._path(next(names), "video", where))
 
     def _parts(
         self,

@@ -239,7 +239,7 @@ class Template:
             out.mark(closing)
 
     def _checked(self, picture: Picture, sample: Sample) -> np.ndarray:
-        height, width = picture.pixels.shape[:2]
+        height, width = picture.pixels.shape[-3:-1]
         if height % self.token or width % self.token:
             raise ValueError(
                 f"{sample.origin or 'sample'}: picture of {width}x{height} px; sides must be multiples of "
@@ -279,17 +279,25 @@ class _Writer:
         self._text([token], predicted, dead)
 
     def picture(self, pixels: np.ndarray, token: int, noisy: bool) -> None:
+        """A picture (height, width, 3), or a clip (frames, height, width, 3), whose frames are one copy."""
         self._flush()
-        rows, columns = pixels.shape[0] // token, pixels.shape[1] // token
+        frames = pixels if pixels.ndim == 4 else pixels[None]
+        rows, columns = frames.shape[1] // token, frames.shape[2] // token
         count = rows * columns
-        # one time for the whole picture; rows and columns place its tokens
-        places = np.stack([np.full(count, self.time), *np.divmod(np.arange(count), columns)], 1)
+        # one time for a whole frame; rows and columns place its tokens
+        frame, token_of = np.divmod(np.arange(len(frames) * count), count)
+        places = np.stack([self.time + frame, *np.divmod(token_of, columns)], 1)
         self._put(
-            np.full(count, self.tokenizer.ids[IN_IMAGE]), NOISY if noisy else CLEAN, places, self._copies
+            np.full(len(places), self.tokenizer.ids[IN_IMAGE]),
+            NOISY if noisy else CLEAN,
+            places,
+            self._copies,
         )
-        self.time += 1
-        self._copies += 1
-        (self._noisy if noisy else self._clean).append(pixels)
+        self.time += len(frames)
+        shown = [pixels] if noisy else list(frames)
+        # a copy has the number of its first frame among all
+        self._copies += len(shown)
+        (self._noisy if noisy else self._clean).extend(shown)
 
     def _flush(self) -> None:
         if self._words:

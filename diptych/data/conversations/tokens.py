@@ -187,13 +187,23 @@ class Document:
     positions: np.ndarray
     """(N, 3): t, h, w."""
     picture: np.ndarray
-    """Number of the picture copy within the document, -1 for text."""
+    """Number of the copy of a picture or clip within the document, -1 for text."""
     dead: np.ndarray
     labels: np.ndarray
     """The token to predict at each place, NO_LABEL where none."""
     clean: list[np.ndarray]
+    """Read frames (height, width, 3), those of a clip one after the other."""
     noisy: list[np.ndarray]
+    """To draw: pictures (height, width, 3) and clips (frames, height, width, 3)."""
     task: str
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The time of each token for what it may see: frames of a clip share that of the first."""
+        times = self.positions[:, 0].copy()
+        for number in np.unique(self.picture[self.picture >= 0]):
+            times[self.picture == number] = times[self.picture == number].min()
+        return times

@@ -1,12 +1,16 @@
 """Where tokens stand and what they may see: positions, slots and the attention mask of packed rows.
 
-The rules (SenseNova-U1, arXiv 2605.12500 section 2.2), for a query and a key of one document:
+The rules for a query and a key of one document, the first four as published (SenseNova-U1, arXiv 2605.12500
+section 2.2):
 
 1. a token sees what stands at its own time or earlier; all tokens of one picture share a time, so a picture
    is bidirectional and everything else causal;
 2. noisy tokens are seen by their own picture alone;
 3. noisy tokens do not see clean tokens of the same time, which are their own clean copy;
-4. a dead key (the doubled boundary marks of a picture that stands in a row twice) is seen by nobody.
+4. a dead key (the doubled boundary marks of a picture that stands in a row twice) is seen by nobody;
+
+and, ours: 5. a clip is a picture whose frames stand at one time after the other: for the rules above, all of
+them share the time of the first, so that they see one another.
 """
 
 from __future__ import annotations
@@ -30,9 +34,19 @@ class Slots:
     """(B, L, 3): t, h, w."""
     document: Tensor
     picture: Tensor
-    """Number of the picture copy that a token belongs to, -1 for text."""
+    """Number of the copy of a picture or clip that a token belongs to, -1 for text."""
     dead: Tensor
     """bool: never a key."""
+
+    @property
+    def times(self) -> Tensor:
+        """(B, L): the time by which the rules are: that of a token's position, and of a clip's tokens that of
+        its first frame."""
+        time, shown = self.positions[..., 0], self.picture + 1
+        # text is number 0 here, and keeps its own times below
+        last = torch.iinfo(time.dtype).max
+        first = time.new_full((len(time), int(shown.max()) + 1), last).scatter_reduce(1, shown, time, "amin")
+        return torch.where(shown > 0, first.gather(1, shown), time)
 
     def to(self, device: torch.device) -> Slots:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -41,7 +55,7 @@ class Slots:
 def may_see(slots: Slots) -> Tensor:
     """The dense mask, bool (B, 1, L, L) as [row, 1, query, key]."""
     rows, length = (torch.arange(size, device=slots.kind.device) for size in slots.kind.shape)
-    return _seen(slots, slots.positions[..., 0], rows[:, None, None], length[:, None], length)[:, None]
+    return _seen(slots, slots.times, rows[:, None, None], length[:, None], length)[:, None]
 
 
 def flex_mask(slots: Slots) -> Any:
@@ -49,7 +63,7 @@ def flex_mask(slots: Slots) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     # once and contiguous: the kernel's compiler is to find plain tables to look up
-    time = slots.positions[..., 0].contiguous()
+    time = slots.times.contiguous()
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return _seen(slots, time, b, q, k)

@@ -212,29 +212,41 @@ class MoT(nn.Module):
         return hidden[:, 0], longer
 
     @torch.no_grad()
-    def append(self, und: Tensor, positions: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    def append(
+        self, und: Tensor, positions: Tensor, cache: Cache, times: Tensor | None = None
+    ) -> tuple[Tensor, Cache]:
         """Append as many tokens to each row: und (B, L, C), positions (B, L, 3), whose times begin at
-        `cache.next_time`. They see the whole row, and one another by the rules of `layout`.
+        `cache.next_time`. They see the whole row, and one another by the rules of `layout`; `times` (B, L)
+        are those of the rules (`Slots.times`), where there are clips among them.
 
         Returns the normed hidden states (B, L, C) and the longer cache. Not differentiable: keys and values
         are written into memory that stays.
         """
         rows, length, width = und.shape
-        layout = Layout.uniform(positions, _appended_mask(positions, cache, und.dtype), noisy=False)
+        mask = _appended_mask(positions[..., 0] if times is None else times, cache, und.dtype)
+        layout = Layout.uniform(positions, mask, noisy=False)
         room = cache.roomy(length)
         past = tuple(Tail(k, v, room.used) for k, v in room.layers)
         hidden, _, _ = self._through(und.flatten(0, 1), und.new_empty(0, width), layout, past)
         room.used += length
         return hidden.view(rows, length, width), cache.grown(room, positions[:, -1, 0] + 1)
 
-    def denoise(self, pictures: Tensor, sigma: Tensor, noise_scale: Tensor, cache: Cache) -> Tensor:
-        """Predict the clean pictures from noisy ones (B, 3, height, width) behind the cached prefixes."""
+    def denoise(
+        self, pictures: Tensor, sigma: Tensor, noise_scale: Tensor, cache: Cache, times: Sequence[int] = (0,)
+    ) -> Tensor:
+        """Predict the clean pictures from noisy ones (B, 3, height, width) behind the cached prefixes, at
+        noise levels and noise scales (B,).
+
+        Of clips, `times` are those of their frames, counted from the first: they see one another, and stand
+        row by row in pictures, levels and scales (B * frames, ...).
+        """
         rows, columns = (side // self.config.token for side in pictures.shape[-2:])
         gen = self.embed_noisy(pictures, sigma, noise_scale)
-        positions = picture_positions(rows, columns, cache.next_time)
+        frames = [picture_positions(rows, columns, cache.next_time + time) for time in times]
+        positions = frames[0] if len(frames) == 1 else torch.cat(frames, 1)
         mask = cache.key_mask
         if mask is not None:
-            mask = F.pad(mask, (0, rows * columns), value=True)
+            mask = F.pad(mask, (0, positions.shape[1]), value=True)
         layout = Layout.uniform(positions, mask, noisy=True)
         # nothing is added to the cache: noisy tokens are seen by their own picture and by nobody later
         past = tuple(Before(k, v) for k, v in cache.layers)
@@ -268,10 +280,10 @@ class MoT(nn.Module):
         return self.und_norm(und), self.gen_norm(gen), tuple(added)
 
 
-def _appended_mask(positions: Tensor, cache: Cache, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the scores of tokens behind a cache (B, 1, L or 1, S + L): 0 where they may see, minus
-    infinity elsewhere. None where all see all."""
-    seen, time = cache.key_mask, positions[..., 0]
+def _appended_mask(time: Tensor, cache: Cache, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores of tokens behind a cache (B, 1, L or 1, S + L), at the times (B, L) of
+    these: 0 where they may see, minus infinity elsewhere. None where all see all."""
+    seen = cache.key_mask
     length = time.shape[1]
     # times never fall: a block that ends at the time at which it begins is one picture, and sees itself whole
     if length > 1 and bool((time[:, 0] != time[:, -1]).any()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -29,6 +29,8 @@ class Request:
     """What the model has thought before it draws."""
     think: bool = False
     """Whether the assistant's last turn begins with thoughts."""
+    clip: bool = False
+    """Whether a clip is drawn, which has its words before what is given."""
     drop_text: bool = False
     drop_pictures: bool = False
 
@@ -37,7 +39,8 @@ class Request:
         what is hidden, as in training; a negative prompt stands in the text's place."""
         if self.drop_text and self.negative:
             pictures = [part for turn in self.turns for part in turn.parts if isinstance(part, Picture)]
-            asked = Turn("user", (*([] if self.drop_pictures else pictures), self.negative))
+            shown = () if self.drop_pictures else tuple(pictures)
+            asked = Turn("user", (self.negative, *shown) if self.clip else (*shown, self.negative))
             return template.drawing_prefix(Sample((asked,), "generate"))
         sample = Sample(self.turns, "generate")
         return template.drawing_prefix(sample, self.drop_text, self.drop_pictures, self.thought, self.think)
@@ -45,12 +48,16 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class PrefixCondition:
-    """The conversations before B pictures of one size; their cache is computed when it is first used, so that
-    rows which are dropped, chosen or joined before that are read once only."""
+    """The conversations before B pictures or clips of one size; their cache is computed when it is first
+    used, so that rows which are dropped, chosen or joined before that are read once only."""
 
     requests: tuple[Request, ...]
     width: int
     height: int
+    times: tuple[int, ...]
+    """Of the frames that are drawn, counted from the first."""
+    held: Mapping[int, Tensor]
+    """Frames that are given and stay: place among those that are drawn -> targets (B, 3, height, width)."""
     scale: Tensor
     """(B,): standard deviation of the noise at this size."""
     template: Template
@@ -81,7 +88,7 @@ class PrefixCondition:
         if not changed:
             return self
         kept = [index for index in range(len(self)) if index not in changed]
-        fresh = replace(self, requests=tuple(requests[index] for index in changed), scale=self.scale[changed])
+        fresh = replace(self._of(changed), requests=tuple(requests[index] for index in changed))
         if not kept:
             return fresh
         places = [*kept, *changed]
@@ -94,13 +101,25 @@ class PrefixCondition:
 
     def rows(self, index: Sequence[int]) -> Self:
         check_rows(len(index))
-        made = replace(self, requests=tuple(self.requests[i] for i in index), scale=self.scale[list(index)])
+        made = self._of(index)
         if "cache" in self.__dict__:
             made.__dict__["cache"] = self.cache.rows(index)
         return made
 
+    def _of(self, index: Sequence[int]) -> Self:
+        """Some of the rows, unread."""
+        chosen = list(index)
+        return replace(
+            self,
+            requests=tuple(self.requests[i] for i in chosen),
+            scale=self.scale[chosen],
+            held={place: targets[chosen] for place, targets in self.held.items()},
+        )
+
     def joined(self, others: Sequence[Self]) -> Self:
         every = (self, *others)
+        if any((c.times, c.held.keys()) != (self.times, self.held.keys()) for c in others):
+            raise ValueError("clips of different frames cannot be drawn in one pass")
         if sizes := {(c.width, c.height) for c in others} - {(self.width, self.height)}:
             raise ValueError(
                 f"pictures of {self.width}x{self.height} and {min(sizes)[0]}x{min(sizes)[1]} px cannot be "
@@ -110,6 +129,7 @@ class PrefixCondition:
             self,
             requests=tuple(request for c in every for request in c.requests),
             scale=torch.cat([c.scale for c in every]),
+            held={place: torch.cat([c.held[place] for c in every]) for place in self.held},
         )
         if any("cache" in c.__dict__ for c in every):
             # caches are joined as they are: where one was read, the others are read now

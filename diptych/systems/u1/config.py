@@ -14,11 +14,14 @@ from diptych.systems.u1.packed import Weighing
 from diptych.systems.u1.settings import check_flow
 from diptych.training.config import LORA, RunConfig, StageConfig
 from diptych.worlds.emoji import WorldConfig
+from diptych.worlds.emoji.motion_source import CLIP_TASKS
 from diptych.worlds.emoji.source import TASKS
 
+WORLD_TASKS = (*TASKS, *CLIP_TASKS)
+"""What a mixture may draw from the emoji world."""
 PLAN = "plan"
 """Requests with their plans, as a source."""
-MADE = (*TASKS, PLAN)
+MADE = (*WORLD_TASKS, PLAN)
 """Sources that are made on the way, from no files."""
 PARTS = ("all", "understanding", "generation")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from diptych.contracts import Picture
 from diptych.data.conversations.forms import ANSWER, DRAW, FORMS, STORY
-from diptych.request import MARK, Media, RequestError, Role, Task
+from diptych.request import FPS, MARK, MAX_FPS, Media, RequestError, Role, Task
 from diptych.settings import Bounds, check_shape, size_between
 
 if TYPE_CHECKING:
@@ -25,6 +25,17 @@ GUIDES = {
 }
 """What a model that is not free may have been taught of pictures to draw by, and the task that is then
 its."""
+CLIP_GUIDES = {
+    Role.FIRST: Task.IMAGE_TO_CLIP,
+    Role.LAST: Task.IMAGE_TO_CLIP,
+    Role.REFERENCE: Task.REFERENCE_TO_CLIP,
+    Role.SOURCE: Task.EDIT_CLIP,
+    Role.MASK: Task.EDIT_CLIP,
+    Role.CONTROL: Task.CONTROL_TO_CLIP,
+}
+"""The same of clips."""
+CONTROLS = ("edges", "boxes", "paths")
+"""What a control holds, in the samples that such models learn by."""
 _LEAST = {
     "max_tokens": 1,
     "story_tokens": 1,
@@ -34,6 +45,8 @@ _LEAST = {
     "all_sources": 0,
     "story_pictures": 0,
     "clip_frames": 0,
+    "drawn_frames": 0,
+    "clip_side": 0,
 }
 
 
@@ -70,6 +83,14 @@ class Conversation:
     """Most frames of a clip that are looked at; 0: it was not taught to look at clips."""
     plans: bool = False
     """Whether it was taught to plan requests itself, and does."""
+    drawn_frames: int = 0
+    """Most frames of a clip that it draws; 0: it was not taught to draw clips."""
+    clip_side: int = 0
+    """Side, px, of the frames that it was taught to draw; 0: that of its pictures."""
+    fps: float = FPS
+    """Frames a second of its clips."""
+    clip_guides: tuple[str, ...] = ()
+    """Roles of pictures and clips that it was taught to draw clips by."""
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -78,9 +99,18 @@ class Conversation:
             raise ValueError(f"system has texts for {ANSWER}, {DRAW} and {STORY}, not for {unknown[0]!r}")
         if unknown := sorted(set(self.guides) - set(GUIDES)):
             raise ValueError(f"guides may be {', '.join(GUIDES)}, not {unknown[0]!r}")
+        if unknown := sorted(set(self.clip_guides) - set(CLIP_GUIDES)):
+            raise ValueError(f"clip_guides may be {', '.join(CLIP_GUIDES)}, not {unknown[0]!r}")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.fps <= MAX_FPS:
+            raise ValueError(f"fps must be above 0 and at most {MAX_FPS:g}, got {self.fps}")
+        if self.clip_guides and self.drawn_frames < 2:
+            raise ValueError(
+                f"clip_guides are for a model of clips, and drawn_frames is {self.drawn_frames}: make it 2 "
+                "or more"
+            )
 
     def template(self, tokenizer: TextTokenizer, token: int) -> Template:
         """Raises ValueError for a tokenizer without the form's marks."""
@@ -97,8 +127,10 @@ class Conversation:
 
     @property
     def most_media(self) -> int:
-        """Pictures that a drawing may bring: a mask comes beside its source."""
-        return self.max_media + (Role.MASK in self.guides)
+        """Media that a drawing may bring: a mask comes beside its source, a last frame beside a first one."""
+        return self.max_media + (
+            Role.MASK in (*self.guides, *self.clip_guides) or Role.LAST in self.clip_guides
+        )
 
     def guided(self, roles: Sequence[Role]) -> list[tuple[int, str]]:
         """Places of given pictures in the order in which a model that is not free was taught them, whatever
@@ -135,12 +167,22 @@ class Conversation:
         self, medium: Media, multiple: int, native: int, purpose: str, together: int = 1
     ) -> tuple[str | Picture, ...]:
         """A medium, one of so many of a request, as parts of a turn: a picture at the size that it is read
-        at, or frames of a clip, each behind its time in words.
+        at; of a clip the frames that are looked at, each behind its time in words, or for a model that was
+        taught to draw clips as one clip.
 
         Raises RequestError for a clip where none are looked at, and as `fit`."""
         if len(medium.frames) > 1 and not self.clip_frames:
             raise RequestError(f"{medium.name} is a clip, and this model looks at pictures alone")
-        chosen = _spread(len(medium.frames), max(1, self.clip_frames))
+        chosen = spread(len(medium.frames), max(1, self.clip_frames))
+        if self.drawn_frames and len(medium.frames) > 1:
+            import numpy as np
+
+            side = self.clip_side or native
+            sized = [
+                self.fit(medium.frames[frame], multiple, side, purpose, together, len(chosen))
+                for frame in chosen
+            ]
+            return (Picture(np.stack(sized)),)
         pictures = [
             Picture(self.fit(medium.frames[frame], multiple, native, purpose, together, len(chosen)))
             for frame in chosen
@@ -182,7 +224,7 @@ class Conversation:
         return resize(pixels, *size_between(width, height, multiple, bounds))
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly, the first and the last among them."""
     if count <= most:
         return list(range(count))

@@ -30,7 +30,7 @@ from diptych.models.processors import block_mask_pays
 from diptych.models.vgg import open_perceptual
 from diptych.planning.rewording import Rewording
 from diptych.systems.u1 import NAME, is_published
-from diptych.systems.u1.config import MADE, Stage, TrainConfig
+from diptych.systems.u1.config import MADE, WORLD_TASKS, Stage, TrainConfig
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import card, read_contents, stored_weights
 from diptych.systems.u1.lora import write_adapters
@@ -51,7 +51,7 @@ from diptych.training import checkpoint
 from diptych.training.export import OPTIMISER
 from diptych.training.identity import CONFIG
 from diptych.training.trainer import PARENT
-from diptych.worlds.emoji.source import TASKS
+from diptych.worlds.emoji.motion_source import CLIP_TASKS
 
 VALIDATION_DOCUMENTS = 256
 SAMPLE_PROMPTS = (
@@ -185,6 +185,9 @@ class JointJob:
         pictures = [frames[0] for frames in draw(pipeline.system, plans)]
         if path is not None:
             contact_sheet([Cell(p, t) for p, t in zip(pictures, SAMPLE_PROMPTS, strict=True)], path)
+        filmed = [(self.sources[name], False) for name in CLIP_TASKS if shares.get(name)]
+        if filmed:
+            show(filmed, pipeline.system, path and path.with_stem(f"{path.stem}-clips"))
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
@@ -279,7 +282,7 @@ def _shared(config: TrainConfig, sources: Sources) -> TrainConfig:
     if not shares:
         raise ValueError(
             "there is nothing to train on: give --meta, --jsonl, --pictures or --text, or a --mixture of the "
-            f"emoji world's tasks ({', '.join(TASKS)})"
+            f"emoji world's tasks ({', '.join(WORLD_TASKS)})"
         )
     stages = tuple(replace(s, mixture=config.shares(s) or shares) for s in config.stages)
     return replace(config, stages=stages)
@@ -325,7 +328,7 @@ def _facts(config: TrainConfig, about: Mapping[str, Any]) -> dict[str, Any]:
         "documents": about["steps"] * config.data.documents_per_step,
         "weights": f"{'EMA' if config.ema else 'trained'}, stored as "
         f"{'bfloat16' if config.weights == 'bfloat16' else 'float16'}",
-        "data": data_of(about.get("parents", []), [world] * bool(drawn_from & set(TASKS)) + own),
+        "data": data_of(about.get("parents", []), [world] * bool(drawn_from & set(WORLD_TASKS)) + own),
     }
     if not own and len(licences) == 1 and (licence := licences.pop()):
         facts["licence"] = licence

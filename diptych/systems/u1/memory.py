@@ -68,9 +68,10 @@ class Memory:
         if not len(ids):
             return self.model.embedding(ids)[None], cache
         places = torch.from_numpy((document.kind[known:] == CLEAN).nonzero()[0]).to(device)
-        fresh = [run.to(device) for run in runs(document.clean[_pictures(document, known) :])]
+        fresh = [run.to(device) for run in runs(document.clean[_frames(document, known) :])]
         und = embed(self.model, self.space, ids, places, fresh)
-        return self.model.append(und[None], positions[None], cache)
+        times = torch.from_numpy(document.times[known:]).to(device)
+        return self.model.append(und[None], positions[None], cache, times[None])
 
 
 def _common(old: Document, new: Document, most: int | None = None) -> int:
@@ -79,17 +80,24 @@ def _common(old: Document, new: Document, most: int | None = None) -> int:
     length = min(len(old), len(new), len(new) if most is None else most)
     same = (old.ids[:length] == new.ids[:length]) & (old.positions[:length] == new.positions[:length]).all(1)
     count = length if same.all() else int(same.argmin())
-    for number in range(_pictures(new, count)):
+    for number in np.unique(new.picture[:count]).tolist():
+        if number < 0:
+            continue
         place = np.flatnonzero(new.picture == number)
-        whole = place[-1] < count and len(old.clean) > number
-        if not (whole and np.array_equal(old.clean[number], new.clean[number])):
+        # a copy has the number of its first frame
+        frames = slice(number, number + len(np.unique(new.positions[place, 0])))
+        shown = old.clean[frames], new.clean[frames]
+        whole = place[-1] < count and len(shown[0]) == len(shown[1])
+        if not (whole and all(map(np.array_equal, *shown))):
             return int(place[0])
     return count
 
 
-def _pictures(document: Document, count: int) -> int:
-    """How many pictures begin within so many tokens."""
-    return int(document.picture[:count].max(initial=-1)) + 1
+def _frames(document: Document, count: int) -> int:
+    """How many pictures, or frames of clips, stand within so many tokens, none of which is cut."""
+    shown = document.picture[:count] >= 0
+    places = np.stack([document.picture[:count][shown], document.positions[:count, 0][shown]])
+    return len(np.unique(places, axis=1).T)
 
 
 def _cut(known: Known, length: int) -> Cache:

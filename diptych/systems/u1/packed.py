@@ -56,7 +56,7 @@ class Losses(NamedTuple):
     text_owner: Tensor
     """Document of each answer token."""
     flow_pictures: Tensor
-    """Velocity error of each picture, detached."""
+    """Velocity error of each picture and each frame of a clip, detached."""
     sigma: Tensor
 
     def by_kind(self, batch: Batch) -> dict[str, list[float]]:
@@ -87,7 +87,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Noisy:
-    """A run of P pictures of one size on their way to noise."""
+    """A run of P pictures, or frames of clips, of one size on their way to noise."""
 
     clean: Tensor
     noise: Tensor
@@ -95,7 +95,8 @@ class Noisy:
     """(P, 3, height, width) each."""
     sigma: Tensor
     scale: Tensor
-    """(P,) each."""
+    share: Tensor
+    """(P,) each; `share` is what one counts of what a picture does, less than all where it is a frame."""
 
 
 class JointTask(nn.Module):
@@ -128,9 +129,10 @@ class JointTask(nn.Module):
 
     def totals(self, batch: Batch) -> dict[str, float]:
         """The weights of answers and of pictures in a batch, summed; known without the model."""
+        frames = batch.frames.split([len(run) for run in batch.noisy])
         flow = sum(
-            len(run) * self._picture_share(run.shape[-2] // self.token, run.shape[-1] // self.token)
-            for run in batch.noisy
+            self._picture_share(run.shape[-2] // self.token, run.shape[-1] // self.token) * self._counted(of)
+            for run, of in zip(batch.noisy, frames, strict=True)
         )
         told = batch.labels != NO_LABEL
         if self.weighing.text == ROOT:
@@ -142,6 +144,14 @@ class JointTask(nn.Module):
     def _picture_share(self, rows: int, columns: int) -> float:
         """What the mean error of a picture of so many tokens counts."""
         return (rows * columns) ** (0.5 if self.weighing.flow == ROOT else 1.0)
+
+    def _frame_shares(self, frames: Tensor) -> Tensor:
+        """What each of these counts of what a picture would, where it is one frame of so many: a clip is a
+        picture of all their tokens."""
+        return frames.rsqrt() if self.weighing.flow == ROOT else torch.ones_like(frames)
+
+    def _counted(self, frames: Tensor) -> float:
+        return float(self._frame_shares(frames).double().sum())
 
     def forward(self, batch: Batch) -> Losses:
         return self.losses(batch, self.places(batch))
@@ -183,14 +193,15 @@ class JointTask(nn.Module):
 
     def _noise(self, batch: Batch) -> list[Noisy]:
         sigma = self.flow.law.sigma(batch.level)
-        levels = sigma.split([len(run) for run in batch.noisy])
+        lengths = [len(run) for run in batch.noisy]
+        levels, shares = sigma.split(lengths), self._frame_shares(batch.frames).split(lengths)
         made = []
-        for pixels, noise, level in zip(batch.noisy, batch.noise, levels, strict=True):
+        for pixels, noise, level, share in zip(batch.noisy, batch.noise, levels, shares, strict=True):
             tokens = pixels.shape[-1] * pixels.shape[-2] // self.token**2
             # by size: a large picture says the same with more values, so it takes more noise to hide it
             scale = torch.full_like(level, noise_scale(self.flow, tokens, training=True))
             clean = self.space.encode(pixels)
-            made.append(Noisy(clean, noise, interpolate(clean, noise, level, scale), level, scale))
+            made.append(Noisy(clean, noise, interpolate(clean, noise, level, scale), level, scale, share))
         return made
 
     def _picture_errors(self, hidden: Tensor, noisy: list[Noisy]) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,7 +221,7 @@ class JointTask(nn.Module):
             errors.append(objective.errors(velocity, run.clean, run.noise, run.x, run.sigma, run.scale))
             far = None if self.perceptual is None else self.perceptual(predicted, run.clean)
             looks.append(torch.zeros_like(run.sigma) if far is None else far)
-            weights.append(torch.full_like(run.sigma, self._picture_share(rows, columns)))
+            weights.append(run.share * self._picture_share(rows, columns))
         return torch.cat(errors), torch.cat(looks), torch.cat(weights)
 
     def _unused(self, batch: Batch, und: Tensor, gen: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diptych import surgery
+from diptych.clips import clip_turn
 from diptych.contracts import Picture, Probe, Sample, System, Turn
 from diptych.data.conversations.forms import FORMS
 from diptych.data.conversations.packing import Batch, collate, pack
@@ -21,17 +22,22 @@ from diptych.data.conversations.tokens import TextTokenizer
 from diptych.files.folder import locate
 from diptych.models.mot import MoT
 from diptych.models.vgg import open_perceptual
+from diptych.request import Role
 from diptych.systems.u1.config import Stage, TrainConfig
+from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.files import read_contents
 from diptych.systems.u1.job import STREAMS, make_job
 from diptych.systems.u1.packed import JointTask
 from diptych.training.memory import default_dtype
+from diptych.worlds.emoji.motion_source import CLIP_TASKS
 
 LOOKED_AT = 3
 """Steps of one's own data that are made for an estimate: pictures keep their sizes, so no two are alike."""
 _WORDS = {"understand": 64, "verify": 48, "text": 16}
 """Words of a sample of a task; one that draws has a sentence."""
 _SENTENCE = 16
+_GIVEN = {"clip-first": Role.FIRST, "clip-reference": Role.REFERENCE, "clip-edit": Role.SOURCE}
+"""What a task of clips is mostly given."""
 
 
 def probe(config: TrainConfig) -> Probe:
@@ -97,13 +103,17 @@ def _of_stage(config: TrainConfig, stage: Stage, words: Template) -> Batch:
     # shares laid end to end and read at even steps: the mixture in small, without chance
     tasks = [list(shares)[int(np.searchsorted(ends, (n + 0.5) / count))] for n in range(count)]
     token = config.model.token
-    documents = [words.write(_sample(task, config.native // token * token)) for task in tasks]
+    talk = config.conversation or Conversation()
+    clip = (max(2, talk.drawn_frames), (talk.clip_side or config.native) // token * token)
+    documents = [words.write(_sample(task, config.native // token * token, clip)) for task in tasks]
     rows = pack([len(document) for document in documents], config.data.row_tokens)
     return collate(rows, documents, list(range(count)), words.pad)
 
 
-def _sample(task: str, size: int) -> Sample:
-    """One of a task's samples."""
+def _sample(task: str, size: int, clip: tuple[int, int]) -> Sample:
+    """One of a task's samples; `clip` is the frames and the side of one."""
+    if task in CLIP_TASKS:
+        return _filmed(task, *clip)
     pixels = np.zeros((size, size, 3), dtype=np.uint8)
     words = " ".join(["a"] * _WORDS.get(task, _SENTENCE))
     drawn = Turn("assistant", (Picture(pixels, drawn=True),))
@@ -114,3 +124,15 @@ def _sample(task: str, size: int) -> Sample:
     if task in ("generate", "interleave"):
         return Sample((Turn("user", (words,)), drawn), task)
     return Sample((Turn("user", (Picture(pixels), words)), drawn), task)
+
+
+def _filmed(task: str, frames: int, size: int) -> Sample:
+    """One of a task's samples of clips."""
+    pixels = np.zeros((frames, size, size, 3), dtype=np.uint8)
+    words, role = " ".join(["a"] * _SENTENCE), _GIVEN.get(task, Role.CONTROL)
+    if task == "clip-understand":
+        return Sample((Turn("user", (Picture(pixels), words)), Turn("assistant", ("a",))), "understand")
+    moving = role in (Role.SOURCE, Role.CONTROL)
+    given = [] if task == "clip" else [(role, pixels if moving else pixels[0])]
+    drawn = Turn("assistant", (Picture(pixels, drawn=True),))
+    return Sample((Turn("user", clip_turn(words, given)), drawn), "clip-edit" if given else "clip")

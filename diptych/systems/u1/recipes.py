@@ -16,10 +16,11 @@ from diptych.flow import FlowConfig, NoiseLaw, Objective, SamplerConfig
 from diptych.models.mot import by_size
 from diptych.optim.build import OptimConfig
 from diptych.systems.u1.config import Stage, TrainConfig
-from diptych.systems.u1.conversation import GUIDES, Bounds, Conversation
+from diptych.systems.u1.conversation import CLIP_GUIDES, GUIDES, Bounds, Conversation
 from diptych.systems.u1.files import read_contents
 from diptych.systems.u1.packed import ROOT, Weighing
 from diptych.worlds.emoji import WorldConfig
+from diptych.worlds.emoji.motion import FPS, FRAMES, SIZE
 
 
 def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) -> tuple[Stage, ...]:
@@ -70,17 +71,49 @@ def stages(warm_up: int, generation: int, joint: int, tuning: int, lr: float) ->
     )
 
 
+CLIPS = {
+    "clip": 0.14,
+    "clip-first": 0.1,
+    "clip-reference": 0.07,
+    "clip-edit": 0.12,
+    "clip-control": 0.08,
+    "clip-understand": 0.09,
+}
+"""Shares of clips in a mixture of both; the rest are pictures, so that these are kept."""
+
+
+def films(steps: int, lr: float, pictures: dict[str, float]) -> Stage:
+    """The stage in which a model of pictures learns clips, beside a mixture of pictures."""
+    left = 1 - sum(CLIPS.values())
+    total = sum(pictures.values())
+    return Stage(
+        name="clips",
+        steps=steps,
+        optim=OptimConfig(lr=lr, decay=1.0, warmup=50),
+        mixture={**{name: left * share / total for name, share in pictures.items()}, **CLIPS},
+        text_weight=0.2,
+    )
+
+
 def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
-    """The default model: 35 kinds of glyph at 96 px, 5.9M parameters. Time: three hours on two cores
-    (measured).
+    """The default model: 35 kinds of glyph at 96 px and, in a last stage, clips of them, 8 frames of 64 px;
+    5.9M parameters. Time: three hours on two cores for the pictures (measured); not measured for the clips.
 
     `size` is the model's dial: layers, and with them the width and all else; `depth`: other layers.
     """
+    tuned = stages(300, 150, 4450, 8100, lr=3e-3)
     return TrainConfig(
         name="emoji",
         model=by_size(size, vocab_size=3072, patch=8, depth=depth),
         world=WorldConfig(words="wide"),
-        conversation=Conversation(guides=tuple(GUIDES)),
+        conversation=Conversation(
+            guides=tuple(GUIDES),
+            clip_frames=FRAMES,
+            drawn_frames=FRAMES,
+            clip_side=SIZE,
+            fps=FPS,
+            clip_guides=tuple(CLIP_GUIDES),
+        ),
         flow=FlowConfig(
             noise_scale=2.0,
             # 36 tokens of 16 px are the world's 96 px: at that size the scale is noise_scale itself
@@ -91,7 +124,7 @@ def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
             sampler=SamplerConfig(num_steps=30, shift=4.0, guidance_scale=2.0),
         ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=stages(300, 150, 4450, 8100, lr=3e-3),
+        stages=(*tuned, films(8000, 2e-3, tuned[-1].mixture)),
     )
 
 
@@ -104,6 +137,7 @@ def emoji_full(size: int = 12, depth: int | None = None) -> TrainConfig:
         name="emoji-full",
         model=by_size(size, vocab_size=4096, patch=8, depth=depth),
         world=WorldConfig(objects="full", lattice=1),
+        conversation=Conversation(guides=tuple(GUIDES)),
         data=replace(base.data, documents_per_step=1024, row_tokens=2048, workers=12),
         stages=stages(3000, 2000, 60_000, 15_000, lr=1e-3),
         ema=0.9995,
@@ -141,12 +175,28 @@ def emoji_recover(size: int = 6, depth: int | None = None) -> TrainConfig:
 
     `diptych train emoji-recover --start MODEL`"""
     base = emoji(size, depth)
-    tuning = base.stages[-1]
+    *_, tuning, _ = base.stages
     stage = replace(tuning, name="recovery", steps=450)
-    # twice the documents a step: few steps, each as sure as it can be (docs/results/pruning.md)
     return replace(
-        base, name="emoji-recover", stages=(stage,), data=replace(base.data, documents_per_step=128)
+        base,
+        name="emoji-recover",
+        # what the model that it starts from was taught
+        conversation=None,
+        stages=(stage,),
+        # twice the documents a step: few steps, each as sure as it can be (docs/results/pruning.md)
+        data=replace(base.data, documents_per_step=128),
     )
+
+
+def emoji_clips(size: int = 6, depth: int | None = None) -> TrainConfig:
+    """The last stage of the default model by itself: a model of pictures learns clips; needs --start, of a
+    model that has the words for them. Time: not measured; 8,000 steps of 64 documents.
+
+    `diptych train emoji-clips --start MODEL`"""
+    base = emoji(size, depth)
+    # a clip that is changed has twice 128 tokens, and its words
+    data = replace(base.data, row_tokens=320)
+    return replace(base, name="emoji-clips", stages=base.stages[-1:], data=data)
 
 
 def emoji_verifier(size: int = 6, depth: int | None = None) -> TrainConfig:
@@ -165,7 +215,7 @@ def emoji_verifier(size: int = 6, depth: int | None = None) -> TrainConfig:
         text_weight=1.0,
         flow_weight=0.0,
     )
-    return replace(base, name="emoji-verifier", stages=(stage,), sample_every=10**6)
+    return replace(base, name="emoji-verifier", conversation=None, stages=(stage,), sample_every=10**6)
 
 
 def u1(
@@ -224,6 +274,7 @@ def _fresh(size: int, depth: int | None) -> TrainConfig:
 RECIPES: dict[str, Recipe] = {
     "u1": u1,
     "emoji": emoji,
+    "emoji-clips": emoji_clips,
     "emoji-full": emoji_full,
     "emoji-recover": emoji_recover,
     "emoji-small": emoji_small,

@@ -13,10 +13,10 @@ from diptych.files.typed import convert
 from diptych.flow import FlowConfig, SamplerConfig
 from diptych.models.mot import MoTConfig
 from diptych.planning.rewording import Rewording
-from diptych.request import Task
+from diptych.request import Role, Task
 from diptych.settings import MAX_TEXT, Settings, Words
 from diptych.systems.u1 import NAME, is_published
-from diptych.systems.u1.conversation import GUIDES, Conversation
+from diptych.systems.u1.conversation import CLIP_GUIDES, CONTROLS, GUIDES, Conversation
 from diptych.systems.u1.defaults import told_by
 
 CHARACTERS = 8
@@ -76,6 +76,11 @@ def settings_of(
     if talk.story_pictures:
         tasks.add(Task.INTERLEAVE)
     tasks |= {task for role, task in GUIDES.items() if role in talk.guides}
+    if talk.drawn_frames:
+        tasks |= {Task.TEXT_TO_CLIP, *(CLIP_GUIDES[Role(role)] for role in talk.clip_guides)}
+        # a mask says where a source is changed, and is none by itself
+        if Role.SOURCE not in talk.clip_guides:
+            tasks -= {Task.EDIT_CLIP}
     return Settings(
         native=native,
         multiple=token,
@@ -89,6 +94,11 @@ def settings_of(
         think_tokens=talk.think_tokens,
         story_pictures=talk.story_pictures,
         story_tokens=talk.story_tokens,
+        controls=CONTROLS if Role.CONTROL in (*talk.guides, *talk.clip_guides) else (),
+        max_frames=max(1, talk.drawn_frames),
+        fps=talk.fps,
+        keeps_fps=talk.drawn_frames > 0,
+        clip_side=talk.clip_side,
         clip_frames=talk.clip_frames,
         plans=talk.plans,
         source=talk.source,

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diptych.contracts import AnswerLimits, BadSample, Picture, Sample, Source
+from diptych.clips import CLIP_ORDER
+from diptych.contracts import AnswerLimits, BadSample, Picture, Sample, Source, Written
 from diptych.files.whole import write_whole
 from diptych.inference import draw
 from diptych.inference.draw import prompt_of
@@ -16,6 +17,7 @@ from diptych.inference.sheet import Cell, contact_sheet
 from diptych.planning.normalise import settle
 from diptych.request import MARK, Media, Message, Plan, RequestError, Role, Task
 from diptych.settings import check_shape
+from diptych.systems.u1.conversation import CLIP_GUIDES
 from diptych.systems.u1.system import U1System
 
 PICTURES, ANSWERS = 4, 6
@@ -55,10 +57,10 @@ def show(sources: Sequence[tuple[Source, bool]], system: U1System, path: Path | 
         prompts = [prompt_of(asked.plan, asked.before) for asked in drawings]
         pictures = draw(system, plans, [asked.media for asked in drawings], prompts=prompts)
         for asked, frames in zip(drawings, pictures, strict=True):
-            cells += [Cell(_square(medium.pixels), "given") for medium in asked.media[:1]]
+            cells += [Cell(_square(medium.frames), "given") for medium in asked.media[:1]]
             cells += [
-                Cell(_square(_drawn(asked.sample)[0].pixels), asked.title),
-                Cell(_square(frames[0]), "drawn"),
+                Cell(_square(_drawn(asked.sample)[0].frames), asked.title),
+                Cell(_square(frames), "drawn"),
             ]
     lines: list[str] = []
     if questions:
@@ -87,16 +89,20 @@ def _asked(source: Source, kept: bool, system: U1System) -> list[Asked]:
         if roles != ["user", "assistant"] or sample.task == "interleave":
             continue
         parts = next(turn.parts for turn in sample.turns if turn.role == "user")
+        parts, roles = _named(parts) if sample.task in ("clip", "clip-edit") else (parts, ())
         pictures = [part for part in parts if isinstance(part, Picture)]
         # a free model has marks where pictures stand, and the others read words alone
-        words = [part if isinstance(part, str) else MARK * system.conversation.free for part in parts]
-        text, media = "".join(words).strip(), [Media.picture(picture.pixels) for picture in pictures]
+        words = [
+            part if isinstance(part, str) else MARK * (system.conversation.free and not roles)
+            for part in parts
+        ]
+        text, media = "".join(words).strip(), [Media(picture.frames) for picture in pictures]
         said = [part for turn in sample.turns if turn.role == "system" for part in turn.parts]
         before = tuple(Message("system", part) for part in said if isinstance(part, str))
         try:
-            plan = settle(_plan(sample, text), system.settings)
+            plan = settle(_plan(sample, text, roles), system.settings)
             for picture in pictures:
-                check_shape(picture.pixels.shape[1], picture.pixels.shape[0])
+                check_shape(picture.frames.shape[2], picture.frames.shape[1])
         except RequestError:
             # training has other limits than requests
             continue
@@ -116,17 +122,44 @@ def _told(sample: Sample) -> str:
     return " ".join(part for part in sample.turns[-1].parts if isinstance(part, str))
 
 
-def _plan(sample: Sample, text: str) -> Plan:
+def _named(
+    parts: Sequence[str | Picture | Written],
+) -> tuple[tuple[str | Picture | Written, ...], tuple[Role, ...]]:
+    """The parts of a turn that asks for a clip without the names of roles, and these."""
+    names = {f" {role.value}": role for role in CLIP_ORDER}
+    kept, roles = list[str | Picture | Written](), list[Role]()
+    role = Role.SOURCE
+    for part in parts:
+        if isinstance(part, str) and part in names:
+            role = names[part]
+            continue
+        if isinstance(part, Picture):
+            roles.append(role)
+        kept.append(part)
+        role = Role.SOURCE
+    return tuple(kept), tuple(roles)
+
+
+def _plan(sample: Sample, text: str, roles: Sequence[Role]) -> Plan:
     """A sample as a request, its words as they are: a caption that speaks of sizes or of numbers is none that
-    asks for them."""
+    asks for them. `roles` are of what is given for a clip."""
     given = len(sample.pictures) - len(_drawn(sample))
     if not _drawn(sample):
         return Plan(task=Task.ANSWER, prompt=text, inputs=(Role.SUBJECT,) * given)
-    height, width = _drawn(sample)[0].pixels.shape[:2]
+    count, height, width = _drawn(sample)[0].frames.shape[:3]
+    if count > 1:
+        # what leads comes before what helps: a reference stands beside a source as well
+        leading = (Role.CONTROL, Role.SOURCE, Role.FIRST, Role.LAST, Role.REFERENCE)
+        task = next((CLIP_GUIDES[role] for role in leading if role in roles), Task.TEXT_TO_CLIP)
+        inputs = tuple(roles)
+    else:
+        task = Task.EDIT if given else Task.TEXT_TO_IMAGE
+        inputs = (Role.SOURCE, *(Role.REFERENCE,) * (given - 1)) if given else ()
     return Plan(
-        task=Task.EDIT if given else Task.TEXT_TO_IMAGE,
+        task=task,
         prompt=text,
-        inputs=(Role.SOURCE, *(Role.REFERENCE,) * (given - 1)) if given else (),
+        inputs=inputs,
+        frames=count,
         width=width,
         height=height,
         seed=1,
@@ -134,11 +167,12 @@ def _plan(sample: Sample, text: str) -> Plan:
     )
 
 
-def _square(pixels: np.ndarray) -> np.ndarray:
-    """A picture in the middle of a white square, so that a sheet shows its shape."""
-    height, width = pixels.shape[:2]
+def _square(frames: np.ndarray) -> np.ndarray:
+    """A picture or clip (frames, height, width, 3) in the middle of a white square, so that a sheet shows its
+    shape."""
+    count, height, width = frames.shape[:3]
     side = max(height, width)
-    canvas = np.full((side, side, 3), 255, dtype=np.uint8)
+    canvas = np.full((count, side, side, 3), 255, dtype=np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    canvas[top : top + height, left : left + width] = pixels
-    return canvas
+    canvas[:, top : top + height, left : left + width] = frames
+    return canvas if count > 1 else canvas[0]

@@ -15,16 +15,17 @@ from diptych.contracts import Picture, Sample, Source
 from diptych.data.clips import open_clip
 from diptych.data.conversations.forms import ANSWER, END_THINK, FORMS, PURPOSES, THINK
 from diptych.data.conversations.meta import DataSet, read_meta
-from diptych.data.conversations.readers import JsonlSource, Sizes, TextSource, within
+from diptych.data.conversations.readers import Films, JsonlSource, Sizes, TextSource, within
 from diptych.data.conversations.tokens import TextTokenizer
 from diptych.data.pictures import resize
 from diptych.planning.rewording import Rewording
-from diptych.settings import SLIMMEST, Bounds, size_between
-from diptych.systems.u1.config import MADE, PLAN, TrainConfig
+from diptych.settings import SLIMMEST, Bounds, check_shape, size_between
+from diptych.systems.u1.config import MADE, PLAN, WORLD_TASKS, TrainConfig
 from diptych.systems.u1.conversation import Conversation
 from diptych.systems.u1.planner import PlanSource, plan_texts
 from diptych.systems.u1.words import read_tokenizer
 from diptych.worlds.emoji import EmojiWorld, WorldConfig
+from diptych.worlds.emoji.motion_source import CLIP_TASKS, MotionSource, motion_texts
 from diptych.worlds.emoji.source import TASKS, EmojiSource, world_texts
 from diptych.worlds.emoji.table import word_table
 
@@ -94,10 +95,30 @@ class Fitting:
         purpose = PURPOSES.get(task, ANSWER)
         return self.conversation.fit(pixels, self.token, self.native, purpose, max(1, together))
 
-    def clip(self, path: Path) -> tuple[str | Picture, ...]:
-        """The frames of a clip as a request shows them."""
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips as a model looks at them and draws them."""
+
+    conversation: Conversation
+    token: int
+    native: int
+
+    def asked(self, path: Path) -> tuple[str | Picture, ...]:
+        """What a request shows of a clip: `readers.Clips`."""
         medium = open_clip(path, self.conversation.clip_frames)
         return self.conversation.shown(medium, self.token, self.native, ANSWER, 1)
+
+    def drawn(self, path: Path) -> np.ndarray:
+        """The first frames at the model's own rate and size: `readers.Films`."""
+        medium = open_clip(path, self.conversation.drawn_frames, self.conversation.fps)
+        if len(medium.frames) == 1:
+            raise ValueError(f"{path} shows a single picture at {self.conversation.fps:g} frames a second")
+        height, width = medium.frames.shape[1:3]
+        check_shape(width, height)
+        bounds = Bounds(least=self.token**2, most=(self.conversation.clip_side or self.native) ** 2)
+        sides = size_between(width, height, self.token, bounds)
+        return np.stack([resize(frame, *sides) for frame in medium.frames])
 
 
 @cache
@@ -164,17 +185,18 @@ def default_shares(config: TrainConfig, sources: Mapping[str, Source]) -> dict[s
 def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], list[str]]:
     conversation = config.conversation or Conversation()
     sizes: Sizes = within(config.model.token, config.world.size)
-    clips = None
+    clips = Clips(conversation, config.model.token, config.native)
     if config.draw_pixels is not None:
         bounds = Bounds(least=config.draw_pixels[0], most=config.draw_pixels[1])
-        fitting = Fitting(conversation, bounds, config.model.token, config.native)
-        sizes, clips = fitting, fitting.clip if conversation.clip_frames else None
+        sizes = Fitting(conversation, bounds, config.model.token, config.native)
+    films = clips.drawn if conversation.drawn_frames else None
     lines = partial(
         JsonlSource,
         seed=config.seed,
         sizes=sizes,
         exact=FORMS[conversation.form].thinks,
-        clips=clips,
+        clips=clips.asked if conversation.clip_frames else None,
+        films=films,
         validation=config.data.validation,
     )
     openers: dict[str, Callable[[], Source]] = {}
@@ -199,7 +221,9 @@ def _own_openers(config: TrainConfig) -> tuple[dict[str, Callable[[], Source]], 
         openers |= gone
     openers |= {Path(path).stem: partial(lines, Path(path)) for path in config.jsonl}
     openers |= {Path(path).stem: partial(_text, Path(path), config) for path in config.text}
-    openers |= {Path(path).stem: partial(_captioned, Path(path), config, sizes) for path in config.pictures}
+    openers |= {
+        Path(path).stem: partial(_captioned, Path(path), config, sizes, films) for path in config.pictures
+    }
     return openers, notes
 
 
@@ -220,20 +244,21 @@ def _text(path: Path, config: TrainConfig) -> Source:
     return TextSource(path, seed=config.seed, validation=config.data.validation)
 
 
-def _captioned(path: Path, config: TrainConfig, sizes: Sizes) -> Source:
+def _captioned(path: Path, config: TrainConfig, sizes: Sizes, films: Films | None) -> Source:
     from diptych.data.captioned.index import Index
     from diptych.data.captioned.source import CaptionedSource
 
     return CaptionedSource(
-        Index(path), path.stem, seed=config.seed, sizes=sizes, validation=config.data.validation
+        Index(path), path.stem, seed=config.seed, sizes=sizes, films=films, validation=config.data.validation
     )
 
 
 def _made(world: WorldConfig, seed: int) -> dict[str, Callable[[], Source]]:
     def opened(task: str) -> Source:
-        return EmojiSource(_world(world), task, seed)
+        made = MotionSource if task in CLIP_TASKS else EmojiSource
+        return made(_world(world), task, seed)
 
-    return {PLAN: partial(PlanSource, seed), **{task: partial(opened, task) for task in TASKS}}
+    return {PLAN: partial(PlanSource, seed), **{task: partial(opened, task) for task in WORLD_TASKS}}
 
 
 def world_words(config: TrainConfig) -> Rewording:
@@ -252,6 +277,8 @@ def vocabulary(config: TrainConfig, sources: Mapping[str, Source]) -> TextTokeni
     texts: list[str] = []
     if names & set(TASKS):
         texts += world_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES)
+    if names & set(CLIP_TASKS):
+        texts += motion_texts(_world(config.world), config.seed, VOCABULARY_SAMPLES // len(CLIP_TASKS))
     if PLAN in names:
         texts += plan_texts(config.seed, VOCABULARY_SAMPLES)
     for name in sorted(names - set(MADE)):

@@ -13,7 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Given, Picture, Prompt, Sample, Stack, Turn, Written, check_rows
+from diptych.clips import clip_turn
+from diptych.contracts import (
+    AnswerLimits,
+    Given,
+    Picture,
+    Prompt,
+    Sample,
+    Stack,
+    Turn,
+    Written,
+    check_rows,
+)
+from diptych.data.captioned.buckets import Bucket, fit
 from diptych.data.conversations.forms import ANSWER, DRAW, END_THINK, STORY
 from diptych.data.conversations.tokens import Document, TextTokenizer
 from diptych.flow import FlowConfig, SamplerConfig, noise_scale, to_velocity
@@ -26,7 +38,7 @@ from diptych.spaces import PixelSpace
 from diptych.surgery import pack
 from diptych.systems.u1 import NAME
 from diptych.systems.u1.condition import PrefixCondition, Request
-from diptych.systems.u1.conversation import Conversation
+from diptych.systems.u1.conversation import Conversation, spread
 from diptych.systems.u1.files import read_folder, write_folder
 from diptych.systems.u1.memory import Memory
 from diptych.systems.u1.planner import PlanTurn
@@ -104,7 +116,9 @@ class U1System:
                     "all rows of a batch draw one size, got "
                     f"{first.width}x{first.height} and {stack.width}x{stack.height} px"
                 )
-            _check_frames(len(stack.times))
+            if stack.times != first.times:
+                raise ValueError("all rows of a batch draw the same frames")
+        self._check_frames(first.times)
         if first.width % self.token or first.height % self.token:
             raise ValueError(f"sides must be multiples of {self.token} px, got {first.width}x{first.height}")
         requests = tuple(self._request(*row) for row in zip(prompts, stacks, strict=True))
@@ -115,6 +129,8 @@ class U1System:
             requests=requests,
             width=first.width,
             height=first.height,
+            times=first.times,
+            held=self._held(stacks),
             scale=torch.full((len(requests),), scale, device=self.device),
             template=self.template,
             # late: guidance and dropout first decide which conversations are read at all
@@ -122,6 +138,8 @@ class U1System:
         )
 
     def _request(self, prompt: Prompt, stack: Stack) -> Request:
+        if len(stack.times) > 1:
+            return self._clip_request(prompt, stack)
         given = tuple(Media.picture(self._pixels(frame)) for frame in stack.given)
         asked = [*prompt.history, Message("user", prompt.text, given)]
         if prompt.begun is None:
@@ -131,6 +149,51 @@ class U1System:
         else:
             turns = (*self._turns(asked, STORY), Turn("assistant", prompt.begun))
         return Request(turns, self._heard(prompt.negative), prompt.thought, prompt.think)
+
+    def _clip_request(self, prompt: Prompt, stack: Stack) -> Request:
+        """The request of a clip: what is given stands behind the words, at the size of what is drawn, clips
+        as so many frames."""
+        if prompt.begun is not None:
+            raise RequestError("this model draws single pictures within its answers, and no clips")
+        given = [(one[0].role, self._shown(one, stack)) for one in _grouped(stack.given)]
+        if len(given) > self.conversation.most_media:
+            raise RequestError(
+                f"{len(given)} media are attached, but this model looks at {self.conversation.most_media} at "
+                "most"
+            )
+        *before, last = self._turns([*prompt.history, Message("user", prompt.text)], DRAW)
+        (text,) = last.parts or ("",)
+        assert isinstance(text, str)
+        asked = (*before, Turn("user", clip_turn(text, given)))
+        return Request(asked, self._heard(prompt.negative), prompt.thought, prompt.think, clip=True)
+
+    def _shown(self, given: Sequence[Given], stack: Stack) -> np.ndarray:
+        """A picture (height, width, 3), or of a clip (frames, height, width, 3) as many frames as are drawn,
+        evenly over its time."""
+        taken = self.conversation.clip_guides
+        if given[0].role not in taken:
+            raise RequestError(
+                f"this model draws clips by {', '.join(taken) or 'words alone'}, and by no "
+                f"{given[0].role.value}"
+            )
+        chosen = [given[place] for place in spread(len(given), len(stack.times))]
+        frames = np.stack([fit(_array(one), Bucket(stack.width, stack.height)) for one in chosen])
+        return frames if len(given) > 1 else frames[0]
+
+    def _held(self, stacks: Sequence[Stack]) -> dict[int, Tensor]:
+        """First and last frames of clips that are given, by their places among those that are drawn:
+        targets (B, 3, height, width), which stay as they are."""
+        found: dict[int, list[Tensor]] = {}
+        for stack in stacks:
+            for one in stack.given:
+                if one.role in (Role.FIRST, Role.LAST) and len(stack.times) > 1:
+                    pixels = fit(_array(one), Bucket(stack.width, stack.height))
+                    frame = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None, None]
+                    target = self.space.encode(frame)[0, 0].to(self.device)
+                    found.setdefault(stack.times.index(one.time), []).append(target)
+        if any(len(rows) != len(stacks) for rows in found.values()):
+            raise ValueError("rows of a batch are given the same frames")
+        return {place: torch.stack(rows) for place, rows in found.items()}
 
     def _guided(self, turn: Turn, roles: Sequence[Role]) -> Turn:
         """A turn whose pictures have an order of their own, and what they are for before them."""
@@ -191,6 +254,15 @@ class U1System:
             self._checked(replace(brought, drop_text=True).document(self.template))
         return request
 
+    def _check_frames(self, times: Sequence[int]) -> None:
+        most = max(1, self.conversation.drawn_frames)
+        if most == 1 < len(times):
+            raise ValueError(
+                f"this model draws single pictures, one frame at a time; got {len(times)} frames"
+            )
+        if len(times) > most:
+            raise ValueError(f"this model draws clips of {most} frames at most; got {len(times)} frames")
+
     def _pixels(self, given: Given) -> np.ndarray:
         taken = self._taken()
         if given.role is not Role.SUBJECT and given.role not in taken:
@@ -201,7 +273,7 @@ class U1System:
         if not pixels.numel() and given.target is not None:
             # targets of this space are the pixels, so a cached one gives the picture back
             pixels = self.space.decode(given.target[None, None])[0, 0]
-        return pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+        return _array(replace(given, pixels=pixels))
 
     def _taken(self) -> Collection[Role]:
         """Roles of the frames that it draws by."""
@@ -210,21 +282,24 @@ class U1System:
         return [Role.SOURCE, *(Role(name) for name in self.conversation.guides)]
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: PrefixCondition) -> Tensor:
-        """Velocity of noisy pictures x (B, 1, 3, height, width), -1..1 where clean, at noise levels (B,) or
-        (B, 1).
+        """Velocity of noisy pictures and clips x (B, F, 3, height, width), -1..1 where clean, at noise levels
+        (B,) or (B, F).
 
         The generation stream predicts the clean picture behind the cached prefix, and the velocity is
         (x - predicted) / max(sigma, sigma_min) (JiT, arXiv 2511.13720; SenseNova-U1, section 3).
-        Differentiable in x, the weights and, through the cache, all that was read. Raises ValueError for more
-        than one frame.
+        Differentiable in x, the weights and, through the cache, all that was read. Raises ValueError for
+        other frames than the condition was read for.
         """
-        _check_frames(x.shape[1])
-        pictures, sigma = x[:, 0], sigma.reshape(len(x)).float()
+        count, times = x.shape[1], condition.times
+        if count != len(times):
+            raise ValueError(f"the condition is of {len(times)} frames; got {count} frames")
+        pictures, sigma = x.flatten(0, 1), sigma.reshape(len(x), -1).expand(-1, count).flatten().float()
         # the model reads its own precision, the velocity is taken from the exact x: at small sigma it divides
         # by little
-        stored = pictures.to(self.model.embedding.weight.dtype)
-        predicted = self.model.denoise(stored, sigma, condition.scale, condition.cache).float()
-        return to_velocity(predicted, pictures, sigma, self.flow.drawn_sigma_min)[:, None]
+        stored, scale = pictures.to(self.model.embedding.weight.dtype), condition.scale
+        scale = scale if count == 1 else scale.repeat_interleave(count)
+        predicted = self.model.denoise(stored, sigma, scale, condition.cache, times).float()
+        return to_velocity(predicted, pictures, sigma, self.flow.drawn_sigma_min).unflatten(0, x.shape[:2])
 
     def fit(self, pixels: np.ndarray, together: int = 1) -> np.ndarray:
         """A picture to be changed, one of so many of a request, at the size that this model reads it at."""
@@ -386,6 +461,19 @@ class U1System:
         return cls(**read_folder(folder, device, dtype))
 
 
-def _check_frames(count: int) -> None:
-    if count != 1:
-        raise ValueError(f"this model draws single pictures, one frame at a time; got {count} frames")
+def _grouped(given: Sequence[Given]) -> list[list[Given]]:
+    """Frames by the medium that they are of: those of a clip have one role, and follow one another in
+    time."""
+    groups: list[list[Given]] = []
+    for one in given:
+        last = groups[-1][-1] if groups else None
+        if last is not None and (one.role, one.time) == (last.role, last.time + 1):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _array(given: Given) -> np.ndarray:
+    """(height, width, 3)."""
+    return given.pixels.permute(1, 2, 0).contiguous().cpu().numpy()

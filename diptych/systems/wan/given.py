@@ -15,7 +15,7 @@ from torch import Tensor
 from diptych.contracts import Given, Stack
 from diptych.data.captioned.buckets import Bucket, fit
 from diptych.request import RequestError, Role
-from diptych.systems.wan.space import WanSpace, to_floats
+from diptych.spaces.causal import CausalSpace, to_floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def _on_white(one: Given, stack: Stack, factor: int) -> Tensor:
 
 
 @torch.no_grad()
-def coded(space: WanSpace, frames: Frames, device: torch.device) -> Tensor:
+def coded(space: CausalSpace, frames: Frames, device: torch.device) -> Tensor:
     """The control input (channels, references + f, H, W): latents of what stays and of what is drawn over,
     and the mask, its pixels of a latent as channels."""
     video, mask = frames.video.to(device)[None], frames.mask.to(device)

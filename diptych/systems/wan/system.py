@@ -24,11 +24,11 @@ from diptych.flow import SamplerConfig
 from diptych.models.meta import without_storage
 from diptych.request import Message, RequestError
 from diptych.settings import Settings
+from diptych.spaces.causal import CausalAutoencoder, CausalSpace
 from diptych.systems.wan import NAME
 from diptych.systems.wan.condition import JOINED_ROWS, TEXT_ROWS, WanCondition
 from diptych.systems.wan.given import Frames, coded, frames_of
 from diptych.systems.wan.settings import Published, read_published
-from diptych.systems.wan.space import WanSpace
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WanSystem:
         transformer: Any,
         text_encoder: Any,
         tokenizer: Any,
-        space: WanSpace,
+        space: CausalSpace,
         scheduler: Any,
         published: Published,
         card: dict[str, Any] | None = None,
@@ -208,7 +208,8 @@ class WanSystem:
         """There is nothing to be prepared."""
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"denoiser": self.model, "text encoder": self.encoder, "autoencoder": self.space.model}
+        autoencoder = self.space.autoencoder.model
+        return {"denoiser": self.model, "text encoder": self.encoder, "autoencoder": autoencoder}
 
     def save(self, folder: Path) -> None:
         """Write a pipeline folder of diffusers, with a card."""
@@ -217,7 +218,7 @@ class WanSystem:
         pipeline: Any = WanVACEPipeline(
             tokenizer=self.tokenizer,
             text_encoder=self.encoder,
-            vae=self.space.model,
+            vae=self.space.autoencoder.model,
             scheduler=copy.deepcopy(self.scheduler),
             transformer=self.model.transformer,
         )
@@ -258,7 +259,8 @@ class WanSystem:
         # each library has an error class for each thing that a file may lack
         except Exception as error:
             raise ModelFolderError(f"{folder}: tokenizer or scheduler cannot be read ({error})") from error
-        space = WanSpace(vae, published.space, published.time, published.space * published.patch)
+        autoencoder = CausalAutoencoder(vae.eval().requires_grad_(False))
+        space = CausalSpace(autoencoder, published.space * published.patch)
         card = model_folder.card(folder) or {"name": folder.name, "family": NAME, "weights": "published"}
         return cls(transformer, encoder, tokenizer, space, scheduler, published, card).to(device)
 

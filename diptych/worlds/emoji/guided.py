@@ -3,6 +3,7 @@ scenes along edges or boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,6 +105,14 @@ def _reference(world: EmojiWorld, type: str, rng: np.random.Generator, held: boo
     if wanted.background is None and rng.random() < 0.3:
         wanted = replace(wanted, background=pick(rng, list(BACKGROUNDS)))
     name = wanted.counts[int(rng.integers(len(wanted.counts)))][0]
+    picture = portrait(world, name, rng)
+    target = world.scene_for(wanted, rng, main_axis=True)
+    text = request(world, wanted, rng, held, shown=name)
+    return Guided(type, text, ((Role.REFERENCE, picture),), target, wanted, placed=False)
+
+
+def portrait(world: EmojiWorld, name: str, rng: np.random.Generator) -> np.ndarray:
+    """A thing alone, in a picture of its own, uint8 (size, size, 3)."""
     (alone,) = world.place([name], rng)
     picture = world.render(Scene(pick(rng, list(BACKGROUNDS)), (alone,)))
     if rng.random() < 0.4:
@@ -114,9 +123,7 @@ def _reference(world: EmojiWorld, type: str, rng: np.random.Generator, held: boo
         top = int(np.clip(alone.y - (room - box) // 2, 0, size - room))
         near = Image.fromarray(picture[top : top + room, left : left + room])
         picture = np.asarray(near.resize((size, size), Image.Resampling.BICUBIC))
-    target = world.scene_for(wanted, rng, main_axis=True)
-    text = request(world, wanted, rng, held, shown=name)
-    return Guided(type, text, ((Role.REFERENCE, picture),), target, wanted, placed=False)
+    return picture
 
 
 def _along(world: EmojiWorld, type: str, rng: np.random.Generator, held: bool) -> Guided | None:
@@ -143,15 +150,18 @@ def edges(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def boxes(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The boxes of a scene's glyphs on black: outlines of one or two px, white or each in a colour, or
-    filled."""
-    size, box = world.config.size, world.config.box
+    """The boxes of a scene's glyphs on black, see `outlines`."""
+    box = world.config.box
+    return outlines(world.config.size, [(item.x, item.y, box) for item in scene.items], rng)
+
+
+def outlines(size: int, squares: Sequence[tuple[int, int, int]], rng: np.random.Generator) -> np.ndarray:
+    """Squares (left, top, side) on black: outlines of one or two px, white or each in a colour, or filled."""
     picture = np.zeros((size, size, 3), dtype=np.uint8)
     filled, width, coloured = rng.random() < 0.25, int(rng.integers(1, 3)), rng.random() < 0.3
-    for item in scene.items:
+    for x, y, side in squares:
         colour = rng.integers(96, 256, 3) if coloured else np.array([255, 255, 255])
-        picture[item.y : item.y + box, item.x : item.x + box] = colour
+        picture[y : y + side, x : x + side] = colour
         if not filled:
-            inside = slice(item.y + width, item.y + box - width), slice(item.x + width, item.x + box - width)
-            picture[inside] = 0
+            picture[y + width : y + side - width, x + width : x + side - width] = 0
     return picture

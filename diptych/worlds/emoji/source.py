@@ -28,7 +28,7 @@ _QUESTION_SHARES = dict(
     zip((*QUESTION_TYPES, *PLACES), (0.08, 0.16, 0.12, 0.28, 0.1, 0.1, 0.08, 0.08), strict=True)
 )
 """Of wide questions: places most."""
-_PLAIN_SHARE = 0.3
+PLAIN_SHARE = 0.3
 """Of samples of a wide world that are in plain words, so that these are kept."""
 
 
@@ -51,7 +51,7 @@ class EmojiSource:
 
     def _words(self, rng: np.random.Generator) -> bool:
         """Whether the next words are wide; draws nothing in a plain world."""
-        return self.wide and rng.random() >= _PLAIN_SHARE
+        return self.wide and rng.random() >= PLAIN_SHARE
 
     def _scene(self, wanted: Wanted, rng: np.random.Generator) -> Scene:
         return self.world.scene_for(wanted, rng, main_axis=self.wide)
