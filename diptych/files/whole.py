@@ -45,8 +45,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     if not path.exists():
         _put_back(path)
     # a name of its own each time: what another process writes, or somebody keeps, is not cleared away
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    aside, before = work / "new", work / _BEFORE
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent))
+    aside, before = work / _NEW, work / _BEFORE
     try:
         if path.is_dir():
             shutil.copytree(path, aside, ignore=shutil.ignore_patterns(".*.part"))
@@ -66,7 +66,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-_BEFORE = "before"
+_BEFORE, _NEW, _PART = "before", "new", ".part"
+
+
+def becomes(path: Path) -> Path:
+    """The folder that one which `whole_folder` gave will be; any other is what it is. For what a folder says
+    of others, as seen from itself."""
+    work = path.parent.name
+    if path.name != _NEW or not (work.startswith(".") and work.endswith(_PART)):
+        return path
+    return path.parent.parent / work[1:].removesuffix(_PART).rpartition(".")[0]
 
 
 def _put_back(path: Path) -> None:

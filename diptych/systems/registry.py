@@ -11,6 +11,7 @@ from diptych.family import Family, Outline, Recipe, named
 from diptych.files.folder import DEFAULT, ModelFolderError, family_name, locate
 from diptych.files.typed import convert, read_json
 from diptych.settings import Settings
+from diptych.systems.blip3o.family import FAMILY as BLIP3O
 from diptych.systems.sana.family import FAMILY as SANA
 from diptych.systems.u1.family import FAMILY as U1
 from diptych.systems.unison.family import FAMILY as UNISON
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 # asked in this order whether they recognise a folder; the first that does loads it
-FAMILIES: tuple[Family, ...] = (U1, SANA, WAN, UNISON)
+FAMILIES: tuple[Family, ...] = (U1, SANA, WAN, UNISON, BLIP3O)
 
 
 def recognised(folder: Path) -> Family | None:

@@ -21,7 +21,7 @@ OWN = ("systems", "models", "encoders", "spaces")
 """Packages that may name systems and what is theirs."""
 FRONT = ("systems", "commands", "cli.py", "__init__.py")
 """What may import systems; all else is an engine."""
-PUBLISHED = ("blip3o", "unison", "sensenova", "neo_unify", "feature_dit")
+PUBLISHED = ("unison", "sensenova", "neo_unify")
 """Systems that are to come, by the names that they would have."""
 KEYS = (
     "model_index",

@@ -44,16 +44,21 @@ def tiny_u1(folder: Path) -> list[str]:
     return ["emoji-small", "--size", "2", "--data.documents-per-step", "2", "--data.workers", "0"]
 
 
+def plain_squares(folder: Path, side: int) -> Path:
+    """Eight pictures in plain colours with their captions, indexed."""
+    folder.mkdir(parents=True)
+    for number, colour in enumerate(("red", "green", "blue", "white") * 2):
+        Image.new("RGB", (side, side), colour).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a {colour} square")
+    assert main(["data", "index", str(folder)]) == 0
+    return folder
+
+
 def tiny_sana(folder: Path) -> list[str]:
     """Squares in plain colours, and a small autoencoder as diffusers writes it."""
     import published
 
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True)
-    for number, colour in enumerate(("red", "green", "blue", "white") * 2):
-        Image.new("RGB", (32, 32), colour).save(pictures / f"{number}.png")
-        (pictures / f"{number}.txt").write_text(f"a {colour} square")
-    assert main(["data", "index", str(pictures)]) == 0
+    pictures = plain_squares(folder / "pictures", 32)
     published.pipeline(folder / "published")
     places = ["--pictures", str(pictures), "--space", str(folder / "published" / "vae")]
     sizes = ["--model.depth", "2", "--model.width", "64", "--model.cross-heads", "2", "--text.heads", "2"]
@@ -62,11 +67,30 @@ def tiny_sana(folder: Path) -> list[str]:
     return ["sana-small", *places, *sizes, *data, "--data.workers", "0", "--data.validation", "0"]
 
 
+def tiny_blip3o(folder: Path) -> list[str]:
+    """Squares in plain colours, as features of a tower, behind a model of ours."""
+    import tiny_blip3o
+
+    tiny_blip3o.house(folder)
+    pictures = plain_squares(folder / "pictures", 64)
+    places = ["--pictures", str(pictures), "--space", str(folder / "space")]
+    places += ["--backbone", str(folder / "ours")]
+    sizes = ["--model.depth", "2", "--model.width", "32", "--model.heads", "2", "--model.ffn-width", "32"]
+    sizes += ["--bridge.kind", "queries", "--bridge.queries", "4"]
+    data = ["--data.pictures-per-step", "2", "--data.resolutions", "64", "--data.workers", "0"]
+    return ["blip3o", *places, *sizes, *data, "--data.validation", "0"]
+
+
 def tiny_toy(folder: Path) -> list[str]:
     return ["toy"]
 
 
-TINY: dict[str, Callable[[Path], list[str]]] = {"u1": tiny_u1, "sana": tiny_sana, "toy": tiny_toy}
+TINY: dict[str, Callable[[Path], list[str]]] = {
+    "u1": tiny_u1,
+    "sana": tiny_sana,
+    "blip3o": tiny_blip3o,
+    "toy": tiny_toy,
+}
 """A family's recipe at toy size, with what it needs made in a folder."""
 EVERY = ["--no-bf16", "--save-every", "2", "--log-every", "1", "--sample-every", "1000000", "--ema", "0.9"]
 STAGE = ["--stages.0.steps", str(STEPS), "--stages.0.optim.name", "adamw"]

@@ -7,7 +7,7 @@ import pytest
 
 from diptych.commands.outputs import check_output
 from diptych.files import whole as whole_module
-from diptych.files.whole import whole_folder, write_whole
+from diptych.files.whole import becomes, whole_folder, write_whole
 from diptych.request import RequestError
 
 
@@ -121,3 +121,10 @@ def test_a_model_is_written_only_where_nothing_else_lies(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RequestError, match="is a model already"):
         check_output(tmp_path, own)
+
+
+def test_a_folder_that_is_being_written_knows_what_it_will_be(tmp_path):
+    for name in ("model", "a.model.part", "new"):
+        with whole_folder(tmp_path / name) as aside:
+            assert becomes(aside) == tmp_path / name
+    assert becomes(tmp_path / "new") == tmp_path / "new"

@@ -37,6 +37,7 @@ from diptych.settings import Settings
 from diptych.spaces import PixelSpace
 from diptych.surgery import pack
 from diptych.systems.u1 import NAME
+from diptych.systems.u1.backbone import UnderstandingBackbone
 from diptych.systems.u1.condition import PrefixCondition, Request
 from diptych.systems.u1.conversation import Conversation, spread
 from diptych.systems.u1.files import read_folder, write_folder
@@ -97,6 +98,10 @@ class U1System:
 
     def parts(self) -> dict[str, nn.Module]:
         return dict(self.model.named_children())
+
+    def backbone(self) -> UnderstandingBackbone:
+        """The understanding stream, for what hangs on a language model; see `encoders.backbone.Lends`."""
+        return UnderstandingBackbone(self)
 
     def read(self, prompts: Sequence[Prompt], stacks: Sequence[Stack]) -> PrefixCondition:
         """The conversation before each picture: its earlier turns, a user's turn with the given pictures and
