@@ -33,6 +33,7 @@ COMMANDS = {
     "prune": "Prune",
     "demo": "Demo",
     "data": "Data",
+    "curate": "Curate",
     "train": "Train",
 }
 """Command -> class that says what it takes, in the module of the command's name under `commands`. There,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -103,6 +103,41 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> np.ndar
     # MemoryError, KeyError ...
     except Exception as error:
         raise PictureError(f"{label}: not a readable picture ({error or type(error).__name__})") from error
+
+
+class Header(NamedTuple):
+    """What a picture file says of itself."""
+
+    format: str
+    mode: str
+    """Pillow's: RGB, L, P, CMYK, I;16 ..."""
+    alpha: bool
+    turned: bool
+    """Stored otherwise than it is shown, by its EXIF data."""
+    animated: bool
+    luminance: float
+    """Sum of a JPEG's table of quantisation of brightness; 0 for others."""
+
+
+def header(data: bytes) -> Header:
+    """Of a picture that `open_picture` has read: nothing is decoded here, and nothing is checked again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            tables = getattr(image, "quantization", None) or {}
+            try:
+                animated = bool(getattr(image, "is_animated", False))
+            # a first frame may be whole, and what follows it damaged
+            except Exception:
+                animated = False
+            return Header(
+                image.format or "",
+                image.mode,
+                "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info,
+                _turn(image) is not None,
+                animated,
+                float(sum(tables[min(tables)])) if tables else 0.0,
+            )
 
 
 def _decoded(source: io.BytesIO | str | Path, label: str) -> np.ndarray:

@@ -51,21 +51,25 @@ class Similarity:
             )
         self.processor: Any = _load(AutoProcessor, folder)
 
-    @torch.inference_mode()
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
+        given = self.processor(images=_pil(pictures), return_tensors="pt")
+        image, text = self.pictures(given["pixel_values"]), self.texts([prompt])
+        return torch.nn.functional.cosine_similarity(image, text).tolist()
+
+    @torch.inference_mode()
+    def pictures(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, D), of any length, of pictures as the processor makes them (B, 3, H, W)."""
+        return _features(self.model.get_image_features(pixel_values=pixels.to(self.model.device)))
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeddings (B, D), of any length; a text that is too long is cut."""
         # SigLIP was trained on texts padded to one length, CLIP on texts of their own
         padding = "max_length" if "siglip" in self.model.config.model_type else True
-        given = self.processor(
-            text=[prompt], images=_pil(pictures), return_tensors="pt", padding=padding, truncation=True
-        )
+        given = self.processor(text=list(texts), return_tensors="pt", padding=padding, truncation=True)
         given = given.to(self.model.device)
-        text = _features(
-            self.model.get_text_features(
-                **{k: v for k, v in given.items() if k in ("input_ids", "attention_mask")}
-            )
-        )
-        image = _features(self.model.get_image_features(pixel_values=given["pixel_values"]))
-        return torch.nn.functional.cosine_similarity(image, text).tolist()
+        wanted = {key: value for key, value in given.items() if key in ("input_ids", "attention_mask")}
+        return _features(self.model.get_text_features(**wanted))
 
 
 class VisionLanguageModel:
@@ -98,10 +102,34 @@ class VisionLanguageModel:
 
     @torch.inference_mode()
     def score(self, prompt: str, pictures: Sequence[np.ndarray]) -> list[float]:
-        content = [
-            {"type": "image"},
-            {"type": "text", "text": VERIFY.format(prompt) + " Answer yes or no."},
-        ]
+        given = self._asked(VERIFY.format(prompt) + " Answer yes or no.", pictures)
+        logits = self.model(**given).logits
+        # the last real token, counted from the end: processors pad on the left or on the right
+        last = given["attention_mask"].shape[1] - 1 - given["attention_mask"].flip(1).argmax(1)
+        chances = logits[torch.arange(len(pictures)), last].float().log_softmax(-1)
+        # sums of probabilities, so of exponents: a model may spread its yes over several spellings
+        yes, no = (chances[:, sorted(words)].logsumexp(-1) for words in (self.yes, self.no))
+        return (yes - no).tolist()
+
+    @torch.inference_mode()
+    def write(
+        self, question: str, picture: np.ndarray, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> tuple[str, int]:
+        """What it answers to a question about a picture, and the tokens that were read and written for it."""
+        given = self._asked(question, [picture])
+        # a generator of its own cannot be handed in; what others draw goes on as if nothing had been drawn
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            chosen = {"temperature": temperature} if temperature > 0 else {}
+            written = self.model.generate(
+                **given, max_new_tokens=max_tokens, do_sample=temperature > 0, **chosen
+            )
+        fresh = written[0, given["input_ids"].shape[1] :]
+        return self.processor.tokenizer.decode(fresh, skip_special_tokens=True), written.shape[1]
+
+    def _asked(self, question: str, pictures: Sequence[np.ndarray]) -> Any:
+        """The same question about each picture, as the model reads it."""
+        content = [{"type": "image"}, {"type": "text", "text": question}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
@@ -111,14 +139,7 @@ class VisionLanguageModel:
             return_tensors="pt",
             padding=True,
         )
-        given = given.to(self.model.device)
-        logits = self.model(**given).logits
-        # the last real token, counted from the end: processors pad on the left or on the right
-        last = given["attention_mask"].shape[1] - 1 - given["attention_mask"].flip(1).argmax(1)
-        chances = logits[torch.arange(len(pictures)), last].float().log_softmax(-1)
-        # sums of probabilities, so of exponents: a model may spread its yes over several spellings
-        yes, no = (chances[:, sorted(words)].logsumexp(-1) for words in (self.yes, self.no))
-        return (yes - no).tolist()
+        return given.to(self.model.device)
 
 
 def load_verifier(

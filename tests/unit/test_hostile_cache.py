@@ -40,6 +40,9 @@ from diptych.worlds.emoji import collection
         (CaptionLaw, {"temperature": 0.0}),
         (CaptionLaw, {"threshold": float("nan")}),
         (CaptionLaw, {"law": "best"}),
+        (CaptionLaw, {"long_share": 1.5}),
+        (CaptionLaw, {"long_share": float("nan")}),
+        (CaptionLaw, {"long_words": 0}),
     ],
 )
 def test_settings_that_cannot_be_are_refused(kind, values):

@@ -22,6 +22,11 @@ class CaptionLaw:
     temperature: float = 1.0
     threshold: float | None = None
     """Captions below it are not used, unless all are: then the best one."""
+    long_share: float | None = None
+    """Chance of a long caption, for pictures that have both long and short ones; scores choose among those of
+    a kind. None: by the scores alone."""
+    long_words: int = 24
+    """Words from which on a caption is long."""
 
     def __post_init__(self) -> None:
         if self.law not in LAWS:
@@ -30,29 +35,46 @@ class CaptionLaw:
             raise ValueError(f"the caption temperature must be above 0, got {self.temperature}")
         if self.threshold is not None and math.isnan(self.threshold):
             raise ValueError("the caption threshold must be a number, got nan")
+        if self.long_share is not None and not 0 <= self.long_share <= 1:
+            raise ValueError(f"long_share must be a share, 0 to 1, got {self.long_share}")
+        if self.long_words < 1:
+            raise ValueError(f"long_words must be at least 1, got {self.long_words}")
 
 
-def probabilities(law: CaptionLaw, scores: Sequence[float], count: int) -> np.ndarray:
+def probabilities(
+    law: CaptionLaw, scores: Sequence[float], count: int, long: Sequence[bool] = ()
+) -> np.ndarray:
     """Probability of each of `count` captions. Without scores all are alike; a caption without one (NaN)
-    counts as the lowest."""
-    if not scores or np.isnan(scores).all():
-        return np.full(count, 1.0 / count)
-    values = np.array(scores, dtype=np.float64)
-    values[np.isnan(values)] = np.nanmin(values)
-    if law.threshold is not None:
+    counts as the lowest. `long`: whether each is, which `long_share` asks."""
+    values = np.array(scores, dtype=np.float64) if scores else np.zeros(count)
+    scored = not np.isnan(values).all() and bool(scores)
+    values = np.where(np.isnan(values), np.nanmin(values), values) if scored else np.zeros(count)
+    kept = np.ones(count, dtype=bool)
+    if scored and law.threshold is not None:
         kept = values >= law.threshold
         if not kept.any():
             kept = values == values.max()
-    else:
-        kept = np.ones(count, dtype=bool)
+    kind = np.array(long, dtype=bool) if len(long) else np.zeros(count, dtype=bool)
+    if law.long_share is None or not (kept & kind).any() or not (kept & ~kind).any():
+        return _weighed(law, values, kept, scored)
+    # each kind by itself: at a low temperature the best caption of all would leave the other kind nothing
+    long_ones, short_ones = (_weighed(law, values, kept & side, scored) for side in (kind, ~kind))
+    return law.long_share * long_ones + (1 - law.long_share) * short_ones
+
+
+def _weighed(law: CaptionLaw, values: np.ndarray, kept: np.ndarray, scored: bool) -> np.ndarray:
+    """Probabilities (count,) of those that are kept, 0 for all others."""
+    top = float(values[kept].max())
     if law.law == "softmax":
-        # the same ratios, without overflow
-        weights = np.exp((values - values.max()) / law.temperature)
-    elif law.law == "power":
+        # the same ratios, without overflow; what is infinitely unlikely is so without a warning
+        with np.errstate(over="ignore"):
+            weights = np.exp(np.minimum(values - top, 0) / law.temperature)
+    elif law.law == "power" and scored:
         # relative to the largest, so that a high power cannot overflow
-        weights = (np.clip(values, 1e-12, None) / max(float(values.max()), 1e-12)) ** (1 / law.temperature)
+        shares = np.clip(values, 1e-12, None) / max(top, 1e-12)
+        weights = np.minimum(shares, 1) ** (1 / law.temperature)
     else:
-        weights = np.ones(count)
+        weights = np.ones(len(values))
     weights = weights * kept
     return weights / weights.sum()
 
@@ -61,6 +83,6 @@ def choose(law: CaptionLaw, captions: Sequence[str], scores: Sequence[float], se
     """Number of the caption that is used for one seed."""
     if len(captions) == 1:
         return 0
-    return int(
-        np.random.default_rng(list(seed)).choice(len(captions), p=probabilities(law, scores, len(captions)))
-    )
+    long = [len(caption.split()) >= law.long_words for caption in captions]
+    chances = probabilities(law, scores, len(captions), long)
+    return int(np.random.default_rng(list(seed)).choice(len(captions), p=chances))

@@ -67,18 +67,18 @@ class Unit:
         if self.found:
             yield from self.found
         else:
-            yield from _shard(folder, self.files[0], self.files[1:])
+            yield from shard(folder, self.files[0], self.files[1:])
 
 
 def units(folder: Path) -> list[Unit]:
     """All that a folder holds, in a fixed order."""
-    names, problems = _names(folder)
+    names, problems = names_below(folder)
     known = set(names)
     shards = [name for name in names if name.endswith(".tar")]
     work = [
         # about one a picture: the weight is only for the progress bar, and counting members would mean
         # reading them
-        Unit((shard, *_sidecars(shard, names)), (folder / shard).stat().st_size // 100_000 + 1)
+        Unit((shard, *sidecars_of(shard, names)), (folder / shard).stat().st_size // 100_000 + 1)
         for shard in shards
     ]
     listings = [name for name in names if name.endswith((".jsonl", "metadata.csv"))]
@@ -95,7 +95,7 @@ def units(folder: Path) -> list[Unit]:
     for name in names:
         if name.endswith(".txt") and name.removesuffix(".txt") not in stems:
             problems.append(Found(name, name, problem="a caption without a picture"))
-    plain = [listed.get(name) or _sidecar(folder, name, known) for name in pictures]
+    plain = [listed.get(name) or sidecar(folder, name, known) for name in pictures]
     everything = plain + problems
     for start in range(0, len(everything), CHUNK):
         part = tuple(everything[start : start + CHUNK])
@@ -107,7 +107,7 @@ def units(folder: Path) -> list[Unit]:
     return work
 
 
-def _names(folder: Path) -> tuple[list[str], list[Found]]:
+def names_below(folder: Path) -> tuple[list[str], list[Found]]:
     """Files of a folder that are of use, relative to it, and those that cannot be used whatever they hold."""
     root = folder.resolve()
     names, problems = [], []
@@ -132,7 +132,7 @@ def _names(folder: Path) -> tuple[list[str], list[Found]]:
     return names, problems
 
 
-def _sidecar(folder: Path, name: str, known: Collection[str]) -> Found:
+def sidecar(folder: Path, name: str, known: Collection[str]) -> Found:
     """A picture whose captions are the lines of the text file of its name."""
     size = (folder / name).stat().st_size
     text = str(Path(name).with_suffix(".txt"))
@@ -162,17 +162,17 @@ def _too_long(length: int) -> str:
 
 def _listing(folder: Path, name: str) -> Iterator[Found]:
     """Lines of a JSONL file or of an image folder's metadata.csv: a file name beside captions."""
-    rows = _csv_rows(folder / name) if name.endswith(".csv") else _jsonl_rows(folder / name)
+    rows = csv_rows(folder / name) if name.endswith(".csv") else jsonl_rows(folder / name)
     root, base = folder.resolve(), str(Path(name).parent)
     try:
         for number, row, problem in rows:
             where = f"{name}:{number}"
-            yield Found(where, name, problem=problem) if problem else _listed(root, base, where, name, row)
+            yield Found(where, name, problem=problem) if problem else listed_row(root, base, where, name, row)
     except (OSError, ValueError) as error:
         yield Found(name, name, problem=f"cannot be read further ({error})")
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+def jsonl_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
     """(line, values, problem) of each line."""
     for line in lines(path):
         if line.text is None:
@@ -184,7 +184,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
             yield line.number, None, str(error).removeprefix("line: ")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
     """(last line, values by column, problem) of each row."""
 
     def decoded() -> Iterator[str]:
@@ -207,7 +207,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
             yield rows.reader.line_num, None, f"not CSV ({error})"
 
 
-def _listed(root: Path, base: str, where: str, listing: str, row: Any) -> Found:
+def listed_row(root: Path, base: str, where: str, listing: str, row: Any) -> Found:
     picture = (
         next((row[key] for key in PICTURE_KEYS if isinstance(row.get(key), str)), None)
         if isinstance(row, dict)
@@ -217,7 +217,7 @@ def _listed(root: Path, base: str, where: str, listing: str, row: Any) -> Found:
         return Found(where, listing, problem=f"no picture: one of {', '.join(PICTURE_KEYS)} is needed")
     try:
         path = inside(root, picture, base)
-        captions, scores = _captions(row)
+        captions, scores = captions_in(row)
     except ValueError as error:
         return Found(where, listing, problem=f"picture {error}")
     relative = path.relative_to(root).as_posix()
@@ -226,7 +226,7 @@ def _listed(root: Path, base: str, where: str, listing: str, row: Any) -> Found:
     return Found(where, listing, problem=found.problem) if found.problem else found
 
 
-def _captions(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def captions_in(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Captions of a metadata object, and their scores where it has `scores`. Raises ValueError for captions
     that are no texts."""
     value = next((row[key] for key in CAPTION_KEYS if row.get(key)), ())
@@ -248,7 +248,7 @@ def _number(value: Any) -> float:
     return number if abs(number) <= MAX_SCORE else math.nan
 
 
-def _sidecars(shard: str, names: list[str]) -> list[str]:
+def sidecars_of(shard: str, names: list[str]) -> list[str]:
     """SANA's caption and score files of a shard: <shard><suffix>.json and <shard><suffix>_clip_score.json."""
     stem = shard.removesuffix(".tar")
     return [name for name in names if name.startswith(stem + "_") and name.endswith(".json")]
@@ -270,10 +270,11 @@ _EXTRA = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+_TWICE = "a second member of this name, and the last one counts"
 _PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
-def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found]:
+def shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found]:
     """Members of a tar shard by key: a picture with .json (SANA) or .txt (BLIP3-o) of the same key."""
     members: dict[str, dict[str, tarfile.TarInfo]] = {}
     problems: list[Found] = []
@@ -292,7 +293,10 @@ def _shard(folder: Path, name: str, sidecars: tuple[str, ...]) -> Iterator[Found
                 elif member.isfile():
                     # the last dot: keys may hold dots of their own
                     stem, dot, ending = member.name.rpartition(".")
-                    members.setdefault(stem if dot else member.name, {})[dot + ending.lower()] = member
+                    parts = members.setdefault(stem if dot else member.name, {})
+                    if dot + ending.lower() in parts:
+                        problems.append(Found(f"{name}/{member.name}", name, problem=_TWICE))
+                    parts[dot + ending.lower()] = member
             if rest := _unread(folder / name, tar.offset):
                 problems.append(Found(name, name, problem=rest))
             # read while the file is open; pictures are only located

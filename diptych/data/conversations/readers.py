@@ -123,7 +123,7 @@ class JsonlSource:
         for index in range(min(count, len(self))):
             with suppress(BadSample):
                 line, where = self._line(index)
-                for _, value in _told(line, where):
+                for _, value in told_in(line, where):
                     yield from (piece for piece in re.split(f"{MARK}|{CLIP}", value) if piece.strip())
 
     def _line(self, index: int) -> tuple[object, str]:
@@ -139,9 +139,9 @@ class JsonlSource:
             raise BadSample(str(error)) from error
 
     def _sample(self, line: object, where: str) -> Sample:
-        told = _told(line, where)
+        told = told_in(line, where)
         assert isinstance(line, dict)
-        names, clips = _names(line, "image", where), _names(line, "video", where)
+        names, clips = names_in(line, "image", where), names_in(line, "video", where)
         length = sum(len(value) for _, value in told)
         if length > MAX_TEXT:
             raise BadSample(f"{where}: {length:,} characters; a sample has at most {MAX_TEXT:,}")
@@ -290,7 +290,7 @@ def _share_of(line: bytes) -> float:
     return int.from_bytes(hashlib.blake2b(line.strip(), digest_size=8).digest()) / 2**64
 
 
-def _told(line: object, where: str) -> list[tuple[str, str]]:
+def told_in(line: object, where: str) -> list[tuple[str, str]]:
     """Role and text of every turn of a line."""
     conversations = line.get("conversations") if isinstance(line, dict) else None
     if not isinstance(conversations, list) or not conversations:
@@ -298,7 +298,7 @@ def _told(line: object, where: str) -> list[tuple[str, str]]:
     return [_turn(turn, where) for turn in conversations]
 
 
-def _names(line: Mapping[str, Any], key: str, where: str) -> list[str]:
+def names_in(line: Mapping[str, Any], key: str, where: str) -> list[str]:
     found = line.get(key) or []
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
