@@ -59,6 +59,12 @@ class Rewording:
     def __init__(self, table: Table) -> None:
         self.table = table
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rewording) and self.table == other.table
+
+    def __hash__(self) -> int:
+        return hash(self.table.version)
+
     @classmethod
     def open(cls, folder: Path) -> Rewording | None:
         """Of a model folder; None where it has no table. Raises ValueError naming the place of what is

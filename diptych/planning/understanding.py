@@ -72,6 +72,39 @@ _GREETINGS = frozenset(
         "terima kasih",
     ]
 )
+_THANKS = frozenset(
+    (
+        "please",
+        "thanks",
+        "thank",
+        "you",
+        "very",
+        "much",
+        "so",
+        "many",
+        "gracias",
+        "por",
+        "favor",
+        "muchas",
+        "bitte",
+        "danke",
+        "schön",
+        "sehr",
+        "vielen",
+        "dank",
+        "tolong",
+        "ya",
+        "terima",
+        "kasih",
+        "makasih",
+        "谢谢",
+        "请",
+        "谢谢你",
+        "多谢",
+    )
+)
+_SURE = 0.7
+"""A confidence below which no word of a prompt is taken for framing."""
 UNSURE = 0.5
 """A confidence below which a request is answered by the safest reading, and told what is unclear."""
 
@@ -206,13 +239,36 @@ def _intended(
     if intent.language == "und" and not own:
         intent = rules.plan(request)
         return intent, (f"the language of the request is not known, so it is taken as {_named(intent)}",)
-    if settings.free and len(intent.steps) == 1 and _uncut(intent):
-        # a prompt that nothing was cut out of is the user's own, to the letter
-        intent = replace(intent, steps=(replace(intent.steps[0], prompt=request.text, negative_prompt=""),))
+    if not own and len(intent.steps) == 1:
+        intent = _unshortened(settings, intent, request)
     if intent.confidence < UNSURE and not (intent.missing or intent.contradictions):
         unclear = intent.question or "say it in other words if something else is meant"
         return intent, (f"not sure, so it is taken as {_named(intent)}: {unclear}",)
     return intent, ()
+
+
+def _unshortened(settings: Settings, intent: Intent, request: Request) -> Intent:
+    """An intent of one step whose prompt has lost nothing that was meant."""
+    (step,) = intent.steps
+    facts, words = TASKS[step.task], " ".join(request.text.split())
+    if settings.free and facts.writes:
+        # what an answer shall be about is the user's own, to the letter; how many steps it tells of is no
+        # number of steps of a sampler
+        return replace(intent, steps=(replace(step, prompt=request.text, negative_prompt="", steps=None),))
+    if not _uncut(intent) or request.turns or intent.missing:
+        return intent
+    if settings.free:
+        return replace(intent, steps=(replace(step, prompt=request.text, negative_prompt=""),))
+    if request.media or not facts.draws_from_words or step.negative_prompt:
+        return intent
+    start = words.lower().find(step.prompt.lower())
+    if start < 0 or intent.confidence < _SURE:
+        return replace(intent, steps=(replace(step, prompt=words),))
+    # what stands before a prompt asks for it; what follows, but for thanks, is a part of it
+    rest = re.findall(r"\w+", words[start + len(step.prompt) :].lower())
+    if set(rest) <= _THANKS:
+        return intent
+    return replace(intent, steps=(replace(step, prompt=words[start:]),))
 
 
 @functools.cache

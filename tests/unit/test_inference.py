@@ -298,7 +298,7 @@ def test_clips_are_drawn_kept_and_written_like_pictures(tmp_path):
 
 def test_a_pipeline_settles_plans_by_what_the_system_can_do():
     pipeline = Pipeline(ToySystem(SamplerConfig(num_steps=7)))
-    settled = pipeline.plan("draw a cat", pictures=1)
+    settled = pipeline.plan("draw a cat along these edges", pictures=1)
     assert (settled.task, settled.inputs, settled.steps) == (Task.CONTROL_TO_IMAGE, (Role.CONTROL,), 7)
     result = pipeline.run("make the cat red", [picture(0, 6).pixels], count=2)
     assert [image.shape for image in result.images] == [(6, 6, 3)] * 2

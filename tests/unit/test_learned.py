@@ -278,11 +278,25 @@ def test_a_damaged_file_is_refused(tmp_path):
     assert Learned.open(tmp_path / "elsewhere") is None
 
 
-def test_confidence_is_set_by_what_is_right(tiny):
-    # an untrained planner is mostly wrong: it shall be as unsure as it can
+def test_confidence_is_set_by_what_is_right():
     from diptych.planning.trainer import TEMPERATURES
 
-    assert calibrated(tiny, [sample(1, number) for number in range(20)]) == TEMPERATURES[-1]
+    samples = [sample(1, number) for number in range(20)]
+    meant = {one.request: one.intent for one in samples}
+
+    class Sure:
+        """As sure as its temperature lets it be, of what is meant or of something else."""
+
+        def __init__(self, wrong):
+            self.temperature, self.wrong = 1.0, wrong
+
+        def plan(self, request):
+            intent = replace(meant[request], confidence=0.99 / (1 + self.temperature))
+            other = Task.ANSWER if intent.steps[0].task is not Task.ANSWER else Task.TEXT_TO_IMAGE
+            return replace(intent, steps=(Step(task=other, prompt="x"),)) if self.wrong else intent
+
+    assert calibrated(Sure(False), samples) == TEMPERATURES[0]
+    assert calibrated(Sure(True), samples) == TEMPERATURES[-1]
 
 
 def test_settings_of_a_turn_go_on_until_they_are_said_anew():
@@ -293,7 +307,7 @@ def test_settings_of_a_turn_go_on_until_they_are_said_anew():
         None,
         (4, 3),
         20,
-        None,
+        3,
     )
     night = continued(before, Step(task=Task.TEXT_TO_IMAGE, prompt="at night"))
     assert (night.prompt, night.width) == ("a cat at night", 512)

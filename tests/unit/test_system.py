@@ -47,7 +47,7 @@ def test_same_seed_and_prompt_alone_in_a_batch_and_in_another_order(system):
         "the red heart",
         "carrots",
     ]
-    plans = [pipeline.plan(f"draw {text}", seed=n) for n, text in enumerate(prompts)]
+    plans = [pipeline.plan(f"draw {text}", seed=n, task="text-to-image") for n, text in enumerate(prompts)]
     # pictures before rounding to bytes: the velocities themselves are compared
     read = system.read([Prompt(text) for text in prompts], [Stack(32, 32)] * 8)
     x = torch.stack([torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(n)) for n in range(8)])

@@ -88,7 +88,7 @@ def test_the_beginning_of_a_plan_is_ended_shortly():
         ended = grammar.ended(beginning)
         assert ended.startswith(beginning)
         assert grammar.read(ended).steps
-    with pytest.raises(ValueError, match="begins no plan"):
+    with pytest.raises(ValueError, match="the plan has"):
         grammar.ended("<CFX>")
 
 

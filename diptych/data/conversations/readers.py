@@ -199,7 +199,7 @@ class JsonlSource:
         if before[1:] or role != "user" or answer.strip() != CLIP:
             raise BadSample(f"{where}: a clip is drawn as the whole answer, one {CLIP}, to one human turn")
         marks = re.findall(f"{MARK}|{CLIP}", asked)
-        roles = _names(line, "roles", where) or [
+        roles = names_in(line, "roles", where) or [
             Role.FIRST if mark == MARK else Role.SOURCE for mark in marks
         ]
         if len(roles) != len(marks) or not set(roles) <= {str(role) for role in CLIP_ORDER}:

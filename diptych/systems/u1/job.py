@@ -294,7 +294,7 @@ def _job(
     """`before` is where the model's words are, unless it learns those of the emoji world here."""
     words = None if is_published(before) else read_words(before)
     drawn = {name for stage in config.stages if stage.steps for name in config.shares(stage)}
-    if words is None and drawn & set(TASKS):
+    if words is None and drawn & set(WORLD_TASKS):
         words = world_words(config)
     return JointJob(config, sources, tokenizer, kept_sources(config, sources), start, words)
 
