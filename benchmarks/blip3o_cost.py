@@ -4,10 +4,10 @@ work.
 Both sides train the same tiny model (a Qwen2 with 64 queries in its sequence, frozen; a feature DiT) on the
 same batches, alternating in one process. Published: every step encodes the pictures, and computes a
 cross-entropy over the whole vocabulary in float32, which no loss uses. Ours: targets come from a cache, and
-the language model gives its states alone; with `states`, those come from a cache as well. Sizes keep
-the published shares of arithmetic: for the 7B, EVA-CLIP-E at 448 px costs 2.7 forward passes of the language
-model over 215 tokens, and its vocabulary is a tenth of it. The published loop's recomputation is left out on
-both sides.
+the language model gives its states alone; with `states`, those come from a cache as well. Sizes keep the
+published shares of arithmetic: EVA-CLIP-E at 448 px costs 2.7 forward passes of a language model of 7B
+parameters over 215 tokens (`--size 8b`), and 6.7 of one of 3B (`--size 4b`); the vocabulary is a tenth of the
+language model. Recomputation, which the published loop has, is left out on both sides.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ from diptych.models.feature_dit import FeatureDiT, FeatureDiTConfig
 BATCH, WORDS, QUERIES, SIDE = 4, 151, 64, 8
 WIDTH, LAYERS, VOCABULARY = 256, 8, 4096
 
+ENCODER = {"8b": 11, "4b": 27}
+"""Blocks of the encoder, so that it costs as many forward passes of the language model as in the published
+sizes."""
+
 
 class Tiny:
     """The model of both sides, and batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: str) -> None:
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
         torch.manual_seed(0)
@@ -49,7 +53,7 @@ class Tiny:
             )
         ).requires_grad_(False)
         # 448 px in patches of 14: 1,024 of them, as published
-        config = EvaTowerConfig(grid=32, patch=14, width=128, depth=7, heads=2, mlp=512)
+        config = EvaTowerConfig(grid=32, patch=14, width=128, depth=ENCODER[size], heads=2, mlp=512)
         self.encoder = EvaTower(config).requires_grad_(False)
         dit = FeatureDiTConfig(depth=2, width=128, heads=4, channels=128, caption_channels=WIDTH)
         self.denoiser = FeatureDiT(dit)
@@ -74,6 +78,11 @@ class Tiny:
         read = words if queries is None else torch.cat([words, queries.expand(BATCH, -1, -1)], 1)
         found: Tensor = self.language.model(inputs_embeds=read).last_hidden_state
         return found if queries is None else found[:, WORDS:]
+
+    @torch.no_grad()
+    def forward(self) -> Tensor:
+        """Over prompts and queries."""
+        return self.hidden(self.queries)
 
     def step(self, target: Tensor, states: Tensor) -> None:
         sigma = self.sigma.view(-1, 1, 1, 1, 1)
@@ -109,12 +118,13 @@ def timed(work: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--size", choices=ENCODER, default="8b", help="whose shares of arithmetic")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tiny = Tiny()
+    tiny = Tiny(options.size)
     parts = {
         "encoder": tiny.encoded,
-        "language model, forward": lambda: tiny.hidden(None),
+        "language model, forward": tiny.forward,
     }
     sides = {"published": tiny.published, "queries": tiny.cached, "states": tiny.cached_states}
     times: dict[str, list[float]] = {name: [] for name in (*sides, *parts)}

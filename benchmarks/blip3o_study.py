@@ -122,6 +122,7 @@ def native(root: Path, seed: int) -> tuple[str, ...]:
         "data__workers": 0,
         "stages__1__steps": STEPS,
         "flow__law__mean": 1.0,
+        "flow__sampler__guidance_scale": 1.5,
         "sample_every": 10**6,
         "seed": seed,
     }

@@ -133,7 +133,7 @@ def sequential(bridge: str = "states", loss: str = "flow") -> BlipTrainConfig:
         bridge=BridgeConfig(kind=bridge, inputs=192, queries=16, depth=depth, query_std=0.1),
         model=FeatureDiTConfig(depth=4, width=192, heads=4, channels=1, caption_channels=1, blind=blind),
         law=REGRESSION if blind else NoiseLaw(shift=1.0),
-        sampler=SamplerConfig(num_steps=1 if blind else 20, shift=1.0, guidance_scale=1.0 if blind else 3.0),
+        sampler=SamplerConfig(num_steps=1 if blind else 20, shift=1.0, guidance_scale=1.0 if blind else 1.5),
         stages=(BlipStage(name="drawing", steps=512, optim=OptimConfig(lr=2e-3, decay=0.5)),),
         ema=0.99,
         save_every=100,
