@@ -93,7 +93,7 @@ def main(arguments: list[str], console: Console) -> int:
     }
     if arguments[:1] and arguments[0] in commands:
         kind, carry_out = commands[arguments[0]]
-        command = tyro.cli(kind, args=arguments[1:], prog=f"diptych curate {arguments[0]}")
+        command: Any = tyro.cli(kind, args=arguments[1:], prog=f"diptych curate {arguments[0]}")
         return carry_out(command, console)
     return run(tyro.cli(Curate, args=[visible(word) for word in arguments], prog="diptych curate"), console)
 

@@ -112,12 +112,14 @@ def _unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     made = np.clip(_recoloured(laid, b, over, ridge=(0.001, 0.01)), 0, 1)
     left = ((made - b) @ _COLOURS) * over[..., None]
     seen, before = b @ _COLOURS, laid @ _COLOURS
-    # colours more softly: compression keeps fewer of them than of brightness
+    # colours twice, and more softly: compression keeps fewer of them than of brightness
     light, tint = _soft(left[..., :1], 1), _soft(left[..., 1:], 4)
-    unlike = _parts((light**2).sum(3)) + _parts((tint**2).sum(3))
-    shown = _parts(_slopes(_soft(seen[..., :1], 1)) * over) + _parts(_slopes(_soft(seen[..., 1:], 4)) * over)
+    unlike = _parts((light**2).sum(3)) + 2 * _parts((tint**2).sum(3))
+    shown = _parts(_slopes(_soft(seen[..., :1], 1)) * over) + 2 * _parts(
+        _slopes(_soft(seen[..., 1:], 4)) * over
+    )
     worst = np.sort(unlike / (shown + NOISE), axis=1)[:, -WORST:].mean(1)
-    turned = _turned(_soft(before[..., 1:], 4), _soft(seen[..., 1:], 4)) * over
+    turned = _turned(_soft(before[..., 1:], 1), _soft(seen[..., 1:], 1)) * over
     hue = np.sqrt(np.sort(_parts(turned**2), axis=1)[:, -2 * WORST :].mean(1))
     return np.sqrt(worst) + HUE_COST * np.maximum(0, hue - HUE)
 

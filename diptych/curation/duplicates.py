@@ -41,7 +41,7 @@ class Duplicates(WholeStage):
 
     prints: str = "prints"
     seed: int = 0
-    min: float = threshold(0.66)
+    min: float = threshold(0.7)
     """Likeness from which two pictures are copies of one another; 1 is the same."""
     best: str = threshold("probe.content")
     """Column whose highest value is kept."""

@@ -94,8 +94,8 @@ def colours_and_edges(pixels: np.ndarray, grid: int, directions: int) -> np.ndar
     turn = (np.arctan2(down, across) % np.pi) / np.pi * directions
     bins = np.minimum(turn.astype(np.int64), directions - 1)
     parts = np.add.outer(np.arange(side) // (side // grid) * grid, np.arange(side) // (side // grid))
-    edges = np.bincount((parts * directions + bins).ravel(), strength.ravel(), grid**2 * directions)
-    edges = edges / max(float(np.linalg.norm(edges)), 1e-3)
+    counted = np.bincount((parts * directions + bins).ravel(), strength.ravel(), grid**2 * directions)
+    edges = counted / max(float(np.linalg.norm(counted)), 1e-3)
     colours = colours.ravel() / max(float(np.linalg.norm(colours)), 1e-3)
     found = np.concatenate([colours, edges])
     return (found / np.linalg.norm(found)).astype(np.float16)

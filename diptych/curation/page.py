@@ -22,8 +22,8 @@ WIDTH, HEIGHT = 336, 104
 STYLE = """
 :root{--back:#fff;--ink:#1c2330;--soft:#5d6677;--line:#dfe3ea;--card:#f6f7f9;--kept:#2f7d5b;--dropped:#c9702b;
 --failed:#a33a4a;--limit:#1f5fbf}
-@media(prefers-color-scheme:dark){:root{--back:#14171c;--ink:#e4e7ec;--soft:#98a1b0;--line:#2c323c;--card:#1c2027;
---kept:#58b88e;--dropped:#e09a5c;--failed:#e07a88;--limit:#7fb0f5}}
+@media(prefers-color-scheme:dark){:root{--back:#14171c;--ink:#e4e7ec;--soft:#98a1b0;--line:#2c323c;
+--card:#1c2027;--kept:#58b88e;--dropped:#e09a5c;--failed:#e07a88;--limit:#7fb0f5}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:1120px;
 margin:0 auto;padding:1.2rem 1rem 4rem;overflow-wrap:anywhere}
@@ -38,7 +38,8 @@ nav{display:flex;flex-wrap:wrap;gap:.2rem .9rem;margin:.8rem 0;font-size:.88rem}
 th,td{text-align:left;padding:.32rem .6rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:500}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.bar{display:flex;height:.7rem;min-width:7rem;border-radius:3px;overflow:hidden;background:var(--line);margin-top:.4rem}
+.bar{display:flex;height:.7rem;min-width:7rem;border-radius:3px;overflow:hidden;background:var(--line);
+margin-top:.4rem}
 .bar i{display:block;height:100%}.kept{background:var(--kept);fill:var(--kept)}
 .dropped{background:var(--dropped);fill:var(--dropped)}.failed{background:var(--failed);fill:var(--failed)}
 .tint-kept{border-top:3px solid var(--kept)}.tint-dropped{border-top:3px solid var(--dropped)}

@@ -262,9 +262,8 @@ def _about(found: Findings) -> str:
             there = kept & (across > 0)
             charts.append(page.density("Sizes of what was kept", across[there], up[there]))
         if "words" in gives and "language" in gives:
-            charts.append(
-                page.histogram("Words of a caption", found.view[f"{stage.name}.words"].astype(float), kept)
-            )
+            words = found.view[f"{stage.name}.words"].astype(float)
+            charts.append(page.histogram("Words of a caption", words[words > 0], kept[words > 0]))
         if "language" in gives:
             values = found.view.strings(f"{stage.name}.language")
             names, which, sizes = np.unique(values, return_inverse=True, return_counts=True)

@@ -226,7 +226,7 @@ def test_outcomes_sum_to_the_inputs_whatever_the_recipe_and_the_damage(
         elif damage == "blurred":
             path.write_bytes(curated.encoded(np.full((72, 72, 3), 90, np.uint8)))
         elif damage == "copy":
-            path.write_bytes((source / "0000.png").read_bytes())
+            path.write_bytes(curated.encoded(curated.pixels(0)))
         elif damage == "silent":
             rows[number]["text"] = " "
         elif damage == "spam":

@@ -144,7 +144,7 @@ def test_copies_of_all_kinds_are_found_and_what_only_looks_alike_is_not(tmp_path
     rows = of(Probe(min_side=8), Prints(), Duplicates(), source=source, out=tmp_path / "out")
     dropped = [row for row in rows if row["outcome"] == "dropped"]
     assert all(rows[row["duplicates.of"]]["id"][:4] == row["id"][:4] for row in dropped)
-    assert len(dropped) >= 0.9 * count
+    assert len(dropped) >= 0.8 * count
     # the copy with an added border is larger, and not the better one
     assert not any(row["id"].endswith("border.png") for row in rows if row["outcome"] == "kept")
 
