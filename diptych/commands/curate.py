@@ -36,7 +36,7 @@ class Curate:
     OUT; and afterwards {status,why,replay,diff}."""
 
     recipe: Positional[str]
-    """pairs, broad, look, or FILE.py:FUNCTION for your own."""
+    """pairs, broad, judged, look, or FILE.py:FUNCTION for your own."""
     source: Positional[Path]
     """A folder, .jsonl, .csv, .tar, .json (a list of data sets) or .parquet (addresses)."""
     output: Output

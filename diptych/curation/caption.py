@@ -223,8 +223,10 @@ def _said(answer: Any) -> Said:
     text = caption_of(content)
     usage = answer.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    whole = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 2**31
-    return Said(text, tokens if whole else len(text) // _LETTERS_A_TOKEN + 1)
+    # what is no sane count is not believed: a budget is summed from it
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**31:
+        tokens = len(text) // _LETTERS_A_TOKEN + 1
+    return Said(text, tokens)
 
 
 class _Loaded:

@@ -124,7 +124,7 @@ class InstructSource:
         folder = self.path.parent
         known = Known([prompt for name in self.told.exclude for _, prompt, _ in _prompts(folder / name)])
         by: dict[str, list[Asked]] = {}
-        refused = []
+        refused: list[Asked] = []
         for number, prompt, category in _prompts(folder / self.told.prompts):
             problem = known.says(prompt, self.told.nearness)
             one = Asked(number, prompt, category, problem)

@@ -179,10 +179,10 @@ def density(title: str, across: np.ndarray, up: np.ndarray) -> str:
     """Where sizes lie: squares as dark as there are many, on logarithmic axes."""
     if not len(across):
         return ""
-    logs = [np.log2(np.maximum(values, 1)) for values in (across, up)]
-    low, high = (float(f([f(v) for v in logs])) for f in (np.min, np.max))
+    logs = np.log2(np.maximum(np.stack([across, up]), 1))
+    low, high = float(logs.min()), float(logs.max())
     edges = np.linspace(low, max(high, low + 1), 33)
-    counts, _, _ = np.histogram2d(*logs, bins=[edges, edges])
+    counts, _, _ = np.histogram2d(logs[0], logs[1], bins=(edges, edges))
     side, shapes, most = 6, [], np.log1p(counts.max())
     for x, y in np.argwhere(counts):
         shade = 0.15 + 0.85 * np.log1p(counts[x, y]) / most

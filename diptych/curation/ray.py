@@ -70,7 +70,7 @@ class _Member:
 class RayExecutor:
     """`workers` actors of one processor each, wherever Ray finds room for them.
 
-    Raises ValueError where Ray is not installed or nothing answers at the address.
+    Raises ImportError where Ray is not installed, and ValueError where nothing answers at the address.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class RayExecutor:
         if not self._joined:
             self._start(address, workers)
         # by its name, which workers import: packed by value it would be another class in each of them
-        self._kind = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
+        self._kind: Any = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
 
     def _start(self, address: str, workers: int) -> None:
         told = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

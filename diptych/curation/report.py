@@ -140,7 +140,8 @@ def _funnel(counts: Sequence[Count]) -> str:
 
 def _stage(found: Findings, number: int, pictures: _Pictures) -> str:
     made, count = found.made, found.made.counts[number]
-    body, sheets = [], []
+    body: list[str] = []
+    sheets: list[_Sheet] = []
     scored: dict[str, list[page.Limit]] = {}
     if number:
         came, drops = found.before(number), found.drops(number)
@@ -369,7 +370,8 @@ def write_diff(before: Run, after: Run, path: Path) -> dict[str, int]:
     }
     pictures = _Pictures(after)
     ways, which, sizes = np.unique(pairs[:, changed], axis=1, return_inverse=True, return_counts=True)
-    body, rows = [], []
+    body: list[str] = []
+    rows: list[tuple[str, ...]] = []
     for at in np.argsort(-sizes, kind="stable"):
         was, now = outcomes[0][0][ways[0, at]], outcomes[1][0][ways[1, at]]
         rows.append((page.text(was), page.text(now), f"{sizes[at]:,}"))

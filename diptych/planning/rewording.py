@@ -303,6 +303,11 @@ class Reading:
         return int(self.tokens[near].read["number"]), after
 
 
+_SPARED = frozenset(
+    ("not", "but", "keep", "except", "pero", "aber", "behalte", "tapi", "kecuali", "但", "保留", "除了")
+)
+"""What stands before a thing that shall stay as it is."""
+_BOTH = frozenset(("and", "und", "y", "dan", "和", "与", "跟"))
 _TOLD = frozenset({"add", "remove", "replace", "move", "exchange", "put"})
 
 
@@ -332,7 +337,7 @@ def _forms(table: Table, thing: Thing) -> Forms:
 
 
 def _drawing(table: Table, reading: Reading) -> str:
-    if "remove" in reading.acts or reading.marks("not", "strange"):
+    if "remove" in reading.acts or reading.marks("not", "strange", "instead"):
         raise NotUnderstood
     reading.settle()
     if reading.marks("quality", "number"):
@@ -439,9 +444,14 @@ def _edit(table: Table, reading: Reading) -> str:
         for mark in reading.marks("quality")
         if not things or mark.value != things[0].quality or things[0].late
     ]
+    if reading.marks("not") and reading.acts & _TOLD:
+        # what shall not be done, or to what not
+        raise NotUnderstood
+    if any(token.text in _SPARED for token in reading.tokens):
+        raise NotUnderstood
     if not things:
-        # a colour that no thing has is the ground's
-        if reading.ground and not qualities:
+        # a colour that no thing has is the ground's; two of them are no ground
+        if reading.ground and not qualities and not reading.marks("and"):
             return table.say["ground"].format(c=table.grounds[reading.ground])
         raise NotUnderstood
     if reading.ground or len(things) > 2 or len(qualities) > 1:
@@ -482,6 +492,12 @@ def _exchange(table: Table, reading: Reading, things: Sequence[Thing]) -> str:
     """One thing for another."""
     old, new = things
     gone = _behind(reading.items, "instead")
+    told = bool(reading.acts & {"replace", "change"}) and "remove" not in reading.acts
+    if not (told or gone is not None) or reading.marks(*PLACES):
+        raise NotUnderstood
+    if gone is None and ((old.known and new.known) or any(t.text in _BOTH for t in reading.tokens)):
+        # both stay, and change places
+        raise NotUnderstood
     if (gone is not None and _name(table, gone, whole=False) == _name(table, new, whole=False)) or (
         gone is None and new.known and not old.known
     ):
@@ -530,10 +546,15 @@ def _question(table: Table, reading: Reading) -> str:
             first, second = second, first
         return table.say["where"].format(a=_forms(table, first).one, b=_forms(table, second).one)
     if not things:
+        if reading.marks(*PLACES):
+            raise NotUnderstood
         if "colour" in asked or ("what" in asked and reading.speaks_of_ground):
             return _needed(table, "colour of ground", reading.speaks_of_ground)
         return _needed(table, "caption" if "caption" in asked else "what", bool({"caption", "what"} & asked))
     (thing,) = things
+    if "where" in asked:
+        # where from, is not said
+        raise NotUnderstood
     forms = _forms(table, thing)
     if "how many" in asked:
         return table.say["how many"].format(many=forms.many)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.planning.clarify import question
 from diptych.planning.course import Course
 from diptych.planning.normalise import check_said, plan_of, settle
 from diptych.planning.rules import RulePlanner
-from diptych.planning.schema import Attached, Input, Intent, Planner, Request, Step
+from diptych.planning.schema import Attached, Input, Intent, Look, Planner, Request, Step
 from diptych.request import (
     MAX_FPS,
     TASKS,
@@ -71,6 +72,14 @@ _GREETINGS = frozenset(
         "apa kabar",
         "terima kasih",
     ]
+)
+_SPEAKS_OF_MASK = re.compile("mask|máscara|topeng|遮罩|蒙版|掩码|面具", re.IGNORECASE)
+_LENGTH = re.compile(
+    r"\d|second|sekund|segund|detik|秒|minut|menit|分|frame|fotograma|帧|fps|hour|hora|stund|jam", re.I
+)
+_SIDE = re.compile(
+    r"wid|high|height|tall|side|breit|hoch|höhe|seite|anch|alt[oaur]|lado|lebar|tinggi|sisi|宽|高|边|[x×*]\s*\d",
+    re.IGNORECASE,
 )
 _THANKS = frozenset(
     (
@@ -145,6 +154,10 @@ def understood(
         intent = _retasked(intent, parse_task(task), asked)
     if task is None and settings.free and not told and _greets(request):
         intent = _retasked(intent, Task.ANSWER, asked)
+    subjectless = intent.steps[0].task is Task.ANSWER and not intent.steps[0].inputs
+    if not settings.free and subjectless and not intent.missing and not overrides.get("inputs"):
+        intent = replace(intent, missing=("subject",))
+        intent = replace(intent, question=question(intent))
     if settings.free and intent.missing == ("subject",):
         # where any text may be said, a question needs no picture
         intent = replace(intent, missing=(), question="")
@@ -181,9 +194,12 @@ def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
 
 def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -> Intent:
     """The intent, or the one task that the model's own words tell, where they cannot be the planned one."""
-    if request.turns or len(request.media) > 1:
+    planned = intent.steps[0].task
+    # a planner that is sure, or has found more than one step, is believed
+    if request.turns or len(request.media) > 1 or len(intent.steps) > 1 or intent.missing:
         return intent
-    planned = intent.steps[0].task if len(intent.steps) == 1 and not intent.missing else None
+    if planned not in (Task.TEXT_TO_IMAGE, Task.EDIT, Task.ANSWER) or intent.confidence >= _SURE:
+        return intent
     tasks = (Task.EDIT, Task.ANSWER) if request.media else (Task.TEXT_TO_IMAGE,)
     told = [task for task in tasks if words.put(task, request.text, sure=True) is not None]
     if planned not in settings.tasks:
@@ -239,12 +255,49 @@ def _intended(
     if intent.language == "und" and not own:
         intent = rules.plan(request)
         return intent, (f"the language of the request is not known, so it is taken as {_named(intent)}",)
-    if not own and len(intent.steps) == 1:
-        intent = _unshortened(settings, intent, request)
+    if not own:
+        intent = _squared(_masked(_sound(intent, request), request), request.text)
+        intent = _unshortened(settings, intent, request) if len(intent.steps) == 1 else intent
     if intent.confidence < UNSURE and not (intent.missing or intent.contradictions):
         unclear = intent.question or "say it in other words if something else is meant"
         return intent, (f"not sure, so it is taken as {_named(intent)}: {unclear}",)
     return intent, ()
+
+
+def _sound(intent: Intent, request: Request) -> Intent:
+    """Without a doubt about lengths where none is said."""
+    if _LENGTH.search(" ".join((*request.turns, request.text))):
+        return intent
+    doubts = tuple(name for name in intent.contradictions if name not in ("seconds", "fps", "frames"))
+    question = intent.question if doubts or intent.missing else ""
+    return replace(intent, contradictions=doubts, question=question)
+
+
+def _masked(intent: Intent, request: Request) -> Intent:
+    """With a picture of one shade as the mask that is spoken of: nothing else can be seen in it."""
+    step = intent.steps[0]
+    blank = [number for number, medium in enumerate(request.media) if medium.look is Look.BLANK]
+    others = [number for number in range(len(request.media)) if number not in blank]
+    fits = step.task in (Task.EDIT, Task.EDIT_CLIP) and len(blank) == len(others) == 1
+    if not fits or not _SPEAKS_OF_MASK.search(request.text):
+        return intent
+    inputs = (Input(Role.SOURCE, others[0]), Input(Role.MASK, blank[0]))
+    missing = tuple(name for name in intent.missing if name not in ("source", "mask", "reference"))
+    question = intent.question if missing or intent.contradictions else ""
+    steps = (replace(step, inputs=inputs), *intent.steps[1:])
+    return replace(intent, steps=steps, missing=missing, question=question)
+
+
+def _squared(intent: Intent, text: str) -> Intent:
+    """With one number of pixels for both sides, where no side is named."""
+    if _SIDE.search(text):
+        return intent
+    steps = []
+    for step in intent.steps:
+        side = step.width or step.height
+        one = side is not None and None in (step.width, step.height) and step.aspect is None
+        steps.append(replace(step, width=side, height=side) if one else step)
+    return replace(intent, steps=tuple(steps))
 
 
 def _unshortened(settings: Settings, intent: Intent, request: Request) -> Intent:

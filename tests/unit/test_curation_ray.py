@@ -17,7 +17,7 @@ from diptych.curation.probe import Probe
 from diptych.curation.recipes import Recipe
 from diptych.curation.text import Text
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'diptych[ray]'")
 
 from diptych.curation.ray import RayExecutor  # noqa: E402 only where Ray is installed
 

@@ -12,7 +12,8 @@ from diptych import cli
 from diptych.files.folder import ModelFolderError
 from diptych.planning import RulePlanner, understood
 from diptych.planning.rewording import FILE, Rewording
-from diptych.request import Role, Task
+from diptych.planning.schema import Attached, Look
+from diptych.request import RequestError, Role, Task
 from diptych.systems.registry import settings_of
 from diptych.systems.u1.settings import read_words
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, EmojiWorld, WorldConfig, wording
@@ -234,3 +235,54 @@ def test_rewording_needs_no_torch():
 
 def test_every_question_of_the_benchmark_has_words(words):
     assert {*QUESTION_TYPES} - {"colour"} <= {*words.table.say}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "remove the cat but not the dog",
+        "don't remove the cat",
+        "remove the red heart, not the blue one",
+        "swap the places of the cat and the dog",
+        "tausche Katze und Hund",
+        "交换猫和狗",
+        "put a crown over the cat",
+        "put a star next to the tree",
+        "remove the dog and the cat",
+        "make it black and white",
+    ],
+)
+def test_an_edit_that_the_words_cannot_say_is_left_as_it_is(words, said):
+    assert words.put(Task.EDIT, said) is None
+
+
+@pytest.mark.parametrize("said", ["wo ist der Hund?", "was ist links?", "position of the dog?"])
+def test_a_question_about_a_place_is_no_question_about_what_is_there(words, said):
+    assert words.put(Task.ANSWER, said) is None
+
+
+@pytest.mark.parametrize(
+    "request_", ["a video of a cat", "animate a cat", "ein Video von einer Katze", "一段猫的视频"]
+)
+def test_words_that_are_known_do_not_make_a_still_of_a_clip(request_):
+    with pytest.raises(RequestError, match=r"cannot do|attach"):
+        understood(settings_of("default"), request_)
+
+
+def test_one_number_of_pixels_is_both_sides():
+    (plan,) = understood(settings_of("default"), "512 pixels cat").plans
+    assert (plan.width, plan.height) == (512, 512)
+
+
+def test_a_question_needs_something_to_be_asked_about():
+    with pytest.raises(RequestError, match="attach"):
+        understood(settings_of("default"), "how many dogs are there?")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_black_picture_is_the_mask_that_is_spoken_of(order):
+    settings = replace(settings_of("default"), masked_edits=True, max_media=2)
+    media = [Attached(kind="picture"), Attached(kind="picture", look=Look.BLANK)]
+    (plan,) = understood(settings, "remove the cat inside the mask", [media[at] for at in order]).plans
+    roles = [plan.inputs[order.index(at)] for at in (0, 1)]
+    assert [str(role) for role in roles] == ["source", "mask"]

@@ -400,7 +400,7 @@ def test_too_long_a_text_is_refused_before_anything_is_computed(pipeline, system
     with pytest.raises(RequestError, match=r"has 100,0\d\d tokens .* more than the 32,768"):
         list(system.answer([Message("user", words)]))
     with pytest.raises(RequestError, match=r"tokens .* more than the 32,768"):
-        pipeline.run("draw " + words, width=32, height=32, **NO_DRAWING)
+        pipeline.run("draw " + "a cat " * 30_000, width=32, height=32, **NO_DRAWING)
     with pytest.raises(RequestError, match=r"characters, more than the 262,?144 that are read"):
         pipeline.run("draw " + words * 10)
     with pytest.raises(RequestError, match=r"characters, more than the 262,144 that are read"):

@@ -180,14 +180,14 @@ class JointJob:
             kept = [(self.validation[name], True) for name in sorted(own) if name in self.validation]
             show([(s, k) for s, k in (*trained, *kept) if _size(s)], self.system({}), path)
             return
-        pipeline = Pipeline(self.system({}))
-        plans = [pipeline.plan(prompt, seed=1, task="text-to-image") for prompt in SAMPLE_PROMPTS]
-        pictures = [frames[0] for frames in draw(pipeline.system, plans)]
+        system = self.system({})
+        plans = [Pipeline(system).plan(prompt, seed=1, task="text-to-image") for prompt in SAMPLE_PROMPTS]
+        pictures = [frames[0] for frames in draw(system, plans)]
         if path is not None:
             contact_sheet([Cell(p, t) for p, t in zip(pictures, SAMPLE_PROMPTS, strict=True)], path)
         filmed = [(self.sources[name], False) for name in CLIP_TASKS if shares.get(name)]
         if filmed:
-            show(filmed, pipeline.system, path and path.with_stem(f"{path.stem}-clips"))
+            show(filmed, system, path and path.with_stem(f"{path.stem}-clips"))
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:

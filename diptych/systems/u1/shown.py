@@ -85,8 +85,8 @@ def _asked(source: Source, kept: bool, system: U1System) -> list[Asked]:
         except BadSample:
             # named, counted and bounded where it is trained on
             continue
-        roles = [turn.role for turn in sample.turns if turn.role != "system"]
-        if roles != ["user", "assistant"] or sample.task == "interleave":
+        speakers = [turn.role for turn in sample.turns if turn.role != "system"]
+        if speakers != ["user", "assistant"] or sample.task == "interleave":
             continue
         parts = next(turn.parts for turn in sample.turns if turn.role == "user")
         parts, roles = _named(parts) if sample.task in ("clip", "clip-edit") else (parts, ())
