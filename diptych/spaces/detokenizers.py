@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diptych.flow import SamplerConfig, solve
 from diptych.models.linear_dit import LinearDiT
+from diptych.models.linear_dit.layers import position_table
 from diptych.spaces.latents import LatentSpace
 from diptych.spaces.pixels import to_bytes
 
@@ -26,6 +27,18 @@ def _noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Standard normal, on the CPU and one a row: a seed gives the same on every device and in every batch."""
     generators = (torch.Generator().manual_seed((seed + APART) % 2**64) for seed in seeds)
     return torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
+
+
+def as_words(model: LinearDiT, features: Tensor) -> Tensor:
+    """Features (P, C, S, S) -> (P, N, C), row by row, as a denoiser reads them in place of words.
+
+    Where it has a table of positions they have one of theirs: words stand in no place, and by what features
+    hold of it alone the right things were drawn in any place."""
+    words = features.flatten(2).transpose(1, 2)
+    if model.config.position_scale is None:
+        return words
+    side, channels = features.shape[-1], features.shape[1]
+    return words + position_table(side, side, channels, side, model.config.position_scale).to(words)
 
 
 class LatentDetokenizer:
@@ -53,7 +66,7 @@ class LatentDetokenizer:
     @torch.no_grad()
     def draw(self, features: Tensor, seeds: Sequence[int]) -> Tensor:
         like = self.model.head.weight
-        told = features.flatten(2).transpose(1, 2).to(like)
+        told = as_words(self.model, features).to(like)
         condition = self.model.condition(told)
         # all zeros are alike, so one stands for all
         null = self.model.condition(torch.zeros_like(told[:, :1]))

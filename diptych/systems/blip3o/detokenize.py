@@ -17,7 +17,7 @@ from diptych.models.linear_dit import LinearDiT
 from diptych.request import Message, RequestError, Task
 from diptych.settings import Settings
 from diptych.spaces import LatentSpace
-from diptych.spaces.detokenizers import LatentDetokenizer
+from diptych.spaces.detokenizers import LatentDetokenizer, as_words
 from diptych.spaces.features import FeatureSpace
 from diptych.systems.blip3o import NAME
 from diptych.systems.blip3o.condition import BridgedCondition, Row, Told, null
@@ -94,8 +94,8 @@ class DetokenizerSystem:
             if target is None:
                 target = encoded(self.features, given.pixels[None, None])[0, 0]
             # the decoder is given what the encoder gives, whatever the flow before it runs in
-            raw = self.features.raw(target.to(self.device)[None])[0]
-            rows.append(Row(prompt, raw.flatten(1).T))
+            raw = self.features.raw(target.to(self.device)[None])
+            rows.append(Row(prompt, as_words(self.model, raw)[0]))
         return BridgedCondition(
             denoiser=self.model,
             told_rows=tuple(rows),

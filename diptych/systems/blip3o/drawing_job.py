@@ -62,6 +62,7 @@ class DrawingJob(BlipJob):
         self.start = None if self.source is None else _opened(self.source, open_system)
         new = checkpoint.latest_step(folder / "checkpoints") is None
         self.parent = self.start.card if self.start is not None and new else None
+        self.named: NamedBackbone | None
         if self.start is None:
             if not config.space:
                 raise ValueError("a run from scratch needs the folder that it draws in (--space), or --start")
@@ -101,7 +102,9 @@ class DrawingJob(BlipJob):
             surgery.add_lora(self.body, config.lora_rank, config.seed)
         flow = GenerateTask(self.system({}), config.law, Objective(), self.model)
         self.flow = flow
-        self.task = TaughtTask(flow, self.backbone) if self.teaches else flow
+        self.task: nn.Module = flow
+        if isinstance(self.backbone, Teachable) and self.teaches:
+            self.task = TaughtTask(flow, self.backbone)
 
     @property
     def body(self) -> BlockModel:
@@ -148,7 +151,7 @@ class DrawingJob(BlipJob):
 
     def totals(self, batch: Any) -> dict[str, float]:
         found = {FLOW: float(batch.weight.sum())}
-        if self.teaches:
+        if self.teaches and isinstance(self.backbone, Teachable):
             talks = batch.talks if isinstance(batch, TaughtBatch) else ()
             found[TEXT] = float(self.backbone.told(talks)) if talks else 0.0
         return found
@@ -200,7 +203,7 @@ class DrawingJob(BlipJob):
     def prepare(self, folder: Path) -> None:
         if not (folder / FROZEN).is_file():
             write_whole(folder / FROZEN, to_json(self.frozen))
-        if self.start is not None and self.source != folder / START:
+        if self.start is not None and self.source is not None and self.source != folder / START:
             with whole_folder(folder / START) as aside:
                 placed(self.start, self.source, folder / START).save(aside)
 

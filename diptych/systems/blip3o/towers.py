@@ -60,6 +60,7 @@ class ContrastJob(BlipJob):
     """A vision tower and a text encoder, over pictures with captions."""
 
     loss_names = ("contrast",)
+    model: Contrastive
 
     def __init__(self, config: BlipTrainConfig, folder: Path) -> None:
         super().__init__(config, folder)
@@ -136,7 +137,7 @@ class Autoencoder(nn.Module):
         halvings = config.factor.bit_length() - 1
         blocks = (1, *(config.blocks,) * halvings)
         self.config = config
-        self.tiny = diffusers.AutoencoderTiny(
+        self.tiny: Any = diffusers.AutoencoderTiny(
             encoder_block_out_channels=(config.width,) * len(blocks),
             decoder_block_out_channels=(config.width,) * len(blocks),
             num_encoder_blocks=blocks,
@@ -194,6 +195,7 @@ class AutoencodeJob(BlipJob):
     """A small autoencoder over pictures."""
 
     loss_names = ("pixels",)
+    model: Autoencoder
 
     def __init__(self, config: BlipTrainConfig, folder: Path) -> None:
         super().__init__(config, folder)
