@@ -229,7 +229,7 @@ def _reworded(plan: Plan, words: Words | None, whole: str) -> Plan:
     if prompt is not None:
         plan = replace(plan, count=1, negative_prompt="")
     prompt = prompt or words.put(plan.task, plan.prompt)
-    if prompt is None or prompt == plan.prompt:
+    if prompt is None or prompt.lower() == plan.prompt.lower():
         return plan
     return replace(plan, prompt=prompt, adjustments=(*plan.adjustments, f"read as: {prompt}"))
 

@@ -283,7 +283,12 @@ def test_the_set_of_flags_is_frozen():
         "stop",
     ]
     emoji = ["emoji", "emoji-clips", "emoji-full", "emoji-recover", "emoji-small", "emoji-verifier"]
+    blip3o = ["blip3o-detokenizer", "blip3o-emoji", "blip3o-joint", "blip3o-tuning", "blip3o-unfreezing"]
     assert sorted(recipes()) == [
+        "autoencoder",
+        "blip3o",
+        *blip3o,
+        "contrastive",
         *emoji,
         "sana-control",
         "sana-curriculum",

@@ -129,7 +129,7 @@ def test_the_projector_alone_learns(models, joined, tmp_path):
     family, config = read_run(run)
     job = family.job(config, tmp_path, open_system)
     parts = {"planner": job.language.model, "generator": job.generator.model, "text": job.generator.encoder}
-    parts["space"] = job.generator.space.model
+    parts["space"] = job.generator.space.autoencoder.model
     was = {
         f"{part}.{name}": tensor.clone()
         for part, module in parts.items()

@@ -96,24 +96,16 @@ def films(steps: int, lr: float, pictures: dict[str, float]) -> Stage:
 
 
 def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
-    """The default model: 35 kinds of glyph at 96 px and, in a last stage, clips of them, 8 frames of 64 px;
-    5.9M parameters. Time: three hours on two cores for the pictures (measured); not measured for the clips.
+    """The default model: 35 kinds of glyph at 96 px, 5.9M parameters. Time: three hours on two cores
+    (measured).
 
     `size` is the model's dial: layers, and with them the width and all else; `depth`: other layers.
     """
-    tuned = stages(300, 150, 4450, 8100, lr=3e-3)
     return TrainConfig(
         name="emoji",
         model=by_size(size, vocab_size=3072, patch=8, depth=depth),
         world=WorldConfig(words="wide"),
-        conversation=Conversation(
-            guides=tuple(GUIDES),
-            clip_frames=FRAMES,
-            drawn_frames=FRAMES,
-            clip_side=SIZE,
-            fps=FPS,
-            clip_guides=tuple(CLIP_GUIDES),
-        ),
+        conversation=Conversation(guides=tuple(GUIDES)),
         flow=FlowConfig(
             noise_scale=2.0,
             # 36 tokens of 16 px are the world's 96 px: at that size the scale is noise_scale itself
@@ -124,7 +116,7 @@ def emoji(size: int = 6, depth: int | None = None) -> TrainConfig:
             sampler=SamplerConfig(num_steps=30, shift=4.0, guidance_scale=2.0),
         ),
         data=LoaderConfig(documents_per_step=64, row_tokens=192, workers=1),
-        stages=(*tuned, films(8000, 2e-3, tuned[-1].mixture)),
+        stages=stages(300, 150, 4450, 8100, lr=3e-3),
     )
 
 
@@ -175,7 +167,7 @@ def emoji_recover(size: int = 6, depth: int | None = None) -> TrainConfig:
 
     `diptych train emoji-recover --start MODEL`"""
     base = emoji(size, depth)
-    *_, tuning, _ = base.stages
+    *_, tuning = base.stages
     stage = replace(tuning, name="recovery", steps=450)
     return replace(
         base,
@@ -189,14 +181,23 @@ def emoji_recover(size: int = 6, depth: int | None = None) -> TrainConfig:
 
 
 def emoji_clips(size: int = 6, depth: int | None = None) -> TrainConfig:
-    """The last stage of the default model by itself: a model of pictures learns clips; needs --start, of a
-    model that has the words for them. Time: not measured; 8,000 steps of 64 documents.
+    """Clips of 8 frames of 64 px, for a model of pictures: needs --start, of a model that has the words for
+    them. Time: not measured; 8,000 steps of 64 documents.
 
     `diptych train emoji-clips --start MODEL`"""
     base = emoji(size, depth)
     # a clip that is changed has twice 128 tokens, and its words
     data = replace(base.data, row_tokens=320)
-    return replace(base, name="emoji-clips", stages=base.stages[-1:], data=data)
+    conversation = Conversation(
+        guides=tuple(GUIDES),
+        clip_frames=FRAMES,
+        drawn_frames=FRAMES,
+        clip_side=SIZE,
+        fps=FPS,
+        clip_guides=tuple(CLIP_GUIDES),
+    )
+    stage = films(8000, 2e-3, base.stages[-1].mixture)
+    return replace(base, name="emoji-clips", stages=(stage,), conversation=conversation, data=data)
 
 
 def emoji_verifier(size: int = 6, depth: int | None = None) -> TrainConfig:
