@@ -77,6 +77,7 @@ _SPEAKS_OF_MASK = re.compile("mask|máscara|topeng|遮罩|蒙版|掩码|面具",
 _LENGTH = re.compile(
     r"\d|second|sekund|segund|detik|秒|minut|menit|分|frame|fotograma|帧|fps|hour|hora|stund|jam", re.I
 )
+_EMPTY = re.compile(r"\b0+ ?[x×*] ?\d+\b|\b\d+ ?[x×*] ?0+\b")
 _SIDE = re.compile(
     r"wid|high|height|tall|side|breit|hoch|höhe|seite|anch|alt[oaur]|lado|lebar|tinggi|sisi|宽|高|边|[x×*]\s*\d",
     re.IGNORECASE,
@@ -256,7 +257,7 @@ def _intended(
         intent = rules.plan(request)
         return intent, (f"the language of the request is not known, so it is taken as {_named(intent)}",)
     if not own:
-        intent = _squared(_masked(_sound(intent, request), request), request.text)
+        intent = _squared(_masked(_sound(settings, intent, request), request), request.text)
         intent = _unshortened(settings, intent, request) if len(intent.steps) == 1 else intent
     if intent.confidence < UNSURE and not (intent.missing or intent.contradictions):
         unclear = intent.question or "say it in other words if something else is meant"
@@ -264,8 +265,11 @@ def _intended(
     return intent, ()
 
 
-def _sound(intent: Intent, request: Request) -> Intent:
-    """Without a doubt about lengths where none is said."""
+def _sound(settings: Settings, intent: Intent, request: Request) -> Intent:
+    """Without a doubt about lengths where none is said. Raises RequestError for a size of no pixels, which
+    is read as none."""
+    if empty := _EMPTY.search(request.text):
+        raise RequestError(f"width must be 1 to {settings.max_side} px, and so must height, got {empty[0]}")
     if _LENGTH.search(" ".join((*request.turns, request.text))):
         return intent
     doubts = tuple(name for name in intent.contradictions if name not in ("seconds", "fps", "frames"))

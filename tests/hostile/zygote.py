@@ -102,7 +102,7 @@ def serve() -> None:
     from diptych.cli import COMMANDS
 
     for name in COMMANDS:
-        importlib.import_module(f"diptych.commands.{name}")
+        importlib.import_module("diptych.commands." + name.replace("-", "_"))
     # what commands print must not be taken for an answer
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -286,3 +286,9 @@ def test_a_black_picture_is_the_mask_that_is_spoken_of(order):
     (plan,) = understood(settings, "remove the cat inside the mask", [media[at] for at in order]).plans
     roles = [plan.inputs[order.index(at)] for at in (0, 1)]
     assert [str(role) for role in roles] == ["source", "mask"]
+
+
+@pytest.mark.parametrize("request_", ["a cat, 0x0", "a cat 96 x 0"])
+def test_a_size_of_no_pixels_is_refused(request_):
+    with pytest.raises(RequestError, match="width must be 1 to"):
+        understood(settings_of("default"), request_)
