@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,19 +230,19 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeStage(Stage):
+class WholeStage(Stage, ABC):
     """A stage that compares rows with one another, and so sees all of them at once.
 
     It computes for every row that has what it needs, also for those that are dropped: what is kept depends on
     thresholds, and what was computed must not.
     """
 
+    @abstractmethod
     def compute_whole(
         self, view: View, shared: Shared, aside: Path, advance: Callable[[int, int], Any]
     ) -> Mapping[str, Any]:
         """Columns of `gives`, each with one value a row of the run. `aside` is an empty folder for what
         memory should not hold."""
-        raise NotImplementedError
 
 
 def plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ EVA-CLIP's tower has a module of its own; CLIP, SigLIP and SigLIP2 come from tra
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +76,7 @@ def open_features(folder: Path) -> FeatureEncoder:
     return TransformersFeatures.load(folder)
 
 
-class _Frozen:
+class _Frozen(ABC):
     """What encoders of both kinds share."""
 
     def __init__(
@@ -111,9 +112,9 @@ class _Frozen:
             parts.append(found.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
         return torch.cat(parts).contiguous()
 
+    @abstractmethod
     def _read(self, pictures: Tensor) -> Tensor:
         """Normalised pictures -> (P, patches, channels), row by row."""
-        raise NotImplementedError
 
     def identity(self) -> str:
         digest = hashlib.sha256(f"{type(self).__name__} {self.size} {self.mean} {self.deviation}".encode())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ TOGETHER = 64
 """Kept pictures that are looked at together."""
 
 
-class BlipJob:
+class BlipJob(ABC):
     """What all of them share: pictures with captions, of an index or of the emoji world."""
 
     family = NAME
@@ -45,16 +46,16 @@ class BlipJob:
         self.config, self.folder = config, folder
         self.index = Squares(Path(config.pictures)) if config.pictures else None
 
+    @abstractmethod
     def shape(self, width: int, height: int) -> tuple[int, ...]:
         """(1, C, H, W) of the noise of a picture."""
-        raise NotImplementedError
 
     @property
     def body(self) -> Any:
         return self.model
 
-    def starting_values(self) -> Iterator[tuple[str, Tensor]]:
-        raise NotImplementedError
+    @abstractmethod
+    def starting_values(self) -> Iterator[tuple[str, Tensor]]: ...
 
     def optimiser_state(self) -> Mapping[str, Tensor]:
         return {}
@@ -83,11 +84,12 @@ class BlipJob:
             shown=self.shown,
         )
 
-    def describe(self, stage: BlipStage) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def describe(self, stage: BlipStage) -> str: ...
 
     def prepare(self, folder: Path) -> None:
         """Nothing that the config does not tell."""
+        return
 
     def kept(self, count: int) -> list[FrameBatch]:
         """At most so many pictures that no run trains on, each with its own fixed noise, in batches."""
@@ -113,20 +115,21 @@ class BlipJob:
             rows = [pictures.sample(number, bucket, 0, 2**40 + number) for number in numbers]
         return [collate(rows[start : start + TOGETHER]) for start in range(0, len(rows), TOGETHER)]
 
-    def validate(self, device: torch.device) -> dict[str, float]:
-        raise NotImplementedError
+    @abstractmethod
+    def validate(self, device: torch.device) -> dict[str, float]: ...
 
     def sample(self, path: Path | None) -> None:
         """Nothing to draw."""
+        return
 
     def system(self, card: dict[str, Any]) -> Any:
         raise RequestError(
             f"a run of {self.config.name} trains a part of a model, which draws nothing by itself"
         )
 
+    @abstractmethod
     def write(self, folder: Path, out: Path) -> Any:
         """Write what was trained into a new folder, which will lie at `out`."""
-        raise NotImplementedError
 
     def card(self, about: Mapping[str, Any]) -> dict[str, Any]:
         """What a card says of the run."""

@@ -157,10 +157,6 @@ def scene_facts(world: EmojiWorld, scene: Scene) -> Wanted:
     )
 
 
-def scene_caption(world: EmojiWorld, scene: Scene) -> str:
-    return caption(world, scene_facts(world, scene))
-
-
 def judge_answer(world: EmojiWorld, question: Question, answer: str) -> bool:
     """Whether an answer is right: the same words, or, for a caption, the same facts in whatever order."""
     given = answer.strip().lower().rstrip(".。")
