@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from diptych.contracts import AnswerLimits
 from diptych.encoders.backbone import Asked
 from diptych.encoders.pictures import processor_of
-from diptych.files.folder import ModelFolderError, check_depth, check_shapes, read_config, refuse_code
+from diptych.encoders.stored import check_stored
+from diptych.files.folder import ModelFolderError, check_depth, read_config, refuse_code
 from diptych.files.weights import open_weights
 from diptych.models.meta import without_storage
 from diptych.request import Message, RequestError
@@ -81,7 +82,7 @@ class VisionLanguage:
             kind = _kind(AutoConfig.from_pretrained(folder, **local))
             with without_storage():
                 empty = kind.from_config(AutoConfig.from_pretrained(folder, **local))
-            _check(empty, stored.shapes(), where)
+            check_stored(empty, stored.shapes(), where)
             model, found = kind.from_pretrained(
                 folder, use_safetensors=True, dtype=dtype or "auto", output_loading_info=True, **local
             )
@@ -326,15 +327,3 @@ def _processor(folder: Path, tokenizer: Any, config: Any) -> Any:
         return None
     found = processor_of(folder, tokenizer, config)
     return found if hasattr(found, "image_processor") else None
-
-
-def _check(empty: Any, stored: dict[str, tuple[int, ...]], where: str) -> None:
-    """Shapes against the headers; names are those of the class, or of folders that were written before it was
-    split in body and head, which transformers renames."""
-    expected = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
-    tied = set(empty.all_tied_weights_keys or ())
-    wanted = {name: shape for name, shape in expected.items() if name not in tied or name in stored}
-    if set(wanted) == set(stored):
-        check_shapes(wanted, stored, where)
-    elif sorted(wanted.values()) != sorted(stored.values()):
-        raise ModelFolderError(f"{where}: the weights are not of the sizes that the config says")

@@ -243,3 +243,20 @@ def write_tensors(path: Path, layout: Mapping[str, Tensor], read: Callable[[str]
             tensor = read(name).detach().to("cpu", layout[name].dtype).contiguous()
             assert tensor.shape == layout[name].shape
             file.write(tensor.flatten().view(torch.uint8).numpy().data)
+
+
+class Beneath(Mapping[str, Tensor]):
+    """The tensors whose names begin alike, by the rest of their names."""
+
+    def __init__(self, weights: Mapping[str, Tensor], beginning: str) -> None:
+        self._weights, self._beginning = weights, beginning
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[self._beginning + name]
+
+    def __iter__(self) -> Iterator[str]:
+        length = len(self._beginning)
+        return (name[length:] for name in self._weights if name.startswith(self._beginning))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

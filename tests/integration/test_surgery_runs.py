@@ -302,7 +302,7 @@ def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content
         (["prune", "default", "--depth", "6", "--calibrate", "p.txt", "-o", "x"], "fewer than the 6 blocks"),
         (["grow", "default", "--depth", "5", "-o", "x"], "has 6 blocks already"),
         (["grow", "default", "--depth", "8", "--keep", "7", "-o", "x"], "keep must be 1 to 6"),
-        (["grow", "default", "-o", "x"], "give --depth, the blocks of the grown model, or --width"),
+        (["grow", "default", "-o", "x"], "give --depth, the blocks of the grown model, --width"),
         (["grow", "default", "--width", "200", "-o", "x"], "width must be a multiple of 192"),
         (["grow", "default", "--width", "384", "--keep", "2", "-o", "x"], "say how a model gets deeper"),
         (["grow", "nowhere", "--depth", "8", "-o", "x"], "nowhere is neither a folder"),

@@ -30,6 +30,12 @@ def folder(tmp_path_factory) -> Path:
     return made
 
 
+def in_talk(folder: Path) -> list[str]:
+    """What makes a request the next turn of talk.json, quickly drawn."""
+    model = ["--model", str(folder), "--history", "talk.json"]
+    return [*model, "--width", "32", "--height", "32", "--steps", "1"]
+
+
 def test_do_goes_on_with_a_conversation_in_a_file(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "talks").mkdir()
@@ -112,8 +118,7 @@ def test_do_shows_thoughts_and_keeps_what_it_drew(folder, tmp_path, capsys, monk
 def test_each_turn_keeps_the_picture_that_it_drew(folder, tmp_path, monkeypatch):
     """They are all written to out.png unless another name is given."""
     monkeypatch.chdir(tmp_path)
-    model = ["--model", str(folder), "--history", "talk.json"]
-    how = ["--width", "32", "--height", "32", "--steps", "1", *model]
+    how = in_talk(folder)
     drawn = []
     for request, *more in (("draw a disc",), ("draw a ring",), ("make it red", "-i", "talk.0.png")):
         assert main(["do", request, *more, *how]) == 0
@@ -129,18 +134,7 @@ def test_each_turn_keeps_the_picture_that_it_drew(folder, tmp_path, monkeypatch)
 def test_a_turn_keeps_the_picture_that_it_asked_about(folder, tmp_path, monkeypatch):
     """Also where what is drawn is written over it, as out.png is by an edit of out.png."""
     monkeypatch.chdir(tmp_path)
-    how = [
-        "--model",
-        str(folder),
-        "--history",
-        "talk.json",
-        "--width",
-        "32",
-        "--height",
-        "32",
-        "--steps",
-        "1",
-    ]
+    how = in_talk(folder)
     assert main(["do", "draw a disc", *how]) == 0
     asked = (tmp_path / "out.png").read_bytes()
     assert main(["do", "make it red", "-i", "out.png", *how]) == 0
@@ -151,18 +145,7 @@ def test_a_turn_keeps_the_picture_that_it_asked_about(folder, tmp_path, monkeypa
 
 def test_what_is_drawn_is_not_written_over_a_conversation(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    how = [
-        "--model",
-        str(folder),
-        "--history",
-        "talk.json",
-        "--width",
-        "32",
-        "--height",
-        "32",
-        "--steps",
-        "1",
-    ]
+    how = in_talk(folder)
     for _ in range(2):
         # named as the conversation is
         assert main(["do", "draw a disc", "--count", "2", "-o", "talk.png", *how]) == 0
@@ -176,18 +159,7 @@ def test_what_is_drawn_is_not_written_over_a_conversation(folder, tmp_path, caps
 
 def test_a_picture_that_was_not_looked_at_is_no_part_of_the_turn(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    how = [
-        "--model",
-        str(folder),
-        "--history",
-        "talk.json",
-        "--width",
-        "32",
-        "--height",
-        "32",
-        "--steps",
-        "1",
-    ]
+    how = in_talk(folder)
     unused = ["--task", "text-to-image", "--inputs", "unused", "-i", str(PICTURES / "disc.png")]
     assert main(["do", "draw a ring", *unused, *how]) == 0
     assert json.loads((tmp_path / "talk.json").read_text())[0]["media"] == []

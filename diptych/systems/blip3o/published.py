@@ -4,7 +4,7 @@ and transformer among its weights, and a decoder of diffusers beside them."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from diptych.files.folder import ModelFolderError, check_depth, check_shapes, re
 from diptych.files.lineage import child
 from diptych.files.typed import convert as typed
 from diptych.files.typed import to_json
+from diptych.files.weights import Beneath
 from diptych.files.whole import whole_folder, write_whole
 from diptych.models.connector import Bridge, BridgeConfig
 from diptych.models.connector.config import QUERIES
@@ -93,7 +94,7 @@ def load_published(
         with without_storage():
             model = FeatureDiT(config)
         expected = {name: tuple(empty.shape) for name, empty in model.state_dict().items()}
-        found = FromPublished(_Beneath(stored, DIT), list(expected))
+        found = FromPublished(Beneath(stored, DIT), list(expected))
         tensors = {name: _cast(found[name], dtype) for name in expected}
         check_shapes(expected, {name: tuple(t.shape) for name, t in tensors.items()}, str(folder))
         model.load_state_dict(tensors, assign=True)
@@ -187,23 +188,6 @@ def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None else tensor.to(dtype)
-
-
-class _Beneath(Mapping[str, Tensor]):
-    """The tensors whose names begin alike, by the rest of their names."""
-
-    def __init__(self, weights: Mapping[str, Tensor], beginning: str) -> None:
-        self._weights, self._beginning = weights, beginning
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights[self._beginning + name]
-
-    def __iter__(self) -> Iterator[str]:
-        length = len(self._beginning)
-        return (name[length:] for name in self._weights if name.startswith(self._beginning))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def convert(source: Path, out: Path, form: str, open_system: OpenSystem) -> list[str]:

@@ -18,6 +18,7 @@ from diptych.encoders.learned import LearnedEncoder
 from diptych.files import folder as model_folder
 from diptych.files import weights as weight_files
 from diptych.files.typed import convert
+from diptych.files.weights import Beneath
 from diptych.flow import SamplerConfig
 from diptych.models.caption_encoder import CaptionEncoder, CaptionEncoderConfig
 from diptych.models.linear_dit import FRAME_PARTS, LinearDiT, LinearDiTConfig
@@ -70,7 +71,7 @@ def _ours(folder: Path) -> Parts:
         where, kind = f"{folder / 'config.json'}.text", fields.pop("kind", None)
         if kind not in ("gemma", "learned"):
             raise ValueError(f"{where}: kind must be 'gemma' or 'learned', got {kind!r}")
-        learned = _Part(stored, "text.") if kind == "learned" else None
+        learned = Beneath(stored, "text.") if kind == "learned" else None
 
         def text(dtype: torch.dtype | None) -> Encoder:
             if learned is None:
@@ -96,8 +97,8 @@ def _ours(folder: Path) -> Parts:
             control=config.control,
             card=model_folder.card(folder),
             space=load_space(folder / "space"),
-            weights=_Part(stored, "denoiser."),
-            all_weights=lambda: _Part(stored.all(), "denoiser."),
+            weights=Beneath(stored, "denoiser."),
+            all_weights=lambda: Beneath(stored.all(), "denoiser."),
             text=text,
             learned=learned,
         )
@@ -179,20 +180,3 @@ def denoiser(
         {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in values.items()}, assign=True
     )
     return model
-
-
-class _Part(Mapping[str, Tensor]):
-    """The tensors whose names begin alike, by the rest of their names."""
-
-    def __init__(self, weights: Mapping[str, Tensor], beginning: str) -> None:
-        self._weights, self._beginning = weights, beginning
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights[self._beginning + name]
-
-    def __iter__(self) -> Iterator[str]:
-        length = len(self._beginning)
-        return (name[length:] for name in self._weights if name.startswith(self._beginning))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from diptych.contracts import BlockFacts
+from diptych.encoders.stored import check_stored
 from diptych.files import folder as model_folder
-from diptych.files.folder import ModelFolderError, check_depth, check_shapes, refuse_code
+from diptych.files.folder import ModelFolderError, check_depth, refuse_code
 from diptych.files.weights import open_weights
 from diptych.models.meta import without_storage
 from diptych.planning.fourteen import padded
@@ -118,7 +119,7 @@ class Language:
         try:
             with without_storage():
                 empty = kind.from_config(AutoConfig.from_pretrained(folder, **local))
-            _check(empty, stored.shapes(), str(folder / "config.json"))
+            check_stored(empty, stored.shapes(), str(folder / "config.json"))
             model, found = kind.from_pretrained(
                 folder, use_safetensors=True, dtype=dtype or "auto", output_loading_info=True, **local
             )
@@ -258,15 +259,3 @@ class Pass:
                 input_ids=self.language._tensor(ids), past_key_values=self._cache, use_cache=True
             )
         self._cache, self.logits = out.past_key_values, out.logits[0, -1].float()
-
-
-def _check(empty: Any, stored: dict[str, tuple[int, ...]], where: str) -> None:
-    """Shapes against the headers; names are those of the class, or of folders that were written before it was
-    split in body and head, which transformers renames."""
-    expected = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
-    tied = set(empty.all_tied_weights_keys or ())
-    wanted = {name: shape for name, shape in expected.items() if name not in tied or name in stored}
-    if set(wanted) == set(stored):
-        check_shapes(wanted, stored, where)
-    elif sorted(wanted.values()) != sorted(stored.values()):
-        raise ModelFolderError(f"{where}: the weights are not of the sizes that the config says")
