@@ -13,7 +13,7 @@ demo: $(VENV)/ready
 	@echo "The command is $(BIN)/diptych: try $(BIN)/diptych do 'two cats above a red heart', or activate $(BIN)/activate first"
 
 test: $(VENV)/ready-dev font lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .

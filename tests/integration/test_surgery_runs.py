@@ -78,7 +78,7 @@ def test_a_run_grows_with_its_optimiser_state_and_goes_on(world, tmp_path, capsy
     run, grown, on = tmp_path / "run", tmp_path / "grown", tmp_path / "on"
     chosen = ["--stages.3.optim.name", optimiser]
     subprocess.run(
-        diptych_command("train", "emoji", "-o", run, *TINY, 2, *chosen),
+        diptych_command("train", "emoji", "-o", run, *TINY, 2, *chosen, "--tokenizer", SHIPPED),
         env=ENVIRONMENT,
         check=True,
         capture_output=True,

@@ -96,7 +96,7 @@ def test_checker_is_right_on_ground_truth_and_catches_planted_mistakes(world):
     """At least 99.5 % of true scenes accepted, at least 99 % of scenes with one planted mistake refused."""
     checker, generator = Checker(world), rng(1)
     accepted = caught = 0
-    count = 400
+    count = 200
     for _ in range(count):
         wanted = sample_scene_facts(world, generator)
         scene = world.scene_for(wanted, generator, main_axis=True)

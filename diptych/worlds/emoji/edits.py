@@ -128,7 +128,7 @@ def _move(world: EmojiWorld, scene: Scene, rng: np.random.Generator) -> Edit | N
         return None
     side = _pick(rng, list(SIDES))
     dx, dy = SIDES[side]
-    last = int(world._starts[-1])
+    last = world._starts[-1]
     x = old.x if not dx else (0 if dx < 0 else last)
     y = old.y if not dy else (0 if dy < 0 else last)
     box = world.config.box

@@ -269,7 +269,7 @@ def _paths(
     world: MovingWorld, act: Act, span: tuple[int, int], frames: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Where the actors of an act are, int (frames, 3) each: centre and size."""
-    starts, half, box = world._starts.tolist(), world.config.box // 2, world.config.box
+    starts, half, box = world._starts, world.config.box // 2, world.config.box
     first, last = span
     share = np.clip((np.arange(frames) - first) / (last - first), 0.0, 1.0)[:, None]
     start = np.array([pick(rng, starts), pick(rng, starts)]) + half
