@@ -21,6 +21,7 @@ from diptych.data.conversations.readers import JsonlSource, within
 from diptych.training import checkpoint
 
 SHIPPED = Path(cli.__file__).parent / "assets" / "emoji"
+DEPTH = json.loads((SHIPPED / "config.json").read_text())["model"]["depth"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = [
     "--size",
@@ -159,7 +160,7 @@ def test_a_wider_model_draws_the_same_and_is_trained_on(world, tmp_path, capsys)
             capture_output=True,
         )
     saved = json.loads((on / "config.json").read_text())["model"]
-    assert (saved["width"], saved["depth"]) == (384, 6)
+    assert (saved["width"], saved["depth"]) == (384, DEPTH)
     assert newest(on).state["step"] == 2
 
 
@@ -253,7 +254,7 @@ def test_what_lies_in_the_output_folder_is_never_touched(tmp_path, capsys):
         (tmp_path, "holds other files (diary.txt)"),
         (tmp_path / "diary.txt", "is a file"),
     ):
-        status, said = call("grow", "default", "--depth", 7, "-o", output, capsys=capsys)
+        status, said = call("grow", "default", "--depth", DEPTH + 1, "-o", output, capsys=capsys)
         assert (status, message in said) == (2, True), said
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
 
@@ -262,7 +263,7 @@ def test_models_without_a_card_are_told(tmp_path, capsys):
     plain = tmp_path / "plain"
     shutil.copytree(SHIPPED, plain)
     (plain / "card.json").unlink()
-    assert call("grow", plain, "--depth", 7, "-o", tmp_path / "grown", capsys=capsys)[0] == 0
+    assert call("grow", plain, "--depth", DEPTH + 1, "-o", tmp_path / "grown", capsys=capsys)[0] == 0
     _, said = call("info", tmp_path / "grown", capsys=capsys)
     assert "unknown: it had no card" in said
     _, said = call("info", plain, capsys=capsys)
@@ -298,10 +299,19 @@ def test_calibration_data_that_cannot_be_used_is_named(tmp_path, capsys, content
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prune", "default", "--depth", "0", "--calibrate", "p.txt", "-o", "x"], "depth must be 1 to 5"),
-        (["prune", "default", "--depth", "6", "--calibrate", "p.txt", "-o", "x"], "fewer than the 6 blocks"),
-        (["grow", "default", "--depth", "5", "-o", "x"], "has 6 blocks already"),
-        (["grow", "default", "--depth", "8", "--keep", "7", "-o", "x"], "keep must be 1 to 6"),
+        (
+            ["prune", "default", "--depth", "0", "--calibrate", "p.txt", "-o", "x"],
+            f"depth must be 1 to {DEPTH - 1}",
+        ),
+        (
+            ["prune", "default", "--depth", str(DEPTH), "--calibrate", "p.txt", "-o", "x"],
+            f"fewer than the {DEPTH} blocks",
+        ),
+        (["grow", "default", "--depth", "5", "-o", "x"], f"has {DEPTH} blocks already"),
+        (
+            ["grow", "default", "--depth", "12", "--keep", str(DEPTH + 1), "-o", "x"],
+            f"keep must be 1 to {DEPTH}",
+        ),
         (["grow", "default", "-o", "x"], "give --depth, the blocks of the grown model, --width"),
         (["grow", "default", "--width", "200", "-o", "x"], "width must be a multiple of 192"),
         (["grow", "default", "--width", "384", "--keep", "2", "-o", "x"], "say how a model gets deeper"),
