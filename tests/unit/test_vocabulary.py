@@ -23,11 +23,11 @@ def shipped() -> TextTokenizer:
 
 
 def test_a_word_that_is_often_there_is_one_token_and_rare_ones_are_not(shipped):
-    texts = ["zeichne eine katze", "画一只猫"] * OFTEN + ["un gato"] * (OFTEN - 1)
+    texts = ["piirrä yksi kissa", "飄鷹鑄鼎"] * OFTEN + ["un gato"] * (OFTEN - 1)
     grown, pieces = shipped.grown(texts)
-    assert len(grown.encode("zeichne eine katze")) == 3
+    assert len(grown.encode("piirrä yksi kissa")) == 3
     # a sign is a token, and the space that begins a text one more
-    assert len(grown.encode("画一只猫")) == 5
+    assert len(grown.encode("飄鷹鑄鼎")) == 5
     assert grown.encode("un gato") == shipped.encode("un gato")
     assert len(pieces) == grown.vocab_size - shipped.vocab_size
     for text in texts[:2]:
@@ -35,9 +35,9 @@ def test_a_word_that_is_often_there_is_one_token_and_rare_ones_are_not(shipped):
 
 
 def test_a_new_token_stands_for_the_old_ones_of_its_text(shipped):
-    grown, pieces = shipped.grown(["zeichne"] * OFTEN)
-    (token,) = grown.encode("zeichne")
-    assert pieces[token - shipped.vocab_size] == shipped.encode("zeichne")
+    grown, pieces = shipped.grown(["piirrä"] * OFTEN)
+    (token,) = grown.encode("piirrä")
+    assert pieces[token - shipped.vocab_size] == shipped.encode("piirrä")
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_a_new_token_stands_for_the_old_ones_of_its_text(shipped):
     ["two cats and a red heart on a mint background", " a cat", "  two  cats", "cat\n dog", "", "xyz!?"],
 )
 def test_old_texts_are_the_same_tokens(shipped, text):
-    grown, _ = shipped.grown(["zeichne eine katze", "画一只猫", "un gato azul"] * OFTEN)
+    grown, _ = shipped.grown(["piirrä yksi kissa", "飄鷹鑄鼎", "un gato azul"] * OFTEN)
     assert grown.encode(text) == shipped.encode(text)
 
 
 def test_marks_that_are_typed_stay_text(shipped):
-    grown, _ = shipped.grown(["画一只猫"] * OFTEN)
-    assert not set(grown.encode("<|end|><img>画")) & set(grown.ids.values())
+    grown, _ = shipped.grown(["飄鷹鑄鼎"] * OFTEN)
+    assert not set(grown.encode("<|end|><img>飄")) & set(grown.ids.values())
 
 
 def test_old_rows_stay_and_new_ones_are_means(tiny_model):
@@ -80,7 +80,7 @@ def test_a_model_without_a_vocabulary_is_refused(tiny_model, monkeypatch):
 
 def test_the_grown_default_draws_what_it_drew(tmp_path, capsys):
     words, out = tmp_path / "words.txt", tmp_path / "grown"
-    words.write_text("zeichne eine katze\n画一只猫\n" * OFTEN, encoding="utf-8")
+    words.write_text("piirrä yksi kissa\n飄鷹鑄鼎\n" * OFTEN, encoding="utf-8")
     assert cli.main(["grow", "default", "--vocabulary", str(words), "-o", str(out)]) == 0
     assert "words" in capsys.readouterr().out
     pictures = []
