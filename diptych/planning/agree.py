@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.planning.labels import ROLES, TASKS
 from diptych.planning.schema import Attached, Look
+from diptych.planning.words import listed
+from diptych.request import MARK, Product, Role, Task
 from diptych.request import TASKS as FACTS
-from diptych.request import Product, Role, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +75,8 @@ def fitting(scores: np.ndarray, media: Sequence[Attached], clip_meant: bool) -> 
 
 
 _MOVES = re.compile(
-    r"\ban[ií]m|\bvid[eé]o|\bclips?\b|\bfilm|\bgif\b|\bmotion|\bmov(e|ing)\b|to life|\bbeweg|lebendig|\bmuev"
+    r"\ban[ií]m|\bv[ií]d[eé]o|\bclips?\b|\bfilm|\bgif\b|\bmotion|\bmov(e|ing)\b|to life|\bbeweg|lebendig"
+    r"|\bmuev"
     r"|\bmovim|cobr\w+ vida|dale vida|\w*gerak|\bhidup|\bklip|动起来|活起来|动画|视频|短片|影片|动图",
     re.IGNORECASE,
 )
@@ -82,12 +84,16 @@ _MOVES = re.compile(
 
 _NEXT = re.compile(
     r"\b(?:and |und |y |dan )?(?:then|afterwards|after that|finally|dann|danach|anschließend|luego|después"
-    r"|lalu|kemudian|setelah itu)\b|然后|接着|再(?=把|让|将)",
+    r"|lalu|kemudian|setelah itu)\b|然后|接着|再(?=把|让|将)|(?:并|并且)(?=让|把|做成|将)"
+    r"|\b(?:and|und|y|dan) (?=(?:animate|animiere?|animieren|anim[aá](?:lo|la)?|animasikan|gerakkan|hidupkan"
+    r"|bring (?:it|the)|(?:make|get|set) (?:it|the result) mov\w+)\b)",
     re.IGNORECASE,
 )
 _MADE = re.compile(
     r"\b(?:an[ií]m|turn|convert|transform|make (?:it|that|a|the)|bring|mach|verwandl|convi|haz|jadikan"
-    r"|dijadikan|ubah|buat)|做成|转成|变成|动起来",
+    r"|dijadikan|ubah|buat|daraus|davon|aus (?:dem|der)|(?:out )?of (?:it|that)|(?:de|con) eso|dari(?:nya"
+    r"| itu))"
+    r"|做成|转成|变成|动起来",
     re.IGNORECASE,
 )
 
@@ -100,6 +106,90 @@ def moved_after(text: str) -> int | None:
         if told and _MOVES.search(after, told.start(), told.start() + 2 * _SOON):
             return found.start() if before.strip() and not _MOVES.search(before) else None
     return None
+
+
+_DOES = re.compile(
+    r"\b(?:add|put|remove|delete|erase|make|turn|change|replace|paint|colou?r|animate|bring|describe"
+    r"|caption|tell|convert|give"
+    r"|edit|blur|crop|rotate|darken|brighten|sharpen|upscale|füg|fueg|setz|entfern|lösch|mach|änder|ersetz"
+    r"|färb|mal|animier"
+    r"|beschreib|verwandl|gib|añad|pon|quita|borra|elimina|haz|cambia|convi|anim|describ|tambah|hapus"
+    r"|hilang|buat|ubah|ganti"
+    r"|jadikan|gerak|hidup|jelaskan|deskripsi)|[加删改换变做让把将画]|去掉|描述|说明",
+    re.IGNORECASE,
+)
+_BETWEEN = re.compile(
+    r"(?:\s*[,;.]\s*|\s+)(?:(?:and|und|y|dan) )?(?:then|afterwards|after that|finally|dann|danach"
+    r"|anschließend|zum schluss"
+    r"|luego|después|al final|lalu|kemudian|setelah itu)\b[, :]*|[，。；]?\s*(?:然后|接着|之后|最后"
+    r"|再)(?=[把让将画加改做给换])"
+    r"|\s*,\s*(?:and )?(?=(?:make|turn|paint|colou?r|give|animate|describe) (?:it|that|them|the result)\b)"
+    r"|\s+and (?=(?:animate|describe|caption) (?:it|that|the result)\b)",
+    re.IGNORECASE,
+)
+_REVERSED = re.compile(
+    r"\s*(?P<then>(?:please |bitte |tolong )?(?:animate|animiere?|an[ií]ma(?:lo|la)?|animasikan|make|bring"
+    r"|lass)\b[^,:;.]{0,30}?)\s+"
+    r"(?:(?P<en>once|after|as soon as|when)|(?P<de>sobald|nachdem|wenn)|(?P<es>cuando|una vez|después de)"
+    r"|(?P<id>setelah|sesudah))"
+    r"\b[^:;]{0,50}[:;]\s*(?P<first>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_THEN = {"en": "then", "de": "dann", "es": "luego", "id": "lalu"}
+_ANEW = re.compile(
+    r"\W*(?:ok,? |no,? |actually,? )?(?:forget (?:it|that|all that|about (?:it|that))|never ?mind"
+    r"|something else|scrap that"
+    r"|(?:new|different|another) (?:topic|subject)|change of (?:plan|topic|subject)|let'?s start over"
+    r"|vergiss (?:das|es)"
+    r"|(?:jetzt )?(?:was|etwas) (?:ganz )?anderes|(?:anderes|neues) thema|themenwechsel|planänderung"
+    r"|olv[ií]da\w*"
+    r"|(?:ahora )?otra cosa|otro tema|cambi\w+ de (?:tema|planes|idea)|lupakan|(?:ganti|beda) topik"
+    r"|topik lain|yang lain saja"
+    r"|算了|换个(?:话题|主题|内容)|别管刚才|不说那个|不要那个)",
+    re.IGNORECASE,
+)
+
+
+def clauses(text: str) -> list[str]:
+    """A request in its steps, where words between them tell three or more; else the whole."""
+    parts: list[str] = []
+    last = 0
+    for found in _BETWEEN.finditer(text):
+        if found.start() > last and _DOES.match(text, found.end()):
+            parts.append(text[last : found.start()])
+            last = found.end()
+    parts.append(text[last:])
+    whole = MARK in text[len(parts[0]) :] or not all(part.strip() for part in parts)
+    return [text] if whole or len(parts) < 3 else parts
+
+
+_STARTS = re.compile(
+    r"(?:first|start\w*|opening) (?:frame|picture|image)|(?:primer|primera) (?:fotograma|imagen|frame)"
+    r"|fotograma inicial"
+    r"|erste[sn]? (?:bild|frame)|(?:start|anfangs)bild|(?:frame|bingkai|gambar) (?:pertama|awal)|第一帧|首帧"
+    r"|起始帧",
+    re.IGNORECASE,
+)
+
+
+def goes_on(text: str, cut: int) -> bool:
+    """Whether a further step is asked for from a place on: behind a first frame, what comes then is a part of
+    the clip unless something is done or told."""
+    return not _STARTS.search(text, 0, cut) or bool(_DOES.search(text, cut) or _MOVES.search(text, cut))
+
+
+def straightened(text: str) -> str:
+    """A request whose second step is said first ('animate it once this is done: ...'), in its order."""
+    found = _REVERSED.fullmatch(text)
+    if found is None or not _MOVES.search(found["then"]) or MARK in text:
+        return text
+    then = next(word for language, word in _THEN.items() if found[language])
+    return f"{found['first'].rstrip(' .!')}, {then} {found['then']}"
+
+
+def starts_anew(text: str) -> bool:
+    """Whether a request drops what was asked for before."""
+    return bool(_ANEW.match(text))
 
 
 def leading(scores: np.ndarray, first: str, rest: str) -> np.ndarray:
@@ -122,7 +212,10 @@ def following(scores: np.ndarray, before: Task, text: str) -> np.ndarray:
 
     allowed = _AFTER.get(FACTS[before].makes, (Task.ANSWER,))
     out = np.where([task in allowed for task in TASKS], scores, -1e9)
-    out[TASKS.index(Task.IMAGE_TO_CLIP)] += _SPOKEN if _MOVES.search(text) else -_SPOKEN
+    moves = _MOVES.search(text)
+    # 'animate it', 'make a clip of it': nothing else can be meant
+    told = moves and _MADE.search(text)
+    out[TASKS.index(Task.IMAGE_TO_CLIP)] += 3 * _SPOKEN if told else _SPOKEN if moves else -_SPOKEN
     return out
 
 
@@ -166,6 +259,24 @@ def _look(role: Role, medium: Attached) -> float:
 _FOREIGN = re.compile(r"[\u0370-\u03ff\u0400-\u052f\u0590-\u08ff\u0900-\u0dff\u0e00-\u0fff\uac00-\ud7af]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
+# letters of Latin alphabets that none of the languages uses, by words: a name may have one
+_STRANGERS = re.compile(r"\w*[łąęśźżćńđơưăạảấầẩậắằặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửựåøæğşőűčřšžěãõœ]\w*")
+_FOREIGN_WORDS = frozenset(
+    listed(
+        "het een van op voor met hoeveel mensen naar staan zijn deze maak teken kun ik wil niet le les une "
+        "dans avec est sur pour quel quelle combien dessine moi je voudrais fais enlève du des il gli della "
+        "nella che sono quanti quale disegna fammi togli nel um uma não com em você quantos desenha desenhe "
+        "quero och ett på hur många är rita ta jest ile narysuj usuń bir ve için kaç çiz og hvor mange tegn "
+        "fjern"
+    )
+)
+_OWN_WORDS = frozenset(
+    listed(
+        "the a an of in and with on to is are make draw what this that my from for it i der die das den dem "
+        "ein eine einen mit auf und ist im zu von mach er es sie el la los las un una de con en y que por "
+        "para este esta al yang di dan dengan ini itu dari ke untuk buat pada"
+    )
+)
 
 
 def written(text: str, guess: Any) -> Any:
@@ -177,10 +288,20 @@ def written(text: str, guess: Any) -> Any:
         return "und"
     if 2 * han > letters:
         return "zh"
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    strange, own = sum(word in _FOREIGN_WORDS for word in words), sum(word in _OWN_WORDS for word in words)
+    if len(_STRANGERS.findall(text.casefold())) > 1 or (strange > 1 and strange > own):
+        return "und"
     return "und" if guess == "zh" and not han else guess
 
 
-NEGATION = re.compile(
+def denied(text: str, start: int) -> bool:
+    """Whether something in the same clause, before a place, denies what stands there."""
+    ends = [found.end() for found in _NEGATION.finditer(text, 0, start)]
+    return bool(ends) and not re.search(r"[,.;!?，。；！？]", text[ends[-1] : start])
+
+
+_NEGATION = re.compile(
     r"\b(without|w/o|no|not|don'?t|avoid|exclude|leave|keep|free of|minus|neg\w*|ohne|kein\w*|nicht|vermeide"
     r"|lass\w*|weg|sin|nada|ning\w+|evita|fuera|tanpa|jangan|tidak|bukan|hindari|hilangkan|kecualikan)\b"
     r"|[不没无無别勿]|避免|排除|负面|反向",
