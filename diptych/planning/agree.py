@@ -34,6 +34,7 @@ _SOON = 25
 """Characters after 'then' within which it is said what is made."""
 _SPOKEN = 4.0
 """Logits that words of motion are worth."""
+_CERTAIN = 40.0
 _ABSENT = 1.0
 """Logits that it costs to need a medium where none is attached: people rarely forget it."""
 _TOO_MANY, _TOO_FEW, _STRANGE = 6.0, 3.0, 2.0
@@ -103,7 +104,7 @@ def moved_after(text: str) -> int | None:
     for found in _NEXT.finditer(text):
         before, after = text[: found.start()], text[found.end() :]
         told = _MADE.search(after, 0, _SOON)
-        if told and _MOVES.search(after, told.start(), told.start() + 2 * _SOON):
+        if told and _MOVES.search(after, 0, told.start() + 2 * _SOON):
             return found.start() if before.strip() and not _MOVES.search(before) else None
     return None
 
@@ -215,8 +216,56 @@ def following(scores: np.ndarray, before: Task, text: str) -> np.ndarray:
     moves = _MOVES.search(text)
     # 'animate it', 'make a clip of it': nothing else can be meant
     told = moves and _MADE.search(text)
-    out[TASKS.index(Task.IMAGE_TO_CLIP)] += 3 * _SPOKEN if told else _SPOKEN if moves else -_SPOKEN
+    out[TASKS.index(Task.IMAGE_TO_CLIP)] += _CERTAIN if told else _SPOKEN if moves else -_SPOKEN
     return out
+
+
+_PLACE = re.compile(
+    r"\b(?:(?P<a>first|erste[nrsm]?|primer[ao]?|pertama|1st)|(?P<b>second|zweite[nrsm]?|segund[ao]|kedua|2nd)"
+    r"|(?P<c>third|dritte[nrsm]?|tercer[ao]?|ketiga|3rd))\b|第(?:(?P<d>一)|(?P<e>二)|(?P<f>三))",
+    re.IGNORECASE,
+)
+_GIVES = re.compile(
+    r"\b(?:give|hand|lend|dress|gib|schenk|ponle|dale|pónle|vístele|viste|beri|berikan)\b|\bzieh (?:dem"
+    r"|der)\b|给",
+    re.IGNORECASE,
+)
+_TAKES = re.compile(
+    r"\b(?:take|put|use|grab|move|copy|paste|place|stick|borrow|set|nimm|setz|leg|kopier|häng|kleb|coge|toma"
+    r"|pon|coloca|copia|mete"
+    r"|ambil|pakaikan|pasang|taruh|tempel\w*|letakkan|pindahkan)\b|把|用|拿|从",
+    re.IGNORECASE,
+)
+_FROM = re.compile(
+    r"(?:\b(?:from|de|del|desde|von|vom|dari)|从)(?:\s+(?:the|la|el|dem|der))?\s*(?:gambar |foto )?$",
+    re.IGNORECASE,
+)
+_TO = re.compile(r"\b(?:to|into|al?|hasta|zu|zum|zur|bis|ke|menjadi)\b|到|变", re.IGNORECASE)
+_ONTO = re.compile(
+    r"\b(?:on|onto|to|into|in|where|auf|dem|der|an|ins|im|dorthin|al?|en|sobre|ke|pada|di)\b"
+    r"|到|给|在|进|上",
+    re.IGNORECASE,
+)
+
+
+def placed(text: str, media: Sequence[Attached], task: Task) -> dict[int, Role]:
+    """What two photos are for, by the places that a sentence calls them by: 'put the hat of the second one
+    on the man in the first', 'a clip from the first to the second'."""
+    found = [(one.start(), "abcdef".index(str(one.lastgroup)) % 3) for one in _PLACE.finditer(text)]
+    photos = [number for number, medium in enumerate(media) if medium.look is not Look.MASK]
+    if len(found) != 2 or len(photos) != 2 or {place for _, place in found} != {*photos}:
+        return {}
+    (at, one), (then, other) = found
+    if task is Task.IMAGE_TO_CLIP and _FROM.search(text, 0, at) and _TO.search(text, at, then):
+        return {one: Role.FIRST, other: Role.LAST}
+    if task is not Task.EDIT:
+        return {}
+    gives, takes = _GIVES.search(text, 0, at), _TAKES.search(text, 0, at)
+    if gives and (not takes or gives.start() <= takes.start()):
+        return {one: Role.SOURCE, other: Role.REFERENCE}
+    if takes and _ONTO.search(text, at, then):
+        return {one: Role.REFERENCE, other: Role.SOURCE}
+    return {}
 
 
 def roles(scores: np.ndarray, task: Task, media: Sequence[Attached]) -> list[Role]:
@@ -270,6 +319,23 @@ _FOREIGN_WORDS = frozenset(
         "fjern"
     )
 )
+# small words that one of the languages alone has
+_SMALL = {
+    "en": frozenset(
+        listed("the of with and this that draw make please you my an per frames second seconds is are from")
+    ),
+    "de": frozenset(
+        listed(
+            "der die das und mit ein eine einen bitte zeichne nicht ist von dem den auf sekunden bilder aus"
+        )
+    ),
+    "es": frozenset(
+        listed("el los las una con y por favor dibuja haz que del para segundos imagen un desde")
+    ),
+    "id": frozenset(
+        listed("dan yang dengan ini itu tolong gambar buat sebuah seekor sedang dari untuk ke detik jadi")
+    ),
+}
 _OWN_WORDS = frozenset(
     listed(
         "the a an of in and with on to is are make draw what this that my from for it i der die das den dem "
@@ -292,6 +358,10 @@ def written(text: str, guess: Any) -> Any:
     strange, own = sum(word in _FOREIGN_WORDS for word in words), sum(word in _OWN_WORDS for word in words)
     if len(_STRANGERS.findall(text.casefold())) > 1 or (strange > 1 and strange > own):
         return "und"
+    told = {language: sum(word in own for word in words) for language, own in _SMALL.items()}
+    best = max(told, key=lambda language: told[language])
+    if told[best] > 1 and not told.get(guess, 0) and guess not in ("und", "zh"):
+        return best
     return "und" if guess == "zh" and not han else guess
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from diptych.planning.spans import Span, trimmed
-from diptych.planning.words import spelt
+from diptych.planning.words import spelt, whole
 
 _SIDES = ("side", "width", "height")
 _COUNTED = ("steps", "seconds", "fps", "frames", "count", "seed", "guidance", *_SIDES)
@@ -78,6 +78,8 @@ _CLOCK = re.compile(
     r"(?:clock|stopwatch|timer|countdown|uhr|cronómetro|reloj|\bjam\b|秒表|钟)[^,;.!?:，；。]*$",
     re.IGNORECASE,
 )
+_SCENERY = {"steps": _STAIRS, "seconds": _CLOCK}
+"""Kind of number -> what is drawn with so many of them, in the same clause."""
 _LEFT = re.compile(
     r"(?:^|[,;.(:|/\n，；。（：、]\s*|(?:^|\s)(?:with|at|in|using|use|and|mit|bei|in|und|con|en|a|y|usa"
     r"|dengan"
@@ -89,6 +91,16 @@ _RIGHT = re.compile(
     r"\s*(?:$|[,;.)!?|/\n，；。）！？]|(?:and|und|y|dan|please|pls|bitte|thanks|with|at|mit|con|dengan)\b)",
     re.IGNORECASE,
 )
+_CLIP = r"(?:videos?|vídeo|clip|klip|film|movie|gif|animation|animación|animasi|视频|短片|动画)"
+_CLIP_BEHIND = re.compile(rf"[- ]?(?:long |langes? |的)?{_CLIP}", re.IGNORECASE)
+_CLIP_BEFORE = re.compile(rf"{_CLIP}(?: (?:de|von|of|mit|with|lasting|berdurasi))? $", re.IGNORECASE)
+_RES = re.compile(r"\b(?:4k|8k|uhd|full ?hd|(?:480|720|1080|1440|2160)p)(?![a-z0-9-])", re.IGNORECASE)
+_SHAPED = re.compile(
+    rf"(?P<before>\b(?:vertical(?:es)?|vertikal(?:es)?|horizontal(?:es)?|square|quadratisch\w+"
+    rf"|hochkant))[ -]{_CLIP}"
+    rf"|{_CLIP} (?P<behind>vertikal|vertical|horizontal|persegi|cuadrado)\b",
+    re.IGNORECASE,
+)
 _QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』]{1,200}[\"”“»」』]")
 _RATIO = re.compile(r"(?<![\w:.,])(?:16:9|9:16|4:3|3:4|1:1|21:9|3:2|2:3|4:5|5:4)(?![\w:])")
 _SQUARE = re.compile(r"\b(?:square|quadratisch\w*|cuadrad[oa]|persegi)\b|正方形|方形", re.IGNORECASE)
@@ -96,7 +108,7 @@ _JOINED = re.compile(r"\s*(?:,|and|or|und|oder|y|o|dan|atau|和|、|，)?\s*", r
 _WITHOUT = re.compile(
     r"(?:[,;.，；。]\s*|\b(?:and|but|und|aber|y|pero|dan|tapi)\s+|^)(?:but |and |aber |und |pero |y |tapi |但"
     r"|而且)?"
-    r"(?:(?:without|with no|no|w/o|ohne|keine?n?|sin|tanpa|jangan ada)\s+"
+    r"(?:(?:without|with no|no|w/o|ohne|keine?n?|sin|que no (?:haya|salgan?|aparezcan?)|tanpa|jangan ada)\s+"
     r"|(?:不要(?![用画看改动管做把])有?(?:出现)?|别有|没有|不带|不含)\s*)"
     r"(?P<what>[^,;.!?，；。！？\n]{1,40})",
     re.IGNORECASE,
@@ -140,6 +152,19 @@ def _before_unit() -> re.Pattern[str]:
     )
 
 
+@cache
+def _many() -> re.Pattern[str]:
+    words = "|".join(sorted(map(re.escape, spelt()), key=len, reverse=True))
+    return re.compile(
+        rf"(?:^|[,:]\s*)(?P<number>\d{{1,2}}|{words}) (?:(?:different|separate|verschiedene|distint\w+) )?"
+        r"(?:pictures|images|photos|drawings|videos|clips|bilder|fotos|zeichnungen|imágenes|dibujos|vídeos"
+        r"|gambar|video|klip)\b"
+        r"|(?:^|[，。：,]\s*)(?P<figures>[两三四五六七八九十\d]+)(?:张|幅|段|个)(?:不同的)?(?:图|图片|画"
+        r"|照片|视频|短片|动画)",
+        re.IGNORECASE,
+    )
+
+
 def plain(text: str) -> Iterator[Plain]:
     """Numbers with their units or names, those between quotation marks left out."""
     quoted = [found.span() for found in _QUOTED.finditer(text)]
@@ -161,6 +186,9 @@ def plain(text: str) -> Iterator[Plain]:
         if any(first < start < last for first, last in quoted):
             continue
         alone = bool(_LEFT.search(text[:left]) and _RIGHT.match(text, whole))
+        # 'a 3-second video', 'un vídeo de 3 segundos'
+        if kind == "seconds" and (_CLIP_BEHIND.match(text, whole) or _CLIP_BEFORE.search(text[:left])):
+            alone = True
         yield Plain(start, whole if kind == "seconds" else end, kind, whole, alone)
 
 
@@ -172,6 +200,9 @@ def checked(text: str, spans: Sequence[Span], draws: bool, moves: bool, language
     kept: list[Span] = []
     for span in spans:
         said = text[span.start : span.end].strip()
+        if span.kind == "count" and text[max(0, span.start - 1) : span.start] == "第":
+            # the third one, and not three
+            continue
         if span.kind == "negative" and (_TALK.match(said) or _MEDIUM.fullmatch(said)):
             continue
         if span.kind == "aspect" and (halves := _halved(text, span)):
@@ -184,7 +215,7 @@ def checked(text: str, spans: Sequence[Span], draws: bool, moves: bool, language
             kept.append(span._replace(kind="prompt"))
             continue
         found = next((one for one in numbers if one.start < span.end and span.start < one.whole), None)
-        scenery = {"steps": _STAIRS, "seconds": _CLOCK}.get(found.kind if found else span.kind)
+        scenery = _SCENERY.get(found.kind if found else span.kind)
         if scenery is not None and scenery.search(text[: span.start]):
             kept.append(Span(span.start, found.whole if found else span.end, "prompt", span.step))
         elif found is None:
@@ -198,16 +229,45 @@ def checked(text: str, spans: Sequence[Span], draws: bool, moves: bool, language
             s.kind in _COUNTED and s.start < one.whole and one.start < s.end for s in kept
         ):
             continue
-        if one.kind == "seconds" and not moves:
+        scenery = _SCENERY.get(one.kind)
+        if (one.kind == "seconds" and not moves) or (scenery and scenery.search(text[: one.start])):
             continue
         if one.kind == "side" and any(s.kind in _SIDES for s in kept):
             continue
         kept = _with(kept, Span(one.start, one.end, one.kind, _step(kept, one.start)))
-    for found in _shapes(text, kept):
+    for found in (*_shapes(text, kept), *_unmarked(text, kept, quoted)):
         kept = _with(kept, found)
+    kept = _cleaned(text, kept, numbers)
     if draws:
         kept = _whole(text, sorted(_denied(text, kept, language)))
     return sorted(kept)
+
+
+_LEADING = re.compile(r"\s+(?:with|at|in|using|of|mit|bei|in|con|en|a|dengan|dalam|pada)\s*$", re.IGNORECASE)
+
+
+def _cleaned(text: str, spans: Sequence[Span], numbers: Sequence[Plain]) -> list[Span]:
+    """Prompts without the units of numbers beside them, and without a word that only leads to a setting."""
+    counted = [span for span in spans if span.kind in _COUNTED]
+    units = [
+        (one.end, one.whole)
+        for one in numbers
+        if one.end < one.whole and any(s.start < one.whole and one.start < s.end for s in counted)
+    ]
+    kept: list[Span] = []
+    for span in spans:
+        if span.kind == "prompt":
+            start, end = span.start, span.end
+            for first, last in units:
+                start = last if first <= start < last else start
+                end = first if first < end <= last else end
+            span = span._replace(start=start, end=max(start, end))
+            leading = _LEADING.search(text, span.start, span.end)
+            if leading and any(s.start >= end and not text[end : s.start].strip() for s in counted):
+                span = span._replace(end=leading.start())
+        if span.start < span.end:
+            kept.append(span)
+    return kept
 
 
 def _halved(text: str, span: Span) -> list[Span]:
@@ -262,6 +322,26 @@ def _shapes(text: str, spans: Sequence[Span]) -> Iterator[Span]:
             between = text[end : span.start] if end <= span.start else text[span.end : start]
             if _JOINED.fullmatch(between):
                 yield Span(start, end, "aspect", span.step)
+
+
+def _unmarked(text: str, spans: Sequence[Span], quoted: Sequence[tuple[int, int]]) -> Iterator[Span]:
+    """A resolution that stands alone, and the shape that a clip is said to have, where none is marked."""
+    kinds = {span.kind for span in spans}
+    if "count" not in kinds and (many := _many().search(text)):
+        start, end = many.span("number" if many["number"] else "figures")
+        taken = any(span.start < end and start < span.end and span.kind != "prompt" for span in spans)
+        if not taken and (whole(text[start:end]) or 0) > 1:
+            yield Span(start, end, "count", _step(spans, start))
+    if not kinds & {"res", "aspect", *_SIDES}:
+        for found in _RES.finditer(text):
+            start, end = found.span()
+            alone = _RIGHT.match(text, end) or text[end : end + 1] == "的"
+            if _LEFT.search(text[:start]) and alone and not any(a < start < b for a, b in quoted):
+                yield Span(start, end, "res", _step(spans, start))
+                break
+    if not kinds & {"aspect", *_SIDES} and (shaped := _SHAPED.search(text)):
+        start, end = shaped.span("before" if shaped["before"] else "behind")
+        yield Span(start, end, "aspect", _step(spans, start))
 
 
 def _denied(text: str, spans: list[Span], language: str) -> list[Span]:

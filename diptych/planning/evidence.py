@@ -10,8 +10,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from diptych.planning.greetings import greets
 from diptych.planning.labels import TASKS
-from diptych.planning.schema import Attached, Control
+from diptych.planning.schema import Attached, Control, Look
 from diptych.planning.words import listed
 from diptych.request import TASKS as FACTS
 from diptych.request import Product, Task
@@ -55,7 +56,7 @@ _STORY = re.compile(
     r"|cerita|dongeng|kisah|resep|panduan|langkah demi|ilustrasi|komik|buku|artikel|teks|tulis|故事|童话|寓言"
     r"|图文"
     r"|教程|食谱|指南"
-    r"|绘本|漫画|连环画|图画书|配图|插图|游记|文章|报告|讲|写|步|带图|文字|介绍|描述",
+    r"|绘本|漫画|连环画|图画书|配图|插图|游记|文章|报告|讲|写|步|带图|文字和|配文|介绍|描述",
     re.IGNORECASE,
 )
 _POINTED = re.compile(
@@ -67,7 +68,7 @@ _POINTED = re.compile(
     r"|referencia|lo|según|sigue\w*"
     r"|control)\b|\w+l[oae]s?\b(?<=[aeo]l[oa])|\b(?:ini|itu|saya|kami|terlampir|lampiran|gaya|seperti"
     r"|referensi|aku|ikuti)\b"
-    r"|\w+(?:nya|ku)\b|这|那|我的|我们|附|上传|风格|像|参考|把|将|按|照|它|给|里|原|图|遮罩|蒙版",
+    r"|\w+(?:nya|ku)\b|这|那|我的|我们|附|上传|风格|像|参考|把|将|按|它|原图|照片|[图画]里|图中|遮罩|蒙版",
     re.IGNORECASE,
 )
 # what a drawing shall be like, or follow
@@ -152,20 +153,6 @@ _BECOMES = re.compile(
     r"|(?:做成|变成|转成|改成|生成|做|变)[^，。；]{0,6}(?:视频|短片|动画|动图|影片)|动起来|活起来",
     re.IGNORECASE,
 )
-_GREETING = re.compile(
-    r"\W*(?:hello|hi|hey|hi there|hello there|hey there|good (?:morning|evening|afternoon|night|day)"
-    r"|how are you(?: today)?|what'?s up"
-    r"|thanks(?: a lot| so much)?|thank you(?: so much| very much)?|bye|goodbye|see you|who are you"
-    r"|what can you do"
-    r"|hola|buen[oa]s (?:días|tardes|noches)|buenas|qué tal|gracias|muchas gracias|adiós|hasta luego"
-    r"|quién eres"
-    r"|hallo|guten (?:morgen|tag|abend)|gute nacht|danke(?: schön| sehr)?|vielen dank|tschüss"
-    r"|wie geht'?s?(?: es dir)?|wer bist du"
-    r"|你好|您好|嗨|早上好|晚上好|晚安|谢谢|再见|你是谁|halo|hai|selamat (?:pagi|siang|sore|malam)|apa kabar"
-    r"|terima kasih|makasih"
-    r"|siapa kamu|sampai jumpa)(?:\W+(?:there|everyone|friend|again|du|amigo|semua))?\W*",
-    re.IGNORECASE,
-)
 _CALLED_CLIP = re.compile(
     r"\b(?:th(?:is|e|at)|my|our|attached|whole|entire|uploaded|given)\s+(?:(?:attached|whole|entire|short"
     r"|little|uploaded|full)\s+)?"
@@ -213,11 +200,13 @@ _NOTHING = frozenset(
         "a an the one some any me us my i it of for please now would could can you like want need give make "
         "draw do create generate show paint sketch picture image drawing photo art illustration video clip "
         "animation movie film gif thanks hi hello hey so ok ein eine einen mir uns bitte jetzt mach mache "
-        "zeichne male erstelle erzeuge bild zeichnung foto gib ich will möchte hätte gern mal danke hallo und "
-        "kannst könntest du machen zeichnen un una nos por favor ahora haz crea dibuja genera imagen dibujo "
+        "zeichne male erstelle erzeuge bild zeichnung foto gib ich will möchte hätte gern mal danke hallo "
+        "und kannst könntest du machen zeichnen un una nos por favor ahora haz crea dibuja genera imagen "
+        "dibujo "
         "dame quiero quisiera vídeo corto corta gracias hola puedes podrías hacer dibujar sebuah satu saya "
-        "aku tolong sekarang buat buatkan bikin bikinkan gambar gambarkan lukis mau ingin ya dong halo terima "
-        "kasih klip animasi detik seconds second sekunden segundos durasi berdurasi selama de and y dan with "
+        "aku tolong sekarang buat buatkan bikin bikinkan gambar gambarkan lukis mau ingin ya dong halo "
+        "terima kasih klip animasi detik seconds second sekunden segundos durasi berdurasi selama de and y "
+        "dan with "
         "mit con dengan"
     )
 )
@@ -282,15 +271,77 @@ def weighed(scores: np.ndarray, text: str, media: Sequence[Attached]) -> np.ndar
             add(-_UNSAID, *clips)
     elif len(media) == 1 and draws and _LEAVE.search(text):
         add(_UNSAID, Task.TEXT_TO_IMAGE)
+    elif stills and len(media) == 1 and _EDITS.search(text) and not asks(text):
+        add(_TOLD / 2, Task.EDIT)
+    ends = _ENDS.search(_QUOTED.sub(" ", text))
+    if media and ends and not _WISHES.search(ends[0]) and not _EDITS.search(ends[0]):
+        add(_TOLD / 2, Task.ANSWER)
     if asks(text):
         add(_TOLD, Task.ANSWER)
     elif media and stills and _BECOMES.search(text):
-        add(_UNSAID if _WISHES.search(text) else _TOLD / 3, Task.IMAGE_TO_CLIP)
+        add(_UNSAID if _WISHES.search(text) else _TOLD, Task.IMAGE_TO_CLIP)
+    elif len(media) == 1 and stills and _ALIVE.search(text):
+        add(_TOLD, Task.IMAGE_TO_CLIP)
+    elif not media and "?" in text and "?" not in _QUOTED.sub(" ", text):
+        add(-_TOLD, Task.ANSWER)
+    if media and all(medium.look is Look.PHOTO for medium in media) and not _FOLLOWS.search(text):
+        add(-_TOLD, Task.CONTROL_TO_IMAGE, Task.CONTROL_TO_CLIP)
     return out
+
+
+_QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』]{1,200}[\"”“»」』]")
+_ALIVE = re.compile(
+    r"\banimate (?:it|this|that|the|my)\b|\bto life\b|\bgif (?:it|this|that)\b|zum leben|lebendig"
+    r"|animiere? (?:es|das|die|dieses)"
+    r"|\banima (?:est[aeo]|la|el)\b|\b(?:da|dale|dar|cobr\w+) vida\b|hidupkan|animasikan|gerakkan|动起来"
+    r"|活起来",
+    re.IGNORECASE,
+)
+_FOLLOWS = re.compile(
+    "|".join(_HELD.values())
+    + r"|follow|guid|control|condition|structure|layout|composition|shape|along|trace|match|motion"
+    r"|moves?\b|movement|track|path|traject|flow|gr[ae]y|luminance|brightness|folg|entlang|richt|vorgabe|steuer|bewegung|bahn|fluss|grau"
+    r"|sigu|guía|según|movim"
+    r"|trayector|flujo|gris|ikuti|sesuai|panduan|gerak|jalur|lintasan|aliran|abu-abu|按|照|沿|跟|控制|轨迹"
+    r"|光流|动作|灰度|路径|运动|布局",
+    re.IGNORECASE,
+)
+# something that is drawn already is to be changed
+_CHANGES = re.compile(
+    r"\b(?:make|paint|turn|colou?r|remove|delete|erase|replace) the (?!(?:picture|image|photo|drawing|clip"
+    r"|video|same|whole|result|format"
+    r"|size|shape)\b)\w+ \w|\b(?:mach|färbe?|male?|entfern\w*|lösch\w*) (?:die|den|das) (?!(?:bild|foto"
+    r"|zeichnung|video|format|gleiche"
+    r"|selbe|ganze)\b)\w+ \w|\b(?:pon|pinta|quita|borra|haz) (?:el|la|los|las) (?!(?:imagen|foto|dibujo|vídeo"
+    r"|mism[ao]|formato)\b)\w+ \w"
+    r"|\b(?:ubah|hapus|hilangkan) (?!gambar|foto|ukuran|format)\w+nya\b"
+    r"|把(?![它这那图画])[^，。]{1,8}(?:变成|涂成|去掉|删)",
+    re.IGNORECASE,
+)
+
+
+def changes(text: str) -> bool:
+    """Whether a request changes a part of what is there, and draws nothing anew."""
+    return bool(_CHANGES.search(text))
+
+
+_ENDS = re.compile(r"[^.!。！?？]*[?？]\W*(?:\w+\W*){0,4}$")
+# what is done to a picture that is there
+_EDITS = re.compile(
+    r"(?:^|[:;,.!，。：！>]\s*|\b(?:please|bitte|tolong|por favor|now|and|ok)\s+)(?:(?:remove|delete|erase"
+    r"|replace|get rid of|blur|crop|add"
+    r"|recolou?r|brighten|darken|quita|borra|elimina|echa|añade|recorta|pinta (?:el|la|los|las)|entfern\w*"
+    r"|lösch\w*|füg\w*|ersetz\w*"
+    r"|hapus|hilangkan|buang|tambahkan|ganti)\b|(?:can|could) (?:yo)?u (?:please )?(?:remove|blur|delete"
+    r"|crop|replace|brighten)\w*\b|去掉|删|抹掉|擦掉)",
+    re.IGNORECASE,
+)
 
 
 def asks(text: str) -> bool:
     """Whether a request has the form of a question that wants an answer, and nothing drawn."""
+    # what is written on something asks for nothing
+    text = _QUOTED.sub(" ", text)
     found = _ASKS.search(text)
     if found is not None:
         return not _WISHES.search(found[0])
@@ -308,11 +359,6 @@ _MOVED = re.compile(
 def moves(text: str) -> bool:
     """Whether a request that goes on from a drawing wants it as a clip."""
     return bool(_MOVED.search(text))
-
-
-def greets(text: str) -> bool:
-    """Whether a request is nothing but a greeting or thanks, which is talk and no picture."""
-    return bool(_GREETING.fullmatch(text))
 
 
 def wanted(wants: Collection[str], text: str, media: Sequence[Attached]) -> set[str]:

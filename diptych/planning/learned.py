@@ -19,6 +19,7 @@ from diptych.files.typed import convert
 from diptych.planning import agree, evidence
 from diptych.planning.beside import checked
 from diptych.planning.clarify import WANTS, missing, question
+from diptych.planning.greetings import greets
 from diptych.planning.labels import CONTROLS, LANGUAGES, OUTPUTS, ROLES, TAGS, TASKS, TaggerConfig
 from diptych.planning.schema import STEPS, Attached, Control, Input, Intent, Look, Request, Step
 from diptych.planning.spans import Span, fields, trimmed
@@ -38,6 +39,8 @@ UNSURE = 0.1
 what is less sure than 0.5 is right, and is told of instead, see `understanding`."""
 _SPOKEN_OF = 2.0
 """Logits from which a medium is held to be spoken of: a needless question costs more than a missed one."""
+_PLACED = 12.0
+"""Logits that the places of two photos in a sentence are worth."""
 _LISTED = 6
 """Characters between two things that are denied together."""
 _DOUBT = 3.0
@@ -134,7 +137,9 @@ class Learned:
         spoken = {name for name, value in zip(WANTS, logits["wants"], strict=True) if value > _SPOKEN_OF}
         wants = evidence.wanted(spoken, text, request.media)
         tasks: list[Task] = []
-        follows = before is not None and not request.media and not agree.starts_anew(text)
+        changes = evidence.changes(text)
+        anew = agree.starts_anew(text) or changes
+        follows = before is not None and not request.media and not anew
         longer = lasting(before, text) if follows and before is not None else None
         if follows and before is not None and (longer or logits["follows"][0] > 0):
             sure *= 1.0 if longer else float(1.0 / (1.0 + np.exp(-logits["follows"][0])))
@@ -155,6 +160,8 @@ class Learned:
         if not tasks:
             scores = self._first(request, encoded, logits["task0"], cut)
             scores = evidence.weighed(scores, first or text, request.media)
+            if changes and before is not None and not request.media:
+                scores[TASKS.index(Task.EDIT)] += _PLACED
             tasks = [Task(TASKS[chosen(agree.fitting(scores, request.media, "clip" in wants))])]
         if rest:
             tasks.append(Task(TASKS[chosen(self._second(logits["task1"], tasks[0], rest))]))
@@ -172,7 +179,7 @@ class Learned:
             control: Control | None = None
             if number == 0:
                 roles = self._roles(request, encoded, logits, task)
-                sure *= self._sure(encoded, logits, task, roles)
+                sure *= self._sure(request, encoded, logits, task, roles)
                 inputs = tuple(Input(role, n) for n, role in enumerate(roles))
                 if Role.CONTROL in takes:
                     control = CONTROLS[int(logits["control"].argmax())]
@@ -183,6 +190,11 @@ class Learned:
             steps.append(Step(task=task, inputs=inputs, control=control, **said))
         if follows:
             steps = [longer or continued(before, steps[0], text)]  # type: ignore[arg-type]
+        elif FACTS[steps[0].task].writes:
+            # what is asked for by a task that writes is all that is said, and cannot be missing
+            wants.discard("prompt")
+            if greets(text):
+                steps[0] = replace(steps[0], prompt="")
         elif not steps[0].prompt and evidence.says_nothing(_unsaid(text, spans)):
             wants.add("prompt")
         if steps[0].prompt:
@@ -230,18 +242,26 @@ class Learned:
         for number, place in enumerate(encoded.media):
             if place >= 0:
                 scores[number] = logits["roles"][place + 1]
+        for number, role in agree.placed(request.text, request.media, task).items():
+            scores[number, ROLES.index(role)] += _PLACED
         return agree.roles(scores, task, request.media)
 
     def _sure(
-        self, encoded: Encoded, logits: Mapping[str, np.ndarray], task: Task, roles: Sequence[Role]
+        self,
+        request: Request,
+        encoded: Encoded,
+        logits: Mapping[str, np.ndarray],
+        task: Task,
+        roles: Sequence[Role],
     ) -> float:
         """How likely these roles are, of those that the task takes."""
         import numpy as np
 
         allowed = [role in FACTS[task].takes or role is Role.UNUSED for role in ROLES]
         sure = 1.0
-        for place, role in zip(encoded.media, roles, strict=True):
-            if place >= 0:
+        certain = agree.placed(request.text, request.media, task)
+        for number, (place, role) in enumerate(zip(encoded.media, roles, strict=True)):
+            if place >= 0 and certain.get(number) is not role:
                 row = np.where(allowed, logits["roles"][place + 1] / self.temperature, -1e9)
                 row = np.exp(row - row.max())
                 sure *= float(row[ROLES.index(role)] / row.sum())
