@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import Given, Prompt, Stack, check_rows
-from diptych.data.captioned.buckets import Bucket, fit
-from diptych.data.frames import encoded
+from diptych.contracts import Prompt, Stack, check_rows
+from diptych.data.frames import target_of
 from diptych.encoders.gemma import GemmaEncoder
 from diptych.encoders.learned import LearnedEncoder
 from diptych.files import weights as weight_files
@@ -128,9 +126,8 @@ class SanaSystem(Mute):
         text = self.captions.read(prompts)
         given = None
         if first.given:
-            given = torch.stack(
-                [torch.stack([self._target(frame, stack) for frame in stack.given]) for stack in stacks]
-            )
+            rows = [[target_of(self.space, frame, stack) for frame in stack.given] for stack in stacks]
+            given = torch.stack([torch.stack(row) for row in rows])
         # frames to be drawn, then given ones: `denoise` joins latents in this order and cuts by it
         times = [[*stack.times, *(frame.time for frame in stack.given)] for stack in stacks]
         return SanaCondition(
@@ -205,16 +202,6 @@ class SanaSystem(Mute):
             if role is Role.TARGET or role not in FRAME_ROLES:
                 raise RequestError(f"this model has no frames of the role {role.value!r}")
         return (Role.TARGET,) * len(first.times) + roles
-
-    def _target(self, frame: Given, stack: Stack) -> Tensor:
-        """(C, H, W) of a given frame, brought to the stack's size."""
-        if frame.target is not None:
-            return frame.target
-        pixels = frame.pixels
-        if pixels.shape[1:] != (stack.height, stack.width):
-            fitted = fit(pixels.permute(1, 2, 0).cpu().numpy(), Bucket(stack.width, stack.height))
-            pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-        return encoded(self.space, pixels[None, None])[0, 0]
 
     def _follow(self, device: torch.device) -> None:
         """Bring the frozen parts to where a run has placed the denoiser."""
