@@ -123,7 +123,9 @@ def test_a_part_for_other_targets_is_refused(folder):
         made(folder, channels=5)
 
 
-def test_the_public_command_changes_a_picture(system, tmp_path, monkeypatch, capsys):
+def test_the_public_command_changes_a_picture_and_is_asked_about_it(
+    system, folder, tmp_path, monkeypatch, capsys
+):
     system.save(tmp_path / "model")
     again = registry.open_system(tmp_path / "model")
     assert Task.EDIT in again.settings.tasks
@@ -137,6 +139,13 @@ def test_the_public_command_changes_a_picture(system, tmp_path, monkeypatch, cap
     asked = ["do", "make it blue", "-i", "one.png", "--model", "model", "-o", "out.png"]
     assert cli.main(asked) == 0, capsys.readouterr()
     assert open_picture((tmp_path / "out.png").read_bytes(), "out.png").shape == (SIDE, SIDE, 3)
+    # questions about a picture go to the language model, which answers as it does alone
+    answers = []
+    for name in ("model", str(folder / "ours")):
+        capsys.readouterr()
+        assert cli.main(["do", "what is green?", "-i", "one.png", "--model", name]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != ""
 
 
 def test_a_share_of_the_samples_are_edits_of_the_world_or_of_lines(tmp_path):
