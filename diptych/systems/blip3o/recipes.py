@@ -23,6 +23,7 @@ from diptych.systems.blip3o.config import (
     REGRESSION,
     BlipStage,
     BlipTrainConfig,
+    Words,
 )
 from diptych.worlds.emoji import WorldConfig
 
@@ -54,6 +55,7 @@ def contrastive(side: int = 48) -> BlipTrainConfig:
         data=PictureLoaderConfig(pictures_per_step=128, resolutions=(side,), workers=0, drop_text=0.0),
         # six patches a side, whatever the size
         vision=VisionConfig(size=side, patch=side // 6, width=128 if large else 96),
+        text=Words(vocab_size=1024 if large else Words.vocab_size),
         stages=(stage,),
         ema=0.99,
         bf16=False,
