@@ -35,10 +35,13 @@ def write(name: str, path: Path) -> Path:
 
 
 def write_folder(name: str, folder: Path) -> Path:
-    """Every file of a set's folder: safetensors files plain again, to the byte, all others as they are."""
+    """Every file of a set's folder and of those in it: safetensors files plain again, to the byte, all others
+    as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in (FOLDER / name).iterdir():
-        if path.name.endswith(_PACKED):
+        if path.is_dir():
+            write_folder(f"{name}/{path.name}", folder / path.name)
+        elif path.name.endswith(_PACKED):
             stem = path.name.removesuffix(_PACKED)
             write(f"{name}/{stem}", folder / f"{stem}.safetensors")
         else:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diptych.contracts import Given, ImageSpace, Prompt, Stack
+from diptych.data.captioned.buckets import Bucket, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,17 @@ def collate(parts: Sequence[FrameBatch]) -> FrameBatch:
 def _moved(given: Given, device: torch.device) -> Given:
     target = None if given.target is None else given.target.to(device, non_blocking=True)
     return replace(given, pixels=given.pixels.to(device, non_blocking=True), target=target)
+
+
+def target_of(space: ImageSpace, given: Given, stack: Stack) -> Tensor:
+    """(C, H, W) of a given frame, brought to the stack's size: from a cache, or encoded now."""
+    if given.target is not None:
+        return given.target
+    pixels = given.pixels
+    if pixels.shape[1:] != (stack.height, stack.width):
+        fitted = fit(pixels.permute(1, 2, 0).cpu().numpy(), Bucket(stack.width, stack.height))
+        pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+    return encoded(space, pixels[None, None])[0, 0]
 
 
 @torch.no_grad()

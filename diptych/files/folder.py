@@ -16,6 +16,8 @@ from diptych.files.typed import read_json, to_json
 from diptych.files.whole import checksum, write_whole
 
 DEFAULT = "default"
+MODELS = "models"
+"""Where other shipped models lie beside the default one, each in a folder of its name."""
 HUB = "hf:"
 """What the name of a model of the hub begins with: a mistyped path is never sent there, as what is fetched
 may be anybody's."""
@@ -28,14 +30,14 @@ class ModelFolderError(ValueError):
 
 
 def locate(name: str | Path | None) -> Path:
-    """Folder of a model: the shipped one for None or 'default', a path, or 'hf:owner/name' of the hub
-    (downloaded).
+    """Folder of a model: the shipped one for None or 'default', a path, another of `shipped`, or
+    'hf:owner/name' of the hub (downloaded).
 
     Of a hub repository only JSON, safetensors and vocabulary files are taken, never code. Raises
     ModelFolderError for any other name.
     """
     if name is None or str(name) == DEFAULT:
-        return Path(str(resources.files("diptych") / "assets" / "emoji"))
+        return _assets() / "emoji"
     if (wanted := hub_id(str(name))) is not None:
         return _fetched(wanted)
     if not str(name):
@@ -47,10 +49,14 @@ def locate(name: str | Path | None) -> Path:
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{str(name)[:80]!r} is no name of a model ({error})") from error
     if not there:
+        # behind what lies here: a model of one's own may have the name of a shipped one
+        if str(name) in shipped():
+            return _assets() / MODELS / str(name)
         like = re.fullmatch(_HUB_NAME, str(name))
         hint = f"{HUB}{name}" if like else f"{HUB}owner/name"
+        known = " or ".join(repr(one) for one in (DEFAULT, *shipped()))
         raise ModelFolderError(
-            f"{name} is neither a folder here nor 'default'; a model of the hub is written {hint}"
+            f"{name} is neither a folder here nor {known}; a model of the hub is written {hint}"
         )
     if not folder.is_dir():
         hint = (
@@ -60,6 +66,15 @@ def locate(name: str | Path | None) -> Path:
         )
         raise ModelFolderError(f"{folder} is a file, not a model folder{hint}")
     return folder
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package, the default one left out."""
+    return sorted(path.parent.name for path in (_assets() / MODELS).glob("*/config.json"))
+
+
+def _assets() -> Path:
+    return Path(str(resources.files("diptych") / "assets"))
 
 
 def hub_id(name: str) -> str | None:

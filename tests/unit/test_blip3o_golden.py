@@ -1,16 +1,11 @@
-"""BLIP3-o against data that the public reference implementation has computed. The sets are larger than what
-is kept here: they are read from the folder that DIPTYCH_GOLDEN names, and the tests beside these compare with
-released libraries instead."""
+"""BLIP3-o against data that the public reference implementation has computed."""
 
-import json
-import os
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from golden_files import load, load_json, write_folder
 
 from diptych.contracts import Prompt, Stack
 from diptych.encoders.backbone import Asked
@@ -18,19 +13,13 @@ from diptych.models.connector import Bridge, BridgeConfig
 from diptych.models.eva_clip import EvaTower, tower_config
 from diptych.models.feature_dit import FeatureDiT, FromPublished, config_of, to_published
 
-FOLDER = Path(os.environ.get("DIPTYCH_GOLDEN", Path(__file__).resolve().parents[1] / "golden"))
-DIT, WHOLE = FOLDER / "blip3o_dit", FOLDER / "blip3o_folder"
-pytestmark = pytest.mark.skipif(
-    not (DIT.is_dir() and WHOLE.is_dir()), reason="DIPTYCH_GOLDEN names no folder with these sets"
-)
-
 
 def close(found: torch.Tensor, expected: torch.Tensor, limit: float) -> None:
     torch.testing.assert_close(found, expected, atol=limit, rtol=0)
 
 
 def transformer(whole_time: bool) -> FeatureDiT:
-    weights = load_file(DIT / "model.safetensors")
+    weights = load("blip3o_dit/model")
     model = FeatureDiT(config_of({name: tuple(t.shape) for name, t in weights.items()}, whole_time))
     model.load_state_dict(dict(FromPublished(weights, list(model.state_dict()))))
     back = to_published(model.state_dict())
@@ -41,7 +30,7 @@ def transformer(whole_time: bool) -> FeatureDiT:
 
 @torch.no_grad()
 def test_the_transformer_computes_what_the_reference_does():
-    data, model = load_file(DIT / "forward.safetensors"), transformer(whole_time=False)
+    data, model = load("blip3o_dit/forward"), transformer(whole_time=False)
     x, sigma, states = data["latents"][:, None], data["timesteps"] / 1000, data["caption_features"]
     masked = model.condition(states, data["caption_mask"].bool())
     close(model(x, sigma, masked)[:, 0], data["output"], 1e-5)
@@ -52,29 +41,29 @@ def test_the_transformer_computes_what_the_reference_does():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "rows"), [("sampling", 2), ("sampling_6_steps", 1)])
-def test_guided_sampling_ends_where_the_reference_ends(name, rows):
-    start, data = load_file(DIT / "sampling.safetensors"), load_file(DIT / f"{name}.safetensors")
-    model, x = transformer(whole_time=True), start["noise"][:rows, None]
-    told = model.condition(start["caption_features"][:rows])
-    none = model.condition(torch.zeros_like(start["caption_features"][:rows]))
-    for now, then in pairwise(data["sigmas"]):
+@pytest.mark.parametrize(("steps", "rows"), [(4, 2), (6, 1)])
+def test_guided_sampling_ends_where_the_reference_ends(steps, rows):
+    data, model = load("blip3o_dit/sampling"), transformer(whole_time=True)
+    x, states = data["noise"][:rows, None], data["caption_features"][:rows]
+    told, none = model.condition(states), model.condition(torch.zeros_like(states))
+    for now, then in pairwise(data[f"sigmas.{steps}"]):
         u, c = (model(x, now.expand(rows), condition) for condition in (none, told))
         x = x + (then - now) * (u + 3 * (c - u))
-    close(x[:, 0], data["final"] if name.endswith("steps") else data["states"][-1], 1e-4)
+    close(x[:, 0], data[f"final.{steps}"], 1e-4)
 
 
 @pytest.fixture(scope="module")
-def system():
+def system(tmp_path_factory):
     pytest.importorskip("diffusers")
     from diptych.systems.blip3o.published import load_published
 
-    return load_published(WHOLE / "model")
+    folder = tmp_path_factory.mktemp("published") / "model"
+    return load_published(write_folder("blip3o_folder/model", folder))
 
 
 @pytest.fixture(scope="module")
 def asked(system) -> dict[str, Asked]:
-    data = load_file(WHOLE / "conditioning.safetensors")
+    data = load("blip3o_folder/conditioning")
     seen = data["image.input_ids"][0]
     pictures = {
         "pixel_values": data["image.pixel_values"],
@@ -90,8 +79,8 @@ def asked(system) -> dict[str, Asked]:
 
 @torch.no_grad()
 def test_prompts_are_the_references_ids_and_conditions(system, asked):
-    data = load_file(WHOLE / "conditioning.safetensors")
-    told = json.loads((WHOLE / "index.json").read_text())["settings"]["prompts"]["text"]
+    data = load("blip3o_folder/conditioning")
+    told = load_json("blip3o_folder/index")["prompt"]
     assert (*system.backbone._ids(told), system.backbone.mark) == asked["text"].ids
     assert asked["space"].ids == tuple(data["space.input_ids"][0].tolist())
     for name, request in asked.items():
@@ -108,7 +97,7 @@ def test_prompts_are_the_references_ids_and_conditions(system, asked):
 
 @torch.no_grad()
 def test_answers_have_the_references_logits(system):
-    data, seen = (load_file(WHOLE / f"{n}.safetensors") for n in ("understanding", "conditioning"))
+    data, seen = (load(f"blip3o_folder/{n}") for n in ("understanding", "conditioning"))
     model = system.backbone.model
     close(model(input_ids=data["text.input_ids"]).logits[:, -4:], data["text.logits"], 2e-5)
     ids = data["image.input_ids"]
@@ -127,7 +116,7 @@ def test_drawn_features_are_the_references(system, asked, name, steps):
     from diptych.flow import solver_of
     from diptych.inference.guidance import Guidance
 
-    data = load_file(WHOLE / "sampling.safetensors")
+    data = load("blip3o_folder/sampling")
     condition = system.read([Prompt("")], [Stack(system.native, system.native)])
     vars(condition)["told"] = system._bridged([asked[name]])
     guidance, solver = Guidance(system, condition, [3.0], [1.0], False), solver_of(system.sampler)
@@ -140,8 +129,8 @@ def test_drawn_features_are_the_references(system, asked, name, steps):
 
 @pytest.mark.parametrize("variant", ["none", "first", "both"])
 def test_a_training_step_has_the_references_loss_and_gradients(system, variant):
-    data = load_file(WHOLE / "training.safetensors")
-    names = json.loads((WHOLE / "index.json").read_text())["settings"]["trainable_names"]
+    data = load("blip3o_folder/training")
+    names = load_json("blip3o_folder/index")["trainable_names"]
     model, bridge = system.model.requires_grad_(True), system.bridge.requires_grad_(True)
     model.zero_grad()
     bridge.zero_grad()
@@ -168,8 +157,8 @@ def test_a_training_step_has_the_references_loss_and_gradients(system, variant):
 
 @torch.no_grad()
 def test_the_tower_and_its_pooling_make_the_references_targets():
-    data = load_file(WHOLE / "tower.safetensors")
-    weights = load_file(WHOLE / "eva_clip_vision_tower" / "model.safetensors")
+    data = load("blip3o_folder/tower")
+    weights = load("blip3o_folder/tower_model")
     tower = EvaTower(tower_config({name: tuple(t.shape) for name, t in weights.items()}, heads=2))
     tower.load_state_dict(weights)
     base, tile = data["picture.base"], data["picture.tile"]
@@ -180,24 +169,21 @@ def test_the_tower_and_its_pooling_make_the_references_targets():
 
 @torch.no_grad()
 def test_the_decoder_draws_the_references_latents(system):
-    data, decoder = load_file(WHOLE / "decoder.safetensors"), system.space.detokenizer
+    data, decoder = load("blip3o_folder/decoder"), system.space.detokenizer
     steps, decoder.num_steps = decoder.num_steps, 6
     features, negative = data["context"].transpose(1, 2).unflatten(2, (8, 8)).chunk(2)
     decoder.unet.float()
-    close(decoder.latents(features, negative, data["noise"]), data["states"][-1:], 1e-4)
+    close(decoder.latents(features, negative, data["noise"]), data["final"], 1e-4)
     decoder.num_steps = steps
 
 
 @torch.no_grad()
 def test_a_connector_without_blocks_is_that_of_blip3o_next():
     """Room for the fourth bridge: its projection is this one, over states at picture tokens."""
-    weights = load_file(WHOLE / "next" / "model" / "model.safetensors")
-    data = load_file(WHOLE / "next" / "drawing.safetensors")
+    data = load("blip3o_folder/next")
     bridge = Bridge(BridgeConfig(kind="connector", inputs=32, queries=50, outputs=24, heads=1))
-    beginning = "model.diffusion_connector."
     named = {"widen.weight": "0.weight", "widen.bias": "0.bias", "out_norm": "3.weight"}
     named |= {"narrow.weight": "2.weight", "narrow.bias": "2.bias"}
-    bridge.connector.load_state_dict({ours: weights[beginning + theirs] for ours, theirs in named.items()})
-    close(bridge.connector(data["condition"]), data["context"], 1e-5)
-    training = load_file(WHOLE / "next" / "training.safetensors")
-    close(bridge.connector(training["window"]), training["context"], 1e-5)
+    bridge.connector.load_state_dict({ours: data[theirs] for ours, theirs in named.items()})
+    close(bridge.connector(data["drawing.condition"]), data["drawing.context"], 1e-5)
+    close(bridge.connector(data["training.window"]), data["training.context"], 1e-5)

@@ -176,6 +176,14 @@ def test_do_draws_and_answers_with_a_published_folder(published, tmp_path, capsy
     assert main([*words, "--task", "text-to-image", "-o", str(tmp_path / "cat.png"), "--steps", "2"]) == 0
     assert (tmp_path / "cat.png").is_file()
     assert main(["do", "what is red?", "--model", str(published.folder), "--task", "answer"]) == 0
+    # a picture is looked at by the language model, which says something else without it
+    capsys.readouterr()
+    assert (
+        main(["do", "what is this?", "-i", str(tmp_path / "cat.png"), "--model", str(published.folder)]) == 0
+    )
+    seen = capsys.readouterr().out
+    assert main(["do", "what is this?", "--model", str(published.folder), "--task", "answer"]) == 0
+    assert seen not in ("", capsys.readouterr().out)
 
 
 def test_requests_beyond_the_context_are_refused(system):

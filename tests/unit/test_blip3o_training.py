@@ -22,7 +22,7 @@ from diptych.systems.blip3o import caches
 from diptych.systems.blip3o.config import EVERYTHING, BlipStage, Latents, Words
 from diptych.systems.blip3o.drawing_job import DrawingJob
 from diptych.systems.blip3o.pictures import Squares
-from diptych.systems.blip3o.recipes import RECIPES
+from diptych.systems.blip3o.recipes import RECIPES, SMALL_WORLD
 from diptych.systems.blip3o.spaces import load_any
 from diptych.systems.registry import FAMILIES, open_system, read_run
 from diptych.training.export import export
@@ -196,6 +196,9 @@ def recipes(pictures, spaces, model):
         ),
         "blip3o-tuning": tiny("blip3o-tuning", pictures, steps=3, start=str(model)),
         "blip3o-emoji": tiny("blip3o-emoji", pictures, steps=3, **features),
+        "blip3o-editing": tiny(
+            "blip3o-editing", "", steps=3, start=str(model), world=replace(SMALL_WORLD, size=32, glyph=8)
+        ),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,5 +250,19 @@ def test_names_that_are_no_model(tmp_path):
         locate(tmp_path / "weights.pt")
     with pytest.raises(ModelFolderError, match="neither a folder"):
         locate("no such model")
+
+
+def test_other_shipped_models_are_opened_by_name_and_ones_own_come_first(tmp_path, monkeypatch):
+    shipped = tmp_path / "assets" / "models" / "small"
+    shipped.mkdir(parents=True)
+    (shipped / "config.json").write_text("{}")
+    (shipped.parent / "empty").mkdir()
+    monkeypatch.setattr("diptych.files.folder._assets", lambda: tmp_path / "assets")
+    monkeypatch.chdir(tmp_path)
+    assert locate("small") == shipped
+    with pytest.raises(ModelFolderError, match="neither a folder here nor 'default' or 'small';"):
+        locate("empty")
+    (tmp_path / "small").mkdir()
+    assert locate("small") == Path("small")
     with pytest.raises(ModelFolderError, match=r"no config\.json"):
         U1System.load(tmp_path)

@@ -1,5 +1,6 @@
-"""How pictures and clips lie on disk with their captions: sidecar text files, JSONL, Hugging Face image
-folders, and, of pictures alone, tar shards of SANA and BLIP3-o.
+"""How pictures and clips lie on disk with their captions: sidecar text files, JSONL and lists in JSON
+(JourneyDB's names of fields included), Hugging Face image folders, and, of pictures alone, tar shards of SANA
+and BLIP3-o.
 
 A layout only says where pictures and captions are; nothing is decoded here.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -30,13 +32,17 @@ from diptych.files.typed import parse, read_json
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTION_KEYS = ("captions", "caption", "text", "prompt")
-PICTURE_KEYS = ("file_name", "image", "path", "video")
+PICTURE_KEYS = ("file_name", "image", "path", "video", "img_path")
+DESCRIBED = "Task2"
+"""Of JourneyDB: where the description of a picture stands, beside the prompt that it was drawn by."""
 MAX_SIDECAR = 2**26
 """Bytes of a file beside a shard, which is read whole."""
 MAX_SCORE = 1e30
 """What is beyond has no meaning, and overflows the index's float32."""
 MAX_PADDING = 2**20
 """Bytes behind the end of a shard that are looked at."""
+BEGINNING = 2**16
+"""Bytes of a JSON file that are looked at to tell what it is."""
 CHUNK = 512
 """Pictures of one unit of work."""
 
@@ -81,7 +87,13 @@ def units(folder: Path) -> list[Unit]:
         Unit((shard, *sidecars_of(shard, names)), (folder / shard).stat().st_size // 100_000 + 1)
         for shard in shards
     ]
-    listings = [name for name in names if name.endswith((".jsonl", "metadata.csv"))]
+    beside = {name for shard in shards for name in sidecars_of(shard, names)}
+    listings = [
+        name
+        for name in names
+        if name.endswith((".jsonl", "metadata.csv"))
+        or (name.endswith(".json") and name not in beside and is_list(folder / name))
+    ]
     listed: dict[str, Found] = {}
     for name in listings:
         for found in _listing(folder, name):
@@ -161,8 +173,10 @@ def _too_long(length: int) -> str:
 
 
 def _listing(folder: Path, name: str) -> Iterator[Found]:
-    """Lines of a JSONL file or of an image folder's metadata.csv: a file name beside captions."""
-    rows = csv_rows(folder / name) if name.endswith(".csv") else jsonl_rows(folder / name)
+    """Rows of a JSONL file, of a list in JSON or of an image folder's metadata.csv: a file name beside
+    captions."""
+    readers = {".csv": csv_rows, ".json": json_rows}
+    rows = readers.get(Path(name).suffix, jsonl_rows)(folder / name)
     root, base = folder.resolve(), str(Path(name).parent)
     try:
         for number, row, problem in rows:
@@ -182,6 +196,27 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
             yield line.number, parse(line.text, "line"), ""
         except ValueError as error:
             yield line.number, None, str(error).removeprefix("line: ")
+
+
+def is_list(path: Path) -> bool:
+    """Whether a JSON file begins as a list of objects that name pictures: other JSON lies beside pictures as
+    well."""
+    try:
+        begins = read_bytes(path, 0, BEGINNING)
+    except OSError:
+        return False
+    named = any(f'"{key}"'.encode() in begins for key in PICTURE_KEYS)
+    return named and re.match(rb"\s*\[\s*\{", begins) is not None
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(number, values, problem) of each entry of a list. Raises ValueError for a file that is none."""
+    regular(path, MAX_SIDECAR)
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise ValueError(f"a list is needed, got {type(values).__name__}")
+    for number, row in enumerate(values, 1):
+        yield number, row, ""
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
@@ -233,6 +268,9 @@ def captions_in(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
         raise ValueError(f"with captions {shortened(str(value)[:200])}, which are no texts")
+    described = row.get(DESCRIBED)
+    if isinstance(described, dict) and isinstance(described.get("Caption"), str):
+        values = [*values, described["Caption"]]
     captions = tuple(v.strip() for v in values if v.strip())
     scores = row.get("scores")
     # scores that do not match one to one are worth nothing: which belongs to which?

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from diptych.lazy import attributes
-from diptych.models.connector.config import BridgeConfig
+from diptych.models.connector.config import BridgeConfig, ReferenceConfig
 
 if TYPE_CHECKING:
     from diptych.models.connector.model import Bridge, Layered
+    from diptych.models.connector.reference import Reference
 
-__all__ = ["Bridge", "BridgeConfig", "Layered"]
+__all__ = ["Bridge", "BridgeConfig", "Layered", "Reference", "ReferenceConfig"]
 
 # configs need no torch, all else does
-__getattr__ = attributes(__name__, ("model",))
+__getattr__ = attributes(__name__, ("model", "reference"))

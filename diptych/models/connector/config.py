@@ -13,6 +13,25 @@ LAST = (-1,)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceConfig:
+    """Sizes of what brings a picture that is to be changed to a denoiser."""
+
+    channels: int
+    """Of a target of the image space."""
+    patch: int = 1
+    """Side, in values of the target, of what becomes one vector."""
+    outputs: int
+    """Channels of the condition."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "patch", "outputs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.outputs % 4:
+            raise ValueError(f"outputs must be a multiple of 4, as places are told by it, got {self.outputs}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BridgeConfig:
     """Sizes of a bridge."""
 

@@ -38,12 +38,16 @@ def joined(parts: Sequence[Told]) -> Told:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row: what it is told of, and whether that is left out."""
+    """One row: what it is told of, and what of that is left out."""
 
     prompt: Prompt
     features: Tensor | None = None
     """(S, channels), for a denoiser that is told features in place of words."""
+    seen: Tensor | None = None
+    """Target (C, H, W) of a picture that is to be changed."""
     dropped: bool = False
+    blind: bool = False
+    """Whether the picture is left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +84,17 @@ class BridgedCondition:
         check_rows(len(self), text=text, media=media)
         # features are what is given, and take the place of words: both masks drop them
         gone = (text | media) if self.told_rows[0].features is not None else text
-        flags = gone.tolist()
-        if not any(flags):
-            return self
+        flags = list(zip(gone.tolist(), media.tolist(), strict=True))
         rows = tuple(
-            replace(row, dropped=row.dropped or flag) for row, flag in zip(self.told_rows, flags, strict=True)
+            replace(row, dropped=row.dropped or flag, blind=row.blind or (unseen and row.seen is not None))
+            for row, (flag, unseen) in zip(self.told_rows, flags, strict=True)
         )
+        same = zip(rows, self.told_rows, strict=True)
+        if all((one.dropped, one.blind) == (other.dropped, other.blind) for one, other in same):
+            return self
         made = replace(self, told_rows=rows)
+        if any(row.seen is not None for row in rows):
+            return made
         if "told" in vars(self) and not any(row.prompt.negative for row in rows if row.dropped):
             # what was read stays, and zeros are put in place of what is left out
             states, mask = self.told

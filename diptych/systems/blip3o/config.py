@@ -118,6 +118,11 @@ class BlipTrainConfig(RunConfig):
     asked: WorldConfig = field(default_factory=WorldConfig)
     """The emoji world that conversations beside drawing are about."""
     talks_per_step: int = 16
+    edits: float = 0.0
+    """Share of samples that are edits, of a picture that is given; the others are drawn from words alone."""
+    edit_lines: str = ""
+    """JSONL file of edits, a picture and an instruction in each and the picture that it makes; '': those of
+    the emoji world."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: Words = field(default_factory=Words)
     common: int = 96
@@ -146,6 +151,15 @@ class BlipTrainConfig(RunConfig):
             raise ValueError(
                 f"a blind denoiser is trained at level 1 alone: law must be {REGRESSION}, got {self.law}"
             )
+        if not 0 <= self.edits <= 1:
+            raise ValueError(f"edits must be a share, 0 to 1, got {self.edits}")
+        if self.edits and (self.pictures or self.learns != DRAWING):
+            raise ValueError(
+                "edits are made of the emoji world and of --edit-lines, in a run that draws: leave out "
+                f"--pictures {self.pictures!r}, or edits {self.edits}"
+            )
+        if self.edit_lines and not self.edits:
+            raise ValueError("edit_lines are read where edits is above 0")
         if self.cache and not self.pictures:
             raise ValueError("a cache holds targets of pictures: give --pictures, or leave out --cache")
 

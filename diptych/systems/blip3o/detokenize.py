@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Prompt, Stack, check_rows
+from diptych.contracts import Prompt, Stack, check_rows
 from diptych.data.frames import encoded
+from diptych.data.pictures import resize
 from diptych.flow import SamplerConfig
+from diptych.inference.mute import Mute
 from diptych.models.linear_dit import LinearDiT
-from diptych.request import Message, RequestError, Task
+from diptych.request import RequestError, Task
 from diptych.settings import Settings
 from diptych.spaces import LatentSpace
 from diptych.spaces.detokenizers import LatentDetokenizer, as_words
@@ -24,7 +26,7 @@ from diptych.systems.blip3o.condition import BridgedCondition, Row, Told, null
 from diptych.systems.blip3o.spaces import save_detokenizer
 
 
-class DetokenizerSystem:
+class DetokenizerSystem(Mute):
     """Draws pictures from the features of pictures. See `contracts.System`; it answers nothing and takes no
     words."""
 
@@ -120,27 +122,10 @@ class DetokenizerSystem:
         return velocity.float()
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
-        from diptych.data.pictures import resize
-
         return resize(pixels, self.native, self.native)
 
     def accelerate(self) -> None:
         """It is made for training, and draws as it is."""
-
-    def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
-        self._mute()
-
-    def answers(
-        self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits = AnswerLimits()
-    ) -> list[str]:
-        self._mute()
-
-    def log_odds(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
-        self._mute()
-
-    @staticmethod
-    def _mute() -> NoReturn:
-        raise RequestError("a detokenizer draws; it does not answer")
 
     def parts(self) -> dict[str, nn.Module]:
         return {"denoiser": self.model, **self.features.parts()}

@@ -34,9 +34,16 @@ class Teachable(Protocol):
 class Learned(nn.Module):
     """All that a run may change. What is frozen stays outside: it is neither sharded, averaged nor saved."""
 
-    def __init__(self, denoiser: nn.Module, bridge: nn.Module, backbone: nn.Module | None) -> None:
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        bridge: nn.Module,
+        backbone: nn.Module | None,
+        reference: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.denoiser, self.bridge, self.backbone = denoiser, bridge, backbone
+        self.reference = reference
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,11 +26,12 @@ from diptych.files.whole import whole_folder, write_whole
 from diptych.flow import Objective
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell, contact_sheet
-from diptych.models.connector import Bridge
+from diptych.models.connector import Bridge, Reference, ReferenceConfig
 from diptych.models.connector.config import STATES
 from diptych.models.linear_dit import LinearDiTConfig
 from diptych.models.meta import without_storage
 from diptych.request import Task
+from diptych.spaces.features import FeatureSpace
 from diptych.systems.blip3o import NAME, caches
 from diptych.systems.blip3o.config import BRIDGE, EVERYTHING, REGRESSION, BlipStage, BlipTrainConfig
 from diptych.systems.blip3o.drawing import FLOW, TEXT, Learned, Taught, TaughtBatch, TaughtTask, Teachable
@@ -97,6 +98,7 @@ class DrawingJob(BlipJob):
                 make_denoiser(config.linear or config.model),
                 Bridge(config.bridge),
                 self.backbone.model if self.unfrozen else None,
+                self._reference(config),
             ).train()
         if config.lora_rank:
             surgery.add_lora(self.body, config.lora_rank, config.seed)
@@ -105,6 +107,20 @@ class DrawingJob(BlipJob):
         self.task: nn.Module = flow
         if isinstance(self.backbone, Teachable) and self.teaches:
             self.task = TaughtTask(flow, self.backbone)
+
+    def _reference(self, config: BlipTrainConfig) -> Reference | None:
+        """What shows the denoiser a given picture, without storage: of a run with edits, and of one that goes
+        on with a model that has it."""
+        held = None if self.start is None else self.start.reference
+        if held is not None:
+            return Reference(held.config)
+        if not config.edits:
+            return None
+        if isinstance(self.space, FeatureSpace) and self.space.encoder is None:
+            raise ValueError("the image space has no encoder, so no picture can be given: edits must be 0")
+        denoiser = config.linear or config.model
+        told = {"channels": self.space.channels, "outputs": denoiser.caption_channels}
+        return Reference(ReferenceConfig(**told, patch=denoiser.patch))
 
     @property
     def body(self) -> BlockModel:
@@ -140,6 +156,9 @@ class DrawingJob(BlipJob):
         held: dict[str, nn.Module] = {}
         if self.start is not None:
             held = {"denoiser": self.start.model, "bridge": self.start.bridge}
+            held |= {} if self.start.reference is None else {"reference": self.start.reference}
+        if self.model.reference is not None:
+            learnt["reference"] = self.model.reference
         if self.config.new_bridge:
             held.pop("bridge", None)
         for part, module in learnt.items():
@@ -169,7 +188,7 @@ class DrawingJob(BlipJob):
             drawing = getattr(self.backbone.model, "facts", None)
             apart = drawing.streams.get("generation", ()) if drawing is not None else ()
             return stage.trainable == EVERYTHING and not any(piece in name for piece in apart)
-        return part == "bridge" or stage.trainable != BRIDGE
+        return part in ("bridge", "reference") or stage.trainable != BRIDGE
 
     def dataset(self, stage: BlipStage, rank: int, ranks: int) -> StepDataset[Any]:
         pictures = super().dataset(stage, rank, ranks)
@@ -252,6 +271,7 @@ class DrawingJob(BlipJob):
             card,
             # a language model that learnt is no longer the one that was named
             None if self.unfrozen else self.named,
+            parts.reference,
         )
 
     def write(self, folder: Path, out: Path) -> BlipSystem:

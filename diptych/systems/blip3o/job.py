@@ -82,6 +82,8 @@ class BlipJob(ABC):
             cache=self.cache,
             first_step=first,
             shown=self.shown,
+            edits=self.config.edits,
+            lines=self.config.edit_lines,
         )
 
     @abstractmethod
@@ -96,7 +98,15 @@ class BlipJob(ABC):
         config = replace(self.config.data, drop_text=0.0, pictures_per_step=1, accumulate=1, workers=0)
         rows: list[FrameBatch]
         if self.index is None:
-            source = WorldPictures(self.config.world, config, self.shape, VALIDATION_SEED, shown=self.shown)
+            source = WorldPictures(
+                self.config.world,
+                config,
+                self.shape,
+                VALIDATION_SEED,
+                shown=self.shown,
+                edits=self.config.edits,
+                lines=self.config.edit_lines,
+            )
             rows = [source.sample(number) for number in range(count)]
         else:
             share = self.config.data.validation

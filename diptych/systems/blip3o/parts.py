@@ -16,7 +16,7 @@ from diptych.family import OpenSystem
 from diptych.files import folder as model_folder
 from diptych.files import weights as weight_files
 from diptych.files.folder import ModelFolderError, check_shapes
-from diptych.models.connector import Bridge, BridgeConfig
+from diptych.models.connector import Bridge, BridgeConfig, Reference, ReferenceConfig
 from diptych.models.feature_dit import FeatureDiT, FeatureDiTConfig
 from diptych.models.linear_dit import LinearDiT
 from diptych.models.meta import without_storage
@@ -106,6 +106,7 @@ def load(
             contents.native,
             model_folder.card(folder),
             about if about.sha256 else None,
+            _reference(contents.reference, _part(tensors, "reference."), dtype),
         )
     system.home = folder
     return system.to(device)
@@ -130,6 +131,17 @@ def bridge(config: BridgeConfig, weights: Mapping[str, Tensor], dtype: torch.dty
     with without_storage():
         made = Bridge(config)
     _fill(made, weights, dtype, f"a bridge of {config.kind}")
+    return made
+
+
+def _reference(
+    config: ReferenceConfig | None, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> Reference | None:
+    if config is None:
+        return None
+    with without_storage():
+        made = Reference(config)
+    _fill(made, weights, dtype, "what brings a given picture to the denoiser")
     return made
 
 

@@ -13,7 +13,7 @@ from diptych.files.folder import DEFAULT, HUB, ModelFolderError, card, locate, r
 from diptych.files.typed import convert, read_json
 from diptych.files.whole import checksum
 from diptych.flow import SamplerConfig
-from diptych.models.connector import BridgeConfig
+from diptych.models.connector import BridgeConfig, ReferenceConfig
 from diptych.models.feature_dit import FeatureDiTConfig
 from diptych.models.linear_dit import LinearDiTConfig
 from diptych.request import Task
@@ -76,6 +76,8 @@ class FolderConfig:
     """`kind`, one of `DENOISERS`, and the fields of its config."""
     bridge: BridgeConfig
     backbone: NamedBackbone = field(default_factory=NamedBackbone)
+    reference: ReferenceConfig | None = None
+    """Of a model that changes pictures."""
     sampler: SamplerConfig = SAMPLER
 
     @property
@@ -177,17 +179,22 @@ def language_settings(sees: bool) -> Settings:
     )
 
 
-def settings_of(native: int, multiple: int, sampler: SamplerConfig, speaks: Settings) -> Settings:
-    """Of a model that draws pictures of `native` px, and answers as its language model does (`speaks`)."""
+def settings_of(
+    native: int, multiple: int, sampler: SamplerConfig, speaks: Settings, edits: bool = False
+) -> Settings:
+    """Of a model that draws pictures of `native` px, and answers as its language model does (`speaks`);
+    `edits`: and changes pictures, one at a time."""
+    draws = {Task.TEXT_TO_IMAGE, Task.EDIT} if edits else {Task.TEXT_TO_IMAGE}
     return replace(
         language_settings(sees=True),
         native=native,
         multiple=multiple,
         # features hold pictures of one size
         max_side=native if multiple == native else max(native, MAX_LATENT_SIDE),
-        tasks=frozenset({Task.TEXT_TO_IMAGE}) | (speaks.tasks & {Task.ANSWER}),
+        tasks=frozenset(draws) | (speaks.tasks & {Task.ANSWER}),
         sampler=sampler,
-        max_media=speaks.max_media,
+        max_media=max(speaks.max_media, int(edits)),
+        reads_native=edits,
         free=speaks.free,
         max_text=speaks.max_text,
         clip_frames=speaks.clip_frames,
@@ -212,7 +219,8 @@ def read_settings(folder: Path, open_system: OpenSystem) -> Settings:
         found = located(folder, contents.backbone)
         speaks = open_system.settings(found) if contents.backbone.ours else language_settings(sees(found))
         multiple = _multiple(folder / SPACE, contents.model.patch)
-        return settings_of(contents.native, multiple, contents.sampler, speaks)
+        edits = contents.reference is not None
+        return settings_of(contents.native, multiple, contents.sampler, speaks, edits)
 
 
 def _multiple(space: Path, patch: int) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.contracts import AnswerLimits, Prompt, Stack, check_rows
+from diptych.data.frames import target_of
 from diptych.data.pictures import resize
 from diptych.encoders.backbone import Asked, Reader, Speaker
 from diptych.encoders.vlm import VisionLanguage
@@ -21,10 +22,10 @@ from diptych.files import weights as weight_files
 from diptych.files.folder import DEFAULT, HUB
 from diptych.files.whole import becomes
 from diptych.flow import SamplerConfig, solve
-from diptych.models.connector import Bridge
+from diptych.models.connector import Bridge, Reference, ReferenceConfig
 from diptych.models.feature_dit import FeatureDiT
 from diptych.models.linear_dit import LinearDiT
-from diptych.request import Message, RequestError
+from diptych.request import Message, RequestError, Role
 from diptych.settings import Settings
 from diptych.spaces import LatentSpace
 from diptych.spaces.detokenizers import UnetDetokenizer
@@ -83,9 +84,11 @@ class BlipSystem:
         native: int,
         card: dict[str, Any] | None = None,
         named: NamedBackbone | None = None,
+        reference: Reference | None = None,
     ) -> None:
         """`named` says where the backbone is found, for a folder that holds no copy of it; None: it is saved
-        with the rest. Raises ValueError for parts that do not go together."""
+        with the rest. `reference` shows the denoiser a picture that is to be changed. Raises ValueError for
+        parts that do not go together."""
         if bridge.config.inputs != backbone.channels:
             raise ValueError(
                 f"the language model has {backbone.channels} channels, the bridge reads "
@@ -100,12 +103,22 @@ class BlipSystem:
             raise ValueError(
                 f"the image space has {space.channels} channels, the denoiser draws {model.config.channels}"
             )
+        if reference is not None:
+            wanted = ReferenceConfig(
+                channels=space.channels, patch=model.config.patch, outputs=bridge.outputs
+            )
+            if reference.config != wanted:
+                raise ValueError(
+                    f"what brings a given picture to the denoiser is {reference.config}, and {wanted} is "
+                    "needed"
+                )
         if bridge.queries is not None and bridge.config.queries >= backbone.context:
             raise ValueError(
                 f"the bridge has {bridge.config.queries} queries, and the language model's context holds "
                 f"{backbone.context} tokens"
             )
         self.model, self.bridge, self.backbone = model.eval(), bridge.eval(), backbone
+        self.reference = None if reference is None else reference.eval()
         self.space, self.sampler, self.native = space, sampler, native
         self.card, self.named, self.token = card or {}, named, model.config.patch
         self.text = PromptStates(self) if bridge.cacheable else None
@@ -132,7 +145,7 @@ class BlipSystem:
             getattr(self.speaker, "sees", False)
         )
         multiple = self.space.factor * self.token
-        return settings_of(self.native, multiple, self.sampler, speaks)
+        return settings_of(self.native, multiple, self.sampler, speaks, self.reference is not None)
 
     def accelerate(self) -> None:
         """Draw with a copy of the denoiser made for speed (`surgery.prepare`)."""
@@ -140,7 +153,9 @@ class BlipSystem:
 
     def parts(self) -> dict[str, nn.Module]:
         space = self.space.parts() if isinstance(self.space, FeatureSpace) else {}
-        return {"denoiser": self.model, "bridge": self.bridge, "language model": self.backbone.model, **space}
+        seen = {} if self.reference is None else {"reference": self.reference}
+        own = {"denoiser": self.model, "bridge": self.bridge, **seen}
+        return {**own, "language model": self.backbone.model, **space}
 
     def read(self, prompts: Sequence[Prompt], stacks: Sequence[Stack]) -> BridgedCondition:
         """Prompts through language model and bridge, once; see `contracts.System`.
@@ -148,9 +163,10 @@ class BlipSystem:
         Differentiable in the bridge, and in the language model where that learns. States of a bridge without
         parameters over a frozen model are read one prompt at a time, so that they are the same to the bit
         from a cache (`Prompt.states`). What stands for no text is zeros in place of the states, as published.
+        A picture that is to be changed stands behind them, as the image space encodes it.
 
-        Raises RequestError for given frames, clips and prompts longer than the language model reads,
-        ValueError for rows of different sizes.
+        Raises RequestError for frames that the model does not take, clips and prompts longer than the
+        language model reads, ValueError for rows of different sizes.
         """
         check_rows(len(prompts), stacks=stacks)
         first = stacks[0]
@@ -160,19 +176,26 @@ class BlipSystem:
                     f"all rows of a batch draw one size, got {first.width}x{first.height} and "
                     f"{stack.width}x{stack.height} px"
                 )
-            if len(stack.times) != 1 or stack.given:
-                raise RequestError("this model draws single pictures from text alone")
+            self._check_given(stack)
         for prompt in prompts:
             if prompt.states is None:
                 self._asked(prompt.text)
         self._follow(self.device)
+        seen = [target_of(self.space, stack.given[0], stack) if stack.given else None for stack in stacks]
         return BridgedCondition(
             denoiser=self._drawing,
-            told_rows=tuple(Row(prompt) for prompt in prompts),
+            told_rows=tuple(Row(*row) for row in zip(prompts, (None,) * len(prompts), seen, strict=True)),
             reader=self._told,
             size=(first.width, first.height),
             scale=torch.ones(len(prompts), device=self.device),
         )
+
+    def _check_given(self, stack: Stack) -> None:
+        if len(stack.times) != 1 or (stack.given and self.reference is None):
+            raise RequestError("this model draws single pictures from text alone")
+        if any(given.role is not Role.SOURCE for given in stack.given) or len(stack.given) > 1:
+            roles = ", ".join(given.role.value for given in stack.given)
+            raise RequestError(f"this model changes one picture at a time, a source; it was given: {roles}")
 
     @property
     def _drawing(self) -> Denoiser:
@@ -191,6 +214,27 @@ class BlipSystem:
         return asked
 
     def _told(self, rows: Sequence[Row]) -> Told:
+        """States of rows, and behind them the vectors of the pictures that rows are given."""
+        told, reference = self._words(rows), self.reference
+        if reference is None:
+            return told
+        like = reference.widen.weight
+        given = [row.seen for row in rows if row.seen is not None]
+        # where no row is given one, what learns is still a part of the pass: its gradient is zero
+        if not given and not (torch.is_grad_enabled() and like.requires_grad):
+            return told
+        empty = like.new_zeros(given[0].shape if given else self.space.shape(self.native, self.native)[1:])
+        targets = [empty if row.seen is None else row.seen.to(like) for row in rows]
+        vectors = reference(torch.stack(targets))
+        shown = [row.seen is not None and not row.blind for row in rows]
+        mask = torch.tensor(shown, device=vectors.device)[:, None].expand(vectors.shape[:2])
+        words = told.mask.to(vectors.device).clone()
+        # zeros are no longer all that is seen: one of them, however long the other rows are
+        gone = [row.dropped and not row.prompt.negative for row in rows]
+        words[torch.tensor(gone, device=words.device), 1:] = False
+        return Told(torch.cat([told.states.to(vectors), vectors], 1), torch.cat([words, mask], 1))
+
+    def _words(self, rows: Sequence[Row]) -> Told:
         """States of rows, zeros for those that are dropped without a negative prompt."""
         rows = [
             Row(Prompt(row.prompt.negative)) if row.dropped and row.prompt.negative else row for row in rows
@@ -294,6 +338,8 @@ class BlipSystem:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {f"denoiser.{name}": tensor for name, tensor in self.model.state_dict().items()}
         weights |= {f"bridge.{name}": tensor for name, tensor in self.bridge.state_dict().items()}
+        if self.reference is not None:
+            weights |= {f"reference.{name}": tensor for name, tensor in self.reference.state_dict().items()}
         if self.named is None:
             self.backbone.save(folder / BACKBONE)
         config = FolderConfig(
@@ -301,6 +347,7 @@ class BlipSystem:
             native=self.native,
             denoiser=denoiser_fields(self.model.config),
             bridge=self.bridge.config,
+            reference=None if self.reference is None else self.reference.config,
             backbone=self._held() if self.named is None else self._seen_from(folder, self.named),
             sampler=self.sampler,
         )
@@ -333,5 +380,7 @@ class BlipSystem:
     def to(self, device: torch.device | str) -> BlipSystem:
         self.model.to(device)
         self.bridge.to(device)
+        if self.reference is not None:
+            self.reference.to(device)
         self._follow(self.device)
         return self

@@ -4,24 +4,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, Given, Prompt, Stack, check_rows
-from diptych.data.captioned.buckets import Bucket, fit
-from diptych.data.frames import encoded
-from diptych.data.pictures import resize
+from diptych.contracts import Prompt, Stack, check_rows
+from diptych.data.frames import target_of
 from diptych.encoders.gemma import GemmaEncoder
 from diptych.encoders.learned import LearnedEncoder
 from diptych.files import weights as weight_files
 from diptych.flow import SamplerConfig
+from diptych.inference.mute import Mute
 from diptych.models.linear_dit import FRAME_ROLES, LinearDiT
-from diptych.request import Message, RequestError, Role
+from diptych.request import RequestError, Role
 from diptych.settings import Settings
 from diptych.spaces import LatentSpace, save_space
 from diptych.surgery import prepare
@@ -34,7 +32,7 @@ from diptych.systems.sana.settings import FolderConfig, blamed_on, settings_of
 NULLS = ("empty", "caption_mask")
 
 
-class SanaSystem:
+class SanaSystem(Mute):
     """Draws from text with a linear diffusion transformer, published or own."""
 
     family = NAME
@@ -128,9 +126,8 @@ class SanaSystem:
         text = self.captions.read(prompts)
         given = None
         if first.given:
-            given = torch.stack(
-                [torch.stack([self._target(frame, stack) for frame in stack.given]) for stack in stacks]
-            )
+            rows = [[target_of(self.space, frame, stack) for frame in stack.given] for stack in stacks]
+            given = torch.stack([torch.stack(row) for row in rows])
         # frames to be drawn, then given ones: `denoise` joins latents in this order and cuts by it
         times = [[*stack.times, *(frame.time for frame in stack.given)] for stack in stacks]
         return SanaCondition(
@@ -206,16 +203,6 @@ class SanaSystem:
                 raise RequestError(f"this model has no frames of the role {role.value!r}")
         return (Role.TARGET,) * len(first.times) + roles
 
-    def _target(self, frame: Given, stack: Stack) -> Tensor:
-        """(C, H, W) of a given frame, brought to the stack's size."""
-        if frame.target is not None:
-            return frame.target
-        pixels = frame.pixels
-        if pixels.shape[1:] != (stack.height, stack.width):
-            fitted = fit(pixels.permute(1, 2, 0).cpu().numpy(), Bucket(stack.width, stack.height))
-            pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-        return encoded(self.space, pixels[None, None])[0, 0]
-
     def _follow(self, device: torch.device) -> None:
         """Bring the frozen parts to where a run has placed the denoiser."""
         if self._placed == device:
@@ -225,26 +212,6 @@ class SanaSystem:
             self.text.model.to(device)
         self.space.to(device)
         self._placed = device
-
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """A picture at a size that the image space can hold."""
-        height, width = pixels.shape[:2]
-        return resize(pixels, *self.settings.read_size(width, height))
-
-    def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
-        self._mute()
-
-    def answers(
-        self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits = AnswerLimits()
-    ) -> list[str]:
-        self._mute()
-
-    def log_odds(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
-        self._mute()
-
-    @staticmethod
-    def _mute() -> NoReturn:
-        raise RequestError("this model draws; it does not answer")
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a whole model folder: denoiser, text encoder, image space, settings and card; weights in

@@ -4,25 +4,23 @@ classes."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych.contracts import AnswerLimits, BlockFacts, Prompt, Stack, check_rows
-from diptych.data.pictures import resize
+from diptych.contracts import BlockFacts, Prompt, Stack, check_rows
 from diptych.files import folder as model_folder
 from diptych.files.folder import ModelFolderError, check_depth, check_shapes, refuse_code
 from diptych.files.weights import FLOATS, open_weights
 from diptych.flow import SamplerConfig
+from diptych.inference.mute import Mute
 from diptych.models.meta import without_storage
-from diptych.request import Message, RequestError
 from diptych.settings import Settings
 from diptych.spaces.causal import CausalAutoencoder, CausalSpace
 from diptych.systems.wan import NAME
@@ -76,7 +74,7 @@ class Denoiser(nn.Module):
         return velocity.float()
 
 
-class WanSystem:
+class WanSystem(Mute):
     """Draws clips and pictures; frozen, but for what stands behind its text rows (`Prompt.context`), which
     has gradients."""
 
@@ -184,25 +182,6 @@ class WanSystem:
         time = (sigma.double() * 1000).floor().long()
         velocity: Tensor = self.model(x.transpose(1, 2), time, condition.context, condition.control)
         return velocity.transpose(1, 2)
-
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
-        height, width = pixels.shape[:2]
-        return resize(pixels, *self.settings.read_size(width, height))
-
-    def answer(self, messages: Sequence[Message], limits: AnswerLimits = AnswerLimits()) -> Iterator[str]:
-        self._mute()
-
-    def answers(
-        self, conversations: Sequence[Sequence[Message]], limits: AnswerLimits = AnswerLimits()
-    ) -> list[str]:
-        self._mute()
-
-    def log_odds(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
-        self._mute()
-
-    @staticmethod
-    def _mute() -> NoReturn:
-        raise RequestError("this model draws; it does not answer")
 
     def accelerate(self) -> None:
         """There is nothing to be prepared."""
