@@ -80,7 +80,8 @@ def copied(image: Image.Image, kind: str, rng: np.random.Generator) -> bytes:
     return encoded(framed)
 
 
-def heap(folder: Path, work: Path, half: int) -> Heap:
+def heap(folder: Path, work: Path, half: int, every: int) -> Heap:
+    """`every`: of so many pictures one is copied."""
     files = sorted(p for p in folder.iterdir() if p.suffix in (".png", ".jpg", ".webp"))
     mine = [(n, p) for n, p in enumerate(files) if hashlib.sha256(p.stem.encode()).digest()[0] % 2 == half]
     kept = work / f"prints-{half}.npz"
@@ -101,6 +102,7 @@ def heap(folder: Path, work: Path, half: int) -> Heap:
         flat = told["whole"][pictures].reshape(pictures.sum(), -1)
         _, first = np.unique(flat, axis=0, return_index=True)
         there = np.isin(told["of"], told["of"][pictures][first])
+        there &= pictures | (told["of"] // 2 % every == 0)
         names, of = np.array([path.stem for path in files]), told["of"][there]
         prints = Prepared(told["whole"][there], told["inner"][there])
         return Heap(names, prints, of, told["kind"][there])
@@ -194,9 +196,10 @@ def main() -> None:
     parser.add_argument("what", choices=("fit", "test"))
     parser.add_argument("pictures", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--every", type=int, default=1)
     given = parser.parse_args()
     half = 0 if given.what == "fit" else 1
-    made = heap(given.pictures, given.work, half)
+    made = heap(given.pictures, given.work, half, given.every)
     (fit if given.what == "fit" else test)(made, pairs(made))
 
 
