@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SHARDS, ROWS = 24, 30
+SHARDS, ROWS = 24, 20
 RECIPE = "broad"
 STEP, PAUSE = 12, 0.5
 """A kill comes within so many further files, and at most so many seconds after them."""
