@@ -34,9 +34,10 @@ train-default: $(VENV)/ready font
 	LD_PRELOAD=$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2)) $(BIN)/diptych train emoji -o runs/emoji
 	$(BIN)/diptych export runs/emoji -o runs/emoji/model
 
-# 30 kills at random moments; make test has 3
+# 30 kills at random moments, of trainings and of a curation; make test has a few
 test-kills: $(VENV)/ready-dev font
 	DIPTYCH_KILLS=30 $(BIN)/python -m pytest tests/integration/test_training_runs.py tests/integration/test_sana_runs.py -k kill
+	$(BIN)/python benchmarks/curation_kills.py runs/curation-kills
 
 # Every hostile command and 10,000 fuzzed examples of each kind of file; make test has 60 and 200. A failure is repeated with its seed
 test-hostile: $(VENV)/ready-dev font

@@ -3,8 +3,8 @@ part.
 
 What a crop, another size, compression, a border or a shift of colours does can be undone: a picture's place
 on the other is found by Gauss-Newton steps from coarse to fine, its colours by a linear map near the
-identity. What is left where most is left, against how much there is to see there, says how unlike they are.
-A mean over all would pass what differs in one place: two clocks, two faces.
+identity. What is left where most is left, also against how much there is to see there, says how unlike they
+are. A mean over all would pass what differs in one place: two clocks, two faces.
 """
 
 from __future__ import annotations
@@ -25,18 +25,27 @@ STEPS = ((8, 4), (16, 3), (32, 3))
 GLANCED, GLANCE = (16, 4), 0.075
 """Side and steps of a first look, and the difference from which no second is taken: 3 in 1,000 copies have
 more (measured on copies of emoji), and 17 in 20 of the pairs that are none."""
+CLOSELY = 32
+"""Pairs that are compared closely at a time: more fit into no processor's cache."""
 PARTS = 8
 """Parts a side that are compared."""
 WORST = 3
 """Parts that decide: those that are least alike."""
 NOISE = 0.003
 """Squared slope that compression leaves in a flat part."""
-HUE, HUE_COST = 0.03, 2.0
-"""Turn of colours that light and compression bring, and what more of it costs: another hue is another
-thing."""
-FLAT, BUSY = 0.0003, 0.7
-"""Squared slope from which a part shows something, and the share of such parts from which a picture has
-enough to be told by: of a plain shape there are many that are nearly the same."""
+WEIGHTS = np.array([-0.39, -5.42, -0.44, 4.68, -69.4, -18.7], dtype=np.float32)
+"""Of the differences that `_apart` gives but hues (their logarithms), of the share of parts that show
+something (its logarithm: of a plain shape there are many that are nearly the same), of how far hues were
+turned (another hue is another thing), and none of them. By logistic regression on copies of half of the emoji
+pictures (`benchmarks/curation_copies.py`), moved so that of what is alike to 0.7, 99 in 100 are copies."""
+LEASTS = np.array([0.02, 0.002, 0.002, 0.05], dtype=np.float32)
+"""Added before a logarithm is taken."""
+FLAT = 0.0003
+"""Squared slope from which a part shows something."""
+RIDGE = (0.001, 0.01)
+"""How strongly a map of colours is held near none, and its shift near 0."""
+CUT, CUTS = 0.03, 3
+"""How near to black and white a colour may have been cut off, and how often the others are asked again."""
 _COLOURS = np.array([[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]], dtype=np.float32)
 """RGB to brightness and two differences of colour (ITU-R BT.601)."""
 
@@ -68,13 +77,14 @@ def descriptors(prints: np.ndarray) -> np.ndarray:
 def likeness(ours: Prepared, theirs: Prepared, pairs: np.ndarray) -> np.ndarray:
     """0 to 1 for each pair (P, 2) of numbers: 1 for the same picture."""
     found = np.zeros(len(pairs), np.float32)
-    worth = np.flatnonzero(_at_a_glance(ours, theirs, pairs) < GLANCE)
-    if len(worth):
-        found[worth] = _likeness(ours, theirs, pairs[worth])
+    worth = np.flatnonzero(at_a_glance(ours, theirs, pairs) < GLANCE)
+    for at in range(0, len(worth), CLOSELY):
+        part = worth[at : at + CLOSELY]
+        found[part] = _likeness(ours, theirs, pairs[part])
     return found
 
 
-def _at_a_glance(ours: Prepared, theirs: Prepared, pairs: np.ndarray) -> np.ndarray:
+def at_a_glance(ours: Prepared, theirs: Prepared, pairs: np.ndarray) -> np.ndarray:
     """What is left of the difference of coarse prints, (P,): most pairs are told apart by it, at an eighth
     of the cost."""
     side, steps = GLANCED
@@ -91,37 +101,51 @@ def _at_a_glance(ours: Prepared, theirs: Prepared, pairs: np.ndarray) -> np.ndar
 
 
 def _likeness(ours: Prepared, theirs: Prepared, pairs: np.ndarray) -> np.ndarray:
-    unlike = np.full(len(pairs), np.inf, np.float32)
+    score = evidence(ours, theirs, pairs) @ WEIGHTS[:-1] + WEIGHTS[-1]
+    return (1 / (1 + np.exp(-np.clip(score, -30, 30)))).astype(np.float32)
+
+
+def evidence(ours: Prepared, theirs: Prepared, pairs: np.ndarray) -> np.ndarray:
+    """What likeness is told by, (P, 5): see `WEIGHTS`."""
+    found = []
     for left, right in ((ours.whole, theirs.whole), (ours.inner, theirs.inner)):
         a, b = _shares(left, pairs[:, 0]), _shares(right, pairs[:, 1])
         # both ways: a colour that was cut off at white can only be told from the one that was not
-        for one, other in ((a, b), (b, a)):
-            unlike = np.minimum(unlike, _unlike(one, other))
+        found += [_apart(a, b), _apart(b, a)]
+    ways = np.stack(found, axis=1)
+    least = ways[np.arange(len(pairs)), ways[:, :, 0].argmin(1)]
     detail = np.minimum(*(_detail(_shares(p.inner, pairs[:, n])) for n, p in enumerate((ours, theirs))))
-    unlike *= np.clip((BUSY / np.maximum(detail, 0.02)) ** 2, 1, 4)
-    return np.clip(1 - unlike, 0, 1).astype(np.float32)
+    logs = np.log(np.concatenate([least[:, :3], detail[:, None]], axis=1) + LEASTS)
+    return np.concatenate([logs, least[:, 3:]], axis=1)
 
 
 def _shares(prints: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.asarray(prints[rows], dtype=np.float32) / 255
 
 
-def _unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(P,): what is left of the difference when `a` was laid on `b`, as a share of what `b` shows."""
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(P, 4): what is left of the difference when `a` was laid on `b`. In the parts where most is left, as a
+    share of what `b` shows there, and as it is; of the brightness over all; and how far hues were turned."""
     laid, over, _ = _laid(a, _placed(a, b), SIDE)
-    made = np.clip(_recoloured(laid, b, over, ridge=(0.001, 0.01)), 0, 1)
-    left = ((made - b) @ _COLOURS) * over[..., None]
+    made = _cut_off(laid, b, over)
+    left = ((np.clip(made, 0, 1) - b) @ _COLOURS) * over[..., None]
     seen, before = b @ _COLOURS, laid @ _COLOURS
     # colours twice, and more softly: compression keeps fewer of them than of brightness
     light, tint = _soft(left[..., :1], 1), _soft(left[..., 1:], 4)
-    unlike = _parts((light**2).sum(3)) + 2 * _parts((tint**2).sum(3))
+    lights = _parts((light**2).sum(3))
+    unlike = lights + 2 * _parts((tint**2).sum(3))
     shown = _parts(_slopes(_soft(seen[..., :1], 1)) * over) + 2 * _parts(
         _slopes(_soft(seen[..., 1:], 4)) * over
     )
-    worst = np.sort(unlike / (shown + NOISE), axis=1)[:, -WORST:].mean(1)
-    turned = _turned(_soft(before[..., 1:], 1), _soft(seen[..., 1:], 1)) * over
-    hue = np.sqrt(np.sort(_parts(turned**2), axis=1)[:, -2 * WORST :].mean(1))
-    return np.sqrt(worst) + HUE_COST * np.maximum(0, hue - HUE)
+    # of colours as they were before white and black cut them off, which turns them too
+    turned = _turned(_soft(before[..., 1:], 1), _soft((made @ _COLOURS)[..., 1:], 1)) * over
+    squares = (
+        np.sort(unlike / (shown + NOISE), axis=1)[:, -WORST:].mean(1),
+        np.sort(unlike, axis=1)[:, -WORST:].mean(1),
+        lights.mean(1),
+        np.sort(_parts(turned**2), axis=1)[:, -2 * WORST :].mean(1),
+    )
+    return np.sqrt(np.stack(squares, axis=1))
 
 
 def _placed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -190,6 +214,27 @@ def _recoloured(
     curve = turned @ known / total + np.diag([ridge[0]] * 3 + [ridge[1]]).astype(np.float32)
     change = np.linalg.solve(curve, turned @ (b - laid).reshape(count, -1, 3) / total)
     return laid + (known @ change).reshape(laid.shape)
+
+
+def _cut_off(laid: np.ndarray, b: np.ndarray, over: np.ndarray) -> np.ndarray:
+    """`laid` in the colours of `b`, of which what would lie beyond black and white was cut off: it says
+    nothing of the map but on which side it lies."""
+    count = len(laid)
+    known = np.concatenate([laid, np.ones_like(laid[..., :1])], -1).reshape(count, -1, 4)
+    total = np.maximum(over.sum((1, 2)), 1e-6)[:, None, None, None]
+    wanted = b.reshape(count, -1, 3)
+    made = _recoloured(laid, b, over, ridge=RIDGE).reshape(count, -1, 3)
+    ends = (wanted > 1 - CUT) | (wanted < CUT)
+    for _ in range(CUTS):
+        beyond = ends & (np.clip(made, CUT, 1 - CUT) == np.clip(np.where(wanted > 0.5, 1, 0), CUT, 1 - CUT))
+        # each of the three colours has pixels of its own that count
+        weight = over.reshape(count, -1, 1) * np.where(beyond, 0.02, 1.0)
+        turned = np.swapaxes(known[:, None] * np.swapaxes(weight, 1, 2)[..., None], 2, 3)
+        curve = turned @ known[:, None] / total + np.diag([RIDGE[0]] * 3 + [RIDGE[1]]).astype(np.float32)
+        wish = np.swapaxes(wanted - known[..., :3], 1, 2)[..., None]
+        change = np.linalg.solve(curve, turned @ wish / total)
+        made = known[..., :3] + np.swapaxes((known[:, None] @ change)[..., 0], 1, 2)
+    return made.reshape(laid.shape)
 
 
 def _smaller(prints: np.ndarray, side: int) -> np.ndarray:

@@ -21,10 +21,14 @@ CANDIDATES = 12
 LEAST = 0.7
 """Cosine similarity of descriptors under which two pictures are not compared."""
 TOGETHER = 20_000
-"""Rows up to which all are compared with all; beyond, within clusters of about 1,000."""
+"""Rows up to which all are compared with all; beyond, within clusters."""
+CLUSTER = 1000
+"""Rows of a cluster, about."""
 LISTS = 4
 """Clusters in which a row looks for its like: a copy may lie on the other side of a border."""
 BLOCK = 256
+SPILLS = 64
+"""Files among which pairs are sorted, so that one at a time fits into memory."""
 PRACTICALLY = 0.95
 """Likeness from which two pictures are one."""
 
@@ -38,6 +42,7 @@ class Duplicates(WholeStage):
     """
 
     kind: ClassVar[str] = "duplicates"
+    version: ClassVar[int] = 2
 
     prints: str = "prints"
     seed: int = 0
@@ -74,7 +79,7 @@ class Duplicates(WholeStage):
         stands = same == np.arange(count)
         rows, prints, sides = self._prepared(view, stands, aside)
         pairs, likes = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
-        for found in _candidates(sides, self.seed, advance):
+        for found in _candidates(sides, self.seed, aside, advance):
             for at in range(0, len(found), BLOCK):
                 part = found[at : at + BLOCK]
                 alike = likeness(prints, prints, part)
@@ -214,26 +219,41 @@ def _kept_of(
 
 
 def _candidates(
-    sides: Sequence[np.ndarray], seed: int, advance: Callable[[int, int], Any]
+    sides: Sequence[np.ndarray], seed: int, aside: Path, advance: Callable[[int, int], Any]
 ) -> Iterator[np.ndarray]:
-    """Pairs (P, 2), lower number first, that are worth comparing; `sides`: descriptors of whole pictures
-    and of what lies inside their borders, as a copy may have either in common with its like."""
-    count, told = len(sides[0]), 0
+    """Pairs (P, 2), lower number first and each once, that are worth comparing; `sides`: descriptors of whole
+    pictures and of what lies inside their borders, as a copy may have either in common with its like."""
+    count = len(sides[0])
     if count <= TOGETHER:
         every = np.arange(count)
-        found = [_near(vectors, every, every) for vectors in sides]
+        found = [near_pairs(vectors, every, every) for vectors in sides]
         yield np.unique(np.concatenate(found), axis=0)
         advance(count, count)
         return
+    told = 0
+    spills = [aside / f"pairs-{number}" for number in range(SPILLS)]
     for vectors in sides:
         for asking, among in _clusters(vectors, seed):
             if len(among):
-                yield _near(vectors, asking, among)
+                _spill(near_pairs(vectors, asking, among), count, spills)
             told += len(among)
-            advance(told, 2 * count)
+            advance(told // 4, count)
+    for number, path in enumerate(spills, 1):
+        if path.is_file():
+            # found from either row, in several clusters, and on both sides
+            yield np.unique(np.fromfile(path, np.int64).reshape(-1, 2), axis=0)
+        advance(count // 2 + count * number // (2 * SPILLS), count)
 
 
-def _near(vectors: np.ndarray, asking: np.ndarray, among: np.ndarray) -> np.ndarray:
+def _spill(pairs: np.ndarray, count: int, spills: Sequence[Path]) -> None:
+    """Append pairs to the file of their lower number."""
+    which = pairs[:, 0] * len(spills) // count
+    for number in np.unique(which):
+        with spills[number].open("ab") as file:
+            pairs[which == number].tofile(file)
+
+
+def near_pairs(vectors: np.ndarray, asking: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Pairs of rows that ask and the nearest of some rows; each once, as each may find the other."""
     held, found = np.asarray(vectors[among], dtype=np.float32), [np.zeros((0, 2), np.int64)]
     for at in range(0, len(asking), 4096):
@@ -249,7 +269,7 @@ def _clusters(vectors: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.n
     import faiss
 
     count = len(vectors)
-    wanted = count // 1000
+    wanted = max(1, count // CLUSTER)
     rng = np.random.default_rng([seed, 11])
     sample = np.sort(rng.choice(count, min(count, 64 * wanted), replace=False))
     faiss.omp_set_num_threads(1)
