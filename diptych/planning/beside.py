@@ -235,8 +235,8 @@ def checked(text: str, spans: Sequence[Span], draws: bool, moves: bool, language
         if one.kind == "side" and any(s.kind in _SIDES for s in kept):
             continue
         kept = _with(kept, Span(one.start, one.end, one.kind, _step(kept, one.start)))
-    for found in (*_shapes(text, kept), *_unmarked(text, kept, quoted)):
-        kept = _with(kept, found)
+    for missed in (*_shapes(text, kept), *_unmarked(text, kept, quoted)):
+        kept = _with(kept, missed)
     kept = _cleaned(text, kept, numbers)
     if draws:
         kept = _whole(text, sorted(_denied(text, kept, language)))
