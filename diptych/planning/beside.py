@@ -347,8 +347,8 @@ def _unmarked(text: str, spans: Sequence[Span], quoted: Sequence[tuple[int, int]
     if not kinds & {"res", "aspect", *_SIDES}:
         for found in _RES.finditer(text):
             start, end = found.span()
-            alone = _RIGHT.match(text, end) or text[end : end + 1] == "的"
-            if _LEFT.search(text[:start]) and alone and not any(a < start < b for a, b in quoted):
+            right = bool(_RIGHT.match(text, end)) or text[end : end + 1] == "的"
+            if _LEFT.search(text[:start]) and right and not any(a < start < b for a, b in quoted):
                 yield Span(start, end, "res", _step(spans, start))
                 break
     if not kinds & {"aspect", *_SIDES} and (shaped := _SHAPED.search(text)):
