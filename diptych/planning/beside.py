@@ -95,6 +95,9 @@ _CLIP = r"(?:videos?|vídeo|clip|klip|film|movie|gif|animation|animación|animas
 _CLIP_BEHIND = re.compile(rf"[- ]?(?:long |langes? |的)?{_CLIP}", re.IGNORECASE)
 _CLIP_BEFORE = re.compile(rf"{_CLIP}(?: (?:de|von|of|mit|with|lasting|berdurasi))? $", re.IGNORECASE)
 _RES = re.compile(r"\b(?:4k|8k|uhd|full ?hd|(?:480|720|1080|1440|2160)p)(?![a-z0-9-])", re.IGNORECASE)
+_SIZE = re.compile(
+    r"(?<![\w.,])(?P<width>\d{2,5}) ?[x×*] ?(?P<height>\d{2,5})(?![\w.])(?: ?px| pixels)?", re.IGNORECASE
+)
 _SHAPED = re.compile(
     rf"(?P<before>\b(?:vertical(?:es)?|vertikal(?:es)?|horizontal(?:es)?|square|quadratisch\w+"
     rf"|hochkant))[ -]{_CLIP}"
@@ -235,8 +238,8 @@ def checked(text: str, spans: Sequence[Span], draws: bool, moves: bool, language
         if one.kind == "side" and any(s.kind in _SIDES for s in kept):
             continue
         kept = _with(kept, Span(one.start, one.end, one.kind, _step(kept, one.start)))
-    for more in (*_shapes(text, kept), *_unmarked(text, kept, quoted)):
-        kept = _with(kept, more)
+    for missed in (*_shapes(text, kept), *_unmarked(text, kept, quoted)):
+        kept = _with(kept, missed)
     kept = _cleaned(text, kept, numbers)
     if draws:
         kept = _whole(text, sorted(_denied(text, kept, language)))
@@ -332,11 +335,20 @@ def _unmarked(text: str, spans: Sequence[Span], quoted: Sequence[tuple[int, int]
         taken = any(span.start < end and start < span.end and span.kind != "prompt" for span in spans)
         if not taken and (whole(text[start:end]) or 0) > 1:
             yield Span(start, end, "count", _step(spans, start))
+    if "side" not in kinds and not {"width", "height"} <= kinds:
+        for found in _SIZE.finditer(text):
+            start, end = found.span()
+            alone = _LEFT.search(text[:start]) and _RIGHT.match(text, end)
+            if alone and not any(a < start < b for a, b in quoted):
+                step = _step(spans, start)
+                yield Span(*found.span("width"), "width", step)
+                yield Span(*found.span("height"), "height", step)
+                return
     if not kinds & {"res", "aspect", *_SIDES}:
         for found in _RES.finditer(text):
             start, end = found.span()
-            alone = _RIGHT.match(text, end) or text[end : end + 1] == "的"
-            if _LEFT.search(text[:start]) and alone and not any(a < start < b for a, b in quoted):
+            right = bool(_RIGHT.match(text, end)) or text[end : end + 1] == "的"
+            if _LEFT.search(text[:start]) and right and not any(a < start < b for a, b in quoted):
                 yield Span(start, end, "res", _step(spans, start))
                 break
     if not kinds & {"aspect", *_SIDES} and (shaped := _SHAPED.search(text)):

@@ -300,7 +300,8 @@ _ALIVE = re.compile(
 _FOLLOWS = re.compile(
     "|".join(_HELD.values())
     + r"|follow|guid|control|condition|structure|layout|composition|shape|along|trace|match|motion"
-    r"|moves?\b|movement|track|path|traject|flow|gr[ae]y|luminance|brightness|folg|entlang|richt|vorgabe|steuer|bewegung|bahn|fluss|grau"
+    r"|moves?\b|movement|track|path|traject|flow|gr[ae]y|luminance|brightness|folg|entlang|richt"
+    r"|vorgabe|steuer|bewegung|bahn|fluss|grau"
     r"|sigu|guía|según|movim"
     r"|trayector|flujo|gris|ikuti|sesuai|panduan|gerak|jalur|lintasan|aliran|abu-abu|按|照|沿|跟|控制|轨迹"
     r"|光流|动作|灰度|路径|运动|布局",

@@ -81,9 +81,10 @@ def continued(before: Step, said: Step, text: str = "") -> Step:
     # what it was made of belongs to its own request: such a step lacks its media here
     said = replace(said, aspect=_compared(before, said.aspect, text))
     changed: dict[str, Any] = {"inputs": (), "task": said.task}
-    counted = said.count is not None and not _MORE.search(text)
-    settings = any(getattr(said, name) is not None for name in _SETTINGS)
-    new = counted or said.prompt or said.negative_prompt or settings
+    several = said.count is not None and not _MORE.search(text)
+    new = bool(several or said.prompt or said.negative_prompt) or any(
+        getattr(said, name) is not None for name in _SETTINGS
+    )
     if said.seed is not None or not new:
         changed["seed"] = said.seed
     for name in (*_SETTINGS, "count"):
