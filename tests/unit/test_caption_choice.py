@@ -1,11 +1,16 @@
-"""Which caption of a picture is drawn: the limits of the temperature, and long ones by share."""
+"""Which caption of a picture is drawn: the limits of the temperature, and long ones by share; lists that have
+a short and a long one."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from diptych.data.captioned.captions import CaptionLaw, choose, probabilities
+from diptych.data.captioned.index import Index, build
 
 
 @pytest.mark.parametrize("law", ["softmax", "power"])
@@ -38,3 +43,30 @@ def test_a_kind_of_caption_that_is_not_there_gives_its_share_to_the_other():
     law = CaptionLaw(law="uniform", long_share=0.9, threshold=25.0)
     np.testing.assert_allclose(probabilities(law, (28.0, 30.0), 2, (False, False)), [0.5, 0.5])
     np.testing.assert_allclose(probabilities(law, (28.0, 20.0), 2, (False, True)), [1, 0])
+
+
+def test_lists_in_json_are_read_with_journeydbs_two_captions(tmp_path):
+    (tmp_path / "imgs" / "000").mkdir(parents=True)
+    for name in "xy":
+        pixels = np.full((16, 16, 3), ord(name), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "imgs" / "000" / f"{name}.png")
+    rows = [
+        {
+            "img_path": f"./imgs/000/{name}.png",
+            "prompt": f"{name} --v 5",
+            "Task2": {"Caption": f"a long story of {name}"},
+        }
+        for name in "xy"
+    ]
+    (tmp_path / "train.json").write_text(json.dumps([*rows, {"img_path": "gone.png"}, 3], indent=1))
+    # JSON of other kinds is nobody's list
+    (tmp_path / "about.json").write_text('{"image": "x.png"}')
+    (tmp_path / "sets.json").write_text('[{"root": "x.png"}]')
+    index = Index(build(tmp_path))
+    assert {row.id: row.captions for row in index.rows} == {
+        f"imgs/000/{n}.png": (f"{n} --v 5", f"a long story of {n}") for n in "xy"
+    }
+    wrong = {row.id: row.problem for row in index.problems}
+    assert "'gone.png' is not in" in wrong["train.json:3"]
+    assert "no picture" in wrong["train.json:4"]
+    assert len(wrong) == 2

@@ -115,31 +115,6 @@ def test_image_folders_of_hugging_face_are_read(tmp_path, listing):
     }
 
 
-def test_lists_in_json_are_read_with_journeydbs_two_captions(tmp_path):
-    for name in ("x.png", "y.png"):
-        write(tmp_path, f"imgs/000/{name}", picture(seed=ord(name[0])))
-    rows = [
-        {
-            "img_path": f"./imgs/000/{name}.png",
-            "prompt": f"{name} --v 5",
-            "Task2": {"Caption": f"a long story of {name}"},
-        }
-        for name in "xy"
-    ]
-    (tmp_path / "train.json").write_text(json.dumps([*rows, {"img_path": "gone.png"}, 3], indent=1))
-    # JSON of other kinds is nobody's list
-    (tmp_path / "about.json").write_text('{"image": "x.png"}')
-    (tmp_path / "sets.json").write_text('[{"root": "x.png"}]')
-    index = Index(build(tmp_path))
-    assert {row.id: row.captions for row in index.rows} == {
-        f"imgs/000/{n}.png": (f"{n} --v 5", f"a long story of {n}") for n in "xy"
-    }
-    wrong = problems(index)
-    assert "'gone.png' is not in" in wrong["train.json:3"]
-    assert "no picture" in wrong["train.json:4"]
-    assert len(wrong) == 2
-
-
 def add(tar, name, data):
     info = tarfile.TarInfo(name)
     info.size = len(data)
