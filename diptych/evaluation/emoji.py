@@ -21,7 +21,7 @@ from diptych.evaluation.clips import ClipScores, evaluate_clips, stream
 from diptych.evaluation.statistics import Score, mean_of
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell
-from diptych.request import Media, Message, Plan, Role, Task, check_seed
+from diptych.request import Media, Message, Plan, RequestError, Role, Task, check_seed
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld, Wanted, wording
 from diptych.worlds.emoji.captions import caption, sample_scene_facts, sample_wanted, swapped_binding
 from diptych.worlds.emoji.edits import Edit
@@ -172,13 +172,17 @@ def _drawing(
         ]
         texts = _requests(world, wanted, config, f"{split} {category}")
         if config.wording == "plain":
-            plans = [pipeline.plan(text, seed=config.seed + n) for n, text in enumerate(texts)]
+            plans = [
+                planned(pipeline, text, 0, Task.TEXT_TO_IMAGE, config.seed + n)
+                for n, text in enumerate(texts)
+            ]
         else:
             plans = [
                 _settled(pipeline, Plan(task=Task.TEXT_TO_IMAGE, prompt=text, seed=config.seed + n))
                 for n, text in enumerate(texts)
             ]
-        pictures = [frames[0] for frames in draw(pipeline.system, plans)]
+        drawn = iter(draw(pipeline.system, [plan for plan in plans if plan]) if any(plans) else [])
+        pictures = [next(drawn)[0] if plan else nothing(world) for plan in plans]
         found = [checker.detect(picture) for picture in pictures]
         right = [checker.satisfies(f, w) for f, w in zip(found, wanted, strict=True)]
         result.drawing.setdefault(split, {})[category] = Score(sum(right), len(right))
@@ -200,6 +204,21 @@ def _drawing(
             result.swapped[category] = Score(swapped, len(wanted))
         cells = [Cell(p, t, r) for p, t, r in zip(pictures, texts, right, strict=True)]
         result.cells.setdefault(f"drawing-{split}", []).extend(cells[:6])
+
+
+def planned(pipeline: Pipeline, text: str, pictures: int, task: Task, seed: int) -> Plan | None:
+    """The plan of a request; None where it is refused or taken for something else."""
+    try:
+        plan = pipeline.plan(text, pictures, seed=seed) if task is not Task.ANSWER else None
+        plan = plan or pipeline.plan(text, pictures)
+    except RequestError:
+        return None
+    return plan if plan.task is task and plan.count == 1 else None
+
+
+def nothing(world: EmojiWorld) -> np.ndarray:
+    """Shown where nothing was drawn."""
+    return np.zeros((world.config.size, world.config.size, 3), dtype=np.uint8)
 
 
 def _requests(world: EmojiWorld, wanted: Sequence[Wanted], config: EvaluationConfig, part: str) -> list[str]:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from diptych import planning
-from diptych.evaluation.emoji import Evaluation, EvaluationConfig, Progress
+from diptych.evaluation.emoji import Evaluation, EvaluationConfig, Progress, nothing, planned
 from diptych.evaluation.requests import FOLDER
 from diptych.evaluation.statistics import Score
 from diptych.files.typed import read
 from diptych.inference import Pipeline, draw
 from diptych.inference.sheet import Cell
-from diptych.request import Media, Message, Plan, RequestError, Task
+from diptych.request import Media, Message, Plan, Task
 from diptych.worlds.emoji import CATEGORIES, EDIT_TYPES, QUESTION_TYPES, Checker, EmojiWorld
 from diptych.worlds.emoji.captions import NUMBERS, caption, sample_scene_facts, sample_wanted
 from diptych.worlds.emoji.edits import Edit
@@ -186,16 +186,6 @@ def asked_for(world: EmojiWorld, wording: Wording, number: int, rng: np.random.G
         return wanted
 
 
-def _planned(pipeline: Pipeline, text: str, pictures: int, task: Task, seed: int) -> Plan | None:
-    """The plan of a request; None where it is refused or taken for something else."""
-    try:
-        plan = pipeline.plan(text, pictures, seed=seed) if task is not Task.ANSWER else None
-        plan = plan or pipeline.plan(text, pictures)
-    except RequestError:
-        return None
-    return plan if plan.task is task and plan.count == 1 else None
-
-
 def _drawing(
     pipeline: Pipeline,
     world: EmojiWorld,
@@ -210,19 +200,14 @@ def _drawing(
         wanted.append(asked_for(world, wording, number, rng))
         free = drawing_request(world, wanted[-1], wording, rng)
         texts.append(caption(world, wanted[-1]) if as_plain else free)
-    plans = [_planned(pipeline, text, 0, Task.TEXT_TO_IMAGE, config.seed + n) for n, text in enumerate(texts)]
+    plans = [planned(pipeline, text, 0, Task.TEXT_TO_IMAGE, config.seed + n) for n, text in enumerate(texts)]
     drawn = iter(draw(pipeline.system, [plan for plan in plans if plan]) if any(plans) else [])
     found = []
     for plan, text, one in zip(plans, texts, wanted, strict=True):
-        picture = next(drawn)[0] if plan else _nothing(world)
+        picture = next(drawn)[0] if plan else nothing(world)
         right = plan is not None and checker.satisfies(checker.detect(picture), one)
         found.append((right, Cell(picture, text, right)))
     return found
-
-
-def _nothing(world: EmojiWorld) -> np.ndarray:
-    """Shown where nothing was drawn."""
-    return np.zeros((world.config.size, world.config.size, 3), dtype=np.uint8)
 
 
 def edit_request(world: EmojiWorld, edit: Edit, wording: Wording, rng: np.random.Generator) -> str | None:
@@ -276,7 +261,7 @@ def _edits(
             texts.append(edit.instruction if as_plain else free)
     jobs: list[tuple[Plan, list[Media]] | None] = []
     for number, (edit, text) in enumerate(zip(edits, texts, strict=True)):
-        plan = _planned(pipeline, text, 1, Task.EDIT, config.seed + number)
+        plan = planned(pipeline, text, 1, Task.EDIT, config.seed + number)
         source = Media.picture(world.render(edit.source))
         jobs.append(planning.sized(pipeline.system.settings, plan, [source]) if plan else None)
     sized = [job for job in jobs if job]
@@ -363,7 +348,7 @@ def _questions(
             question = plain(world, asked, rng)
             free = question_text(world, asked, wording, rng)
             rows.append((asked, question, question.text if as_plain else free, world.render(scene)))
-    plans = [_planned(pipeline, text, 1, Task.ANSWER, 0) for _, _, text, _ in rows]
+    plans = [planned(pipeline, text, 1, Task.ANSWER, 0) for _, _, text, _ in rows]
     conversations = [
         [Message("user", plan.prompt, (Media.picture(row[3]),))]
         for plan, row in zip(plans, rows, strict=True)

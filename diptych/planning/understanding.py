@@ -156,6 +156,11 @@ def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
 def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -> Intent:
     """The intent, or the one task that the model's own words tell, where they cannot be the planned one."""
     planned = intent.steps[0].task
+    text = " ".join(request.text.split())
+    # a question about nothing cannot be answered, however sure the planner is that it is one
+    empty = planned is Task.ANSWER and not (request.media or request.turns)
+    if empty and (words.put(Task.TEXT_TO_IMAGE, text) or "").lower() == text.lower():
+        return _retasked(intent, Task.TEXT_TO_IMAGE, request)
     # a planner that is sure, or has found more than one step, is believed
     if request.turns or len(request.media) > 1 or len(intent.steps) > 1 or intent.missing:
         return intent
@@ -168,7 +173,7 @@ def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -
     kept = planned is Task.EDIT and words.put(planned, request.text) is not None
     if not told or planned in told or kept:
         return intent
-    whole = replace(_retasked(intent, told[0], request).steps[0], prompt=" ".join(request.text.split()))
+    whole = replace(_retasked(intent, told[0], request).steps[0], prompt=text)
     return replace(intent, steps=(whole,), missing=(), contradictions=(), confidence=1.0, question="")
 
 
