@@ -197,7 +197,7 @@ def recipes(pictures, spaces, model):
         "blip3o-tuning": tiny("blip3o-tuning", pictures, steps=3, start=str(model)),
         "blip3o-emoji": tiny("blip3o-emoji", pictures, steps=3, **features),
         "blip3o-editing": tiny(
-            "blip3o-editing", "", steps=3, start=str(model), world=replace(SMALL_WORLD, size=32, glyph=8)
+            "blip3o-editing", "", steps=3, start=str(model), world=replace(SMALL_WORLD, size=32, glyph=8, lattice=11)
         ),
     }
 

@@ -56,10 +56,14 @@ class WorldConfig:
             raise ValueError(f"words must be plain or wide, got {self.words!r}")
         if not 8 <= self.glyph <= 120:
             raise ValueError(f"glyph must be 8 to 120 px, got {self.glyph}")
-        if self.size < 3 * self.box or self.lattice < 1:
+        if self.lattice < 1:
+            raise ValueError(f"lattice must be at least 1 px, got {self.lattice}")
+        # as far apart as boxes are that do not overlap; with fewer than three a side, five things have no room
+        apart = -(-self.box // self.lattice) * self.lattice
+        if self.size < 2 * apart + self.box:
             raise ValueError(
-                f"size must be at least 3 boxes of {self.box} px and lattice at least 1, got "
-                f"{self.size}, {self.lattice}"
+                f"size must be at least {2 * apart + self.box} px, three boxes of {self.box} px a side that "
+                f"start at multiples of {self.lattice} px, got {self.size}"
             )
         if not self.languages or set(self.languages) - set(LANGUAGES):
             raise ValueError(
