@@ -182,6 +182,7 @@ def test_an_exported_model_names_its_language_model_and_holds_no_copy(model):
 def recipes(pictures, spaces, model):
     """Every recipe of the family at toy size."""
     features = {"space": str(spaces.features)}
+    world = replace(SMALL_WORLD, size=32, glyph=8, lattice=11)
     unfreezing = tiny("blip3o-unfreezing", pictures, start=str(model))
     return {
         "contrastive": tiny("contrastive", pictures, steps=3),
@@ -196,9 +197,7 @@ def recipes(pictures, spaces, model):
         ),
         "blip3o-tuning": tiny("blip3o-tuning", pictures, steps=3, start=str(model)),
         "blip3o-emoji": tiny("blip3o-emoji", pictures, steps=3, **features),
-        "blip3o-editing": tiny(
-            "blip3o-editing", "", steps=3, start=str(model), world=replace(SMALL_WORLD, size=32, glyph=8, lattice=11)
-        ),
+        "blip3o-editing": tiny("blip3o-editing", "", steps=3, start=str(model), world=world),
     }
 
 

@@ -372,7 +372,9 @@ def test_samples_are_a_function_of_seed_and_number(world):
     np.testing.assert_array_equal(one.draw(9).pictures[0].pixels, other.draw(9).pictures[0].pixels)
 
 
-@pytest.mark.parametrize("bad", [{"objects": "none"}, {"glyph": 4}, {"lattice": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"objects": "none"}, {"glyph": 4}, {"lattice": 0}, {"size": 64, "glyph": 20}]
+)
 def test_world_config_refuses_nonsense(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         WorldConfig(**bad)

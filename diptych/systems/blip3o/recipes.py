@@ -188,7 +188,7 @@ def tuning() -> BlipTrainConfig:
 def editing() -> BlipTrainConfig:
     """A model that draws learns to change pictures: what the image space makes of the given one, features or
     latents, stands behind the words. Needs --start, or --space for one from scratch; edits of the emoji
-    world, or of --edit-lines. Time: by the model; 512 steps of 32 pictures, half of them edits."""
+    world, or of --edit-lines. Time: not measured; 512 steps of 32 pictures, half of them edits."""
     base = sequential()
     (stage,) = base.stages
     return replace(base, name="blip3o-editing", edits=0.5, stages=(replace(stage, name="editing"),))

@@ -58,7 +58,7 @@ class WorldConfig:
             raise ValueError(f"glyph must be 8 to 120 px, got {self.glyph}")
         if self.lattice < 1:
             raise ValueError(f"lattice must be at least 1 px, got {self.lattice}")
-        # as far apart as boxes are that do not overlap; with fewer than three a side, five things have no room
+        # boxes that do not overlap are so far apart; with fewer than three a side, five things have no room
         apart = -(-self.box // self.lattice) * self.lattice
         if self.size < 2 * apart + self.box:
             raise ValueError(
