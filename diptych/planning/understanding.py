@@ -117,7 +117,7 @@ def understood(
     if task is None and planner is None and settings.words is not None:
         intent = _meant(settings, settings.words, intent, asked)
     if task is not None:
-        intent = _retasked(intent, parse_task(task), asked)
+        intent = _certain(_retasked(intent, parse_task(task), asked), asked)
     if task is None and settings.free and not told and greets(request):
         intent = _retasked(intent, Task.ANSWER, asked)
     subjectless = intent.steps[0].task is Task.ANSWER and not intent.steps[0].inputs
@@ -175,6 +175,16 @@ def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -
         return intent
     whole = replace(_retasked(intent, told[0], request).steps[0], prompt=text)
     return replace(intent, steps=(whole,), missing=(), contradictions=(), confidence=1.0, question="")
+
+
+def _certain(intent: Intent, request: Request) -> Intent:
+    """An intent whose task is given: words that leave nothing else to be drawn are what is drawn."""
+    step = intent.steps[0]
+    if step.prompt or "prompt" not in intent.missing:
+        return replace(intent, contradictions=()) if not intent.missing else intent
+    steps = (replace(step, prompt=" ".join(request.text.split())), *intent.steps[1:])
+    missing = tuple(name for name in intent.missing if name != "prompt")
+    return replace(intent, steps=steps, missing=missing, contradictions=(), question="")
 
 
 def _whole(intent: Intent, request: Request) -> str:
