@@ -75,10 +75,6 @@ class Words(Protocol):
         `sure`: also where it may as well be meant as another task."""
         ...
 
-    def unknown(self, task: Task, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that are none of these in any language, where something is known of the task."""
-        ...
-
 
 MAX_NATIVE = 16_384
 """Pixels a side of the largest pictures that a model is made for."""

@@ -117,10 +117,6 @@ def _repeatable(kind: type) -> set[str]:
     return found
 
 
-_CARRIED_OVER = ("task", "prompt", "negative_prompt", "count", "seed", "steps", "guidance_scale")
-"""What a plan has from its intent as it is, unless it tells of a change."""
-
-
 def print_plan(plan: Plan) -> None:
     for key, value in plan.shown().items():
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -166,17 +162,4 @@ def understood(
 
 def _read_plan(path: Path) -> Course:
     regular(path, MAX_PLAN)
-    course = Course.from_json(path.read_bytes(), str(path))
-    for number, (step, plan) in enumerate(zip(course.intent.steps, course.plans, strict=True)):
-        told = " ".join(plan.adjustments)
-        for name in _CARRIED_OVER:
-            meant, planned = getattr(step, name), getattr(plan, name)
-            if meant not in (None, "", planned) and name not in told and "read as" not in told:
-                aside.print(
-                    f"{path}: plans[{number}].{name} is {planned!r}, and the intent says {meant!r}: the "
-                    "plans are carried out, the intent is not read again",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
-    return course
+    return Course.from_json(path.read_bytes(), str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,36 +121,18 @@ def _opened(source: str) -> tuple[System, Mapping[str, Tensor]]:
 def _more_words(system: Any, path: Path) -> int:
     """Give a model the words of a text file; returns how many are new. Raises ValueError for one that has no
     vocabulary to grow."""
+    from diptych.data.foreign import lines
     from diptych.surgery import extend
 
     tokenizer = getattr(system, "tokenizer", None)
     if tokenizer is None or tokenizer.vocab_size != system.model.config.vocab_size:
         raise ValueError("--vocabulary: this model has no vocabulary that ends with its last token")
-    system.tokenizer, pieces = tokenizer.grown(_sentences(path))
+    texts = (line.text.decode(errors="replace").strip() for line in lines(path) if line.text is not None)
+    system.tokenizer, pieces = tokenizer.grown(texts)
     if not pieces:
         raise ValueError(f"{path} has no word that is new and there often: nothing grows")
     system.model = extend(system.model, pieces)
     return len(pieces)
-
-
-def _sentences(path: Path) -> Iterator[str]:
-    """The lines of a text file. Raises ValueError for what is none, or has a line that no sentence is as long
-    as: words are counted together, which takes a time that grows with a line."""
-    from diptych.data.foreign import MAX_TEXT, lines
-
-    for line in lines(path):
-        if line.size > MAX_TEXT or line.text is None:
-            raise ValueError(
-                f"{path}:{line.number}: a line of {line.size:,} bytes, more than the {MAX_TEXT:,} that are "
-                "read: one sentence a line is needed"
-            )
-        try:
-            text = line.text.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{line.number}: no text in UTF-8, and a text file is needed") from error
-        if "\0" in text:
-            raise ValueError(f"{path}:{line.number}: a zero byte, and a text file is needed")
-        yield text.strip()
 
 
 def _renamed(optimiser: Mapping[str, Tensor], plan: list[int | None]) -> dict[str, Tensor]:

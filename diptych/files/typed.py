@@ -6,7 +6,6 @@ Only a finite JSON text of plain types is read; it is converted into dataclasses
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import difflib
 import json
@@ -59,9 +58,7 @@ def parse(text: str | bytes, where: str, *, python: bool = False) -> Any:
     try:
         if python:
             return json.loads(text)
-        raw = text.encode("utf-8", "strict") if isinstance(text, str) else text
-        # the mark with which Windows editors begin a file
-        return msgspec.json.decode(raw.removeprefix(codecs.BOM_UTF8))
+        return msgspec.json.decode(text.encode("utf-8", "strict") if isinstance(text, str) else text)
     except (msgspec.DecodeError, json.JSONDecodeError, UnicodeError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from error
     except RecursionError as error:

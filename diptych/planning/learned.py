@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING
 
 from diptych.files.folder import opened
 from diptych.files.typed import convert
-from diptych.planning import agree, evidence
-from diptych.planning.beside import checked
+from diptych.planning import agree
 from diptych.planning.clarify import WANTS, missing, question
-from diptych.planning.greetings import greets
 from diptych.planning.labels import CONTROLS, LANGUAGES, OUTPUTS, ROLES, TAGS, TASKS, TaggerConfig
-from diptych.planning.schema import STEPS, Attached, Control, Input, Intent, Look, Request, Step
+from diptych.planning.schema import Control, Input, Intent, Look, Request, Step
 from diptych.planning.spans import Span, fields, trimmed
 from diptych.planning.tokens import Encoded, encode
-from diptych.planning.turns import continued, lasting, moving, undoes
+from diptych.planning.turns import continued
 from diptych.request import MARK, Product, RequestError, Role, Task
 from diptych.request import TASKS as FACTS
 
@@ -39,15 +37,8 @@ UNSURE = 0.1
 what is less sure than 0.5 is right, and is told of instead, see `understanding`."""
 _SPOKEN_OF = 2.0
 """Logits from which a medium is held to be spoken of: a needless question costs more than a missed one."""
-_PLACED = 12.0
-"""Logits that the places of two photos in a sentence are worth."""
-_LISTED = 6
-"""Characters between two things that are denied together."""
 _DOUBT = 3.0
 """Logits by which a mark must be likelier than any other where nothing else speaks for it."""
-_MEDIA = {Product.PICTURE: Attached(kind="picture"), Product.CLIP: Attached(kind="clip")}
-_KEPT = ("prompt", "width", "height", "side", "aspect", "res", "seed")
-"""What may be said of text with pictures; of an answer, nothing but what is asked."""
 _SHOWN = {
     Look.EDGES: Control.EDGES,
     Look.DEPTH: Control.DEPTH,
@@ -81,39 +72,15 @@ class Learned:
         """What a request asks for. Raises RequestError for an empty one."""
         if not request.text.strip():
             raise RequestError("the request is empty: say what to draw, to answer or to change")
-        turns = [turn for turn in request.turns if turn.strip()][-TURNS:]
-        if len(turns) > 1 and not request.media and undoes(request.text):
-            return self.plan(Request(text=turns[-2], turns=tuple(turns[:-2])))
-        request = replace(request, text=agree.straightened(request.text))
-        if len(parts := agree.clauses(request.text)) > 1:
-            return self._several(request, parts)
-        before = self._before(turns)
+        before = self._before(request)
         made = FACTS[before.task].makes if before is not None else None
         kind = {None: "", Product.PICTURE: "picture", Product.CLIP: "clip"}.get(made, "text")
         encoded = encode(request, kind)
         return self._read(request, encoded, self.network(encoded), before)
 
-    def _several(self, request: Request, parts: Sequence[str]) -> Intent:
-        """A request of three steps and more: each is planned as one on what the step before makes."""
-        intent = self.plan(replace(request, text=parts[0]))
-        steps, sure = list(intent.steps), intent.confidence
-        for part in parts[1:]:
-            made = _MEDIA.get(FACTS[steps[-1].task].makes)
-            if made is None or len(steps) == STEPS:
-                break
-            then = self.plan(Request(text=part, media=(made,)))
-            inputs = [
-                Input(one.role, None, len(steps) - 1)
-                for one in then.steps[0].inputs
-                if one.medium is not None and one.role is not Role.UNUSED
-            ]
-            steps.append(replace(then.steps[0], inputs=tuple(inputs)))
-            sure *= then.confidence
-        intent = replace(intent, steps=tuple(steps), confidence=sure)
-        return replace(intent, question=question(intent, sure < UNSURE))
-
-    def _before(self, turns: Sequence[str]) -> Step | None:
+    def _before(self, request: Request) -> Step | None:
         """The last step of the turn before."""
+        turns = [turn for turn in request.turns if turn.strip()][-TURNS:]
         if not turns:
             return None
         return self.plan(Request(text=turns[-1], turns=tuple(turns[:-1]))).steps[-1]
@@ -134,16 +101,11 @@ class Learned:
 
         text = request.text
         language = agree.written(text, LANGUAGES[int(logits["language"].argmax())])
-        spoken = {name for name, value in zip(WANTS, logits["wants"], strict=True) if value > _SPOKEN_OF}
-        wants = evidence.wanted(spoken, text, request.media)
+        wants = {name for name, value in zip(WANTS, logits["wants"], strict=True) if value > _SPOKEN_OF}
         tasks: list[Task] = []
-        changes = evidence.changes(text)
-        anew = agree.starts_anew(text) or changes
-        follows = before is not None and not request.media and not anew
-        longer = lasting(before, text) if follows and before is not None else None
-        if follows and before is not None and (longer or logits["follows"][0] > 0):
-            sure *= 1.0 if longer else float(1.0 / (1.0 + np.exp(-logits["follows"][0])))
-            tasks = [moving(before.task) if evidence.moves(text) else before.task]
+        if before is not None and not request.media and logits["follows"][0] > 0:
+            sure *= float(1.0 / (1.0 + np.exp(-logits["follows"][0])))
+            tasks, follows = [before.task], True
             cut = len(encoded.tokens)
         else:
             follows, after = False, agree.moved_after(text) if MARK not in text else None
@@ -151,52 +113,34 @@ class Learned:
             cut = _cut(encoded, logits) if count > 1 else len(encoded.tokens)
             if after is not None:
                 cut = next((n for n, token in enumerate(encoded.tokens) if token.start >= after), cut)
-            if after is None and cut < len(encoded.tokens):
-                # what only happens next is a part of the clip
-                cut = cut if agree.goes_on(text, encoded.tokens[cut].start) else len(encoded.tokens)
-        first, rest = text, ""
-        if cut < len(encoded.tokens):
-            first, rest = text[: encoded.tokens[cut].start], text[encoded.tokens[cut].start :]
+        scores = self._first(request, encoded, logits["task0"], cut)
         if not tasks:
-            scores = self._first(request, encoded, logits["task0"], cut)
-            scores = evidence.weighed(scores, first or text, request.media)
-            if changes and before is not None and not request.media:
-                scores[TASKS.index(Task.EDIT)] += _PLACED
             tasks = [Task(TASKS[chosen(agree.fitting(scores, request.media, "clip" in wants))])]
-        if rest:
-            tasks.append(Task(TASKS[chosen(self._second(logits["task1"], tasks[0], rest))]))
-        alone = FACTS[tasks[0]].draws_from_words and len(tasks) == 1
-        clip = any(FACTS[task].makes is Product.CLIP for task in tasks)
-        spans = checked(text, _spans(encoded, logits, cut, text), alone, clip, language)
+        if cut < len(encoded.tokens):
+            rest = text[encoded.tokens[cut].start :]
+            tasks.append(Task(TASKS[chosen(agree.following(logits["task1"], tasks[0], rest))]))
+        spans = _spans(encoded, logits, cut, text)
         steps: list[Step] = []
         contradictions: list[str] = []
         for number, task in enumerate(tasks):
-            own = [s for s in spans if s.step == number and _may_say(task, s.kind)]
-            said, clashes = fields(text, own, task)
+            said, clashes = fields(text, [s for s in spans if s.step == number], task)
             contradictions += clashes
             takes = FACTS[task].takes
             inputs: tuple[Input, ...] = ()
             control: Control | None = None
             if number == 0:
                 roles = self._roles(request, encoded, logits, task)
-                sure *= self._sure(request, encoded, logits, task, roles)
+                sure *= self._sure(encoded, logits, task, roles)
                 inputs = tuple(Input(role, n) for n, role in enumerate(roles))
                 if Role.CONTROL in takes:
                     control = CONTROLS[int(logits["control"].argmax())]
                     looks = [request.media[n].look for n, role in enumerate(roles) if role is Role.CONTROL]
-                    control = evidence.held(text, control or (_SHOWN.get(looks[0]) if looks else None))
+                    control = control or (_SHOWN.get(looks[0]) if looks else None)
             elif FACTS[task].default_role is not Role.UNUSED:
                 inputs = (Input(FACTS[task].default_role, None, number - 1),)
             steps.append(Step(task=task, inputs=inputs, control=control, **said))
         if follows:
-            steps = [longer or continued(before, steps[0], text)]  # type: ignore[arg-type]
-        elif FACTS[steps[0].task].writes:
-            # what is asked for by a task that writes is all that is said, and cannot be missing
-            wants.discard("prompt")
-            if greets(text):
-                steps[0] = replace(steps[0], prompt="")
-        elif not steps[0].prompt and evidence.says_nothing(_unsaid(text, spans)):
-            wants.add("prompt")
+            steps = [continued(before, steps[0])]  # type: ignore[arg-type]
         if steps[0].prompt:
             wants.discard("prompt")
         elif "prompt" not in wants:
@@ -222,15 +166,6 @@ class Learned:
         alone = encode(replace(request, text=first, turns=()))
         return agree.leading(_both(scores, self.network(alone)["task0"]), first, request.text[at:])
 
-    def _second(self, scores: np.ndarray, before: Task, rest: str) -> np.ndarray:
-        """Scores of the task of the second step, whose words are read alone as well, with what the first one
-        makes."""
-        made = _MEDIA.get(FACTS[before].makes)
-        if made is not None and rest.strip():
-            alone = self.network(encode(Request(text=rest, media=(made,))))["task0"]
-            scores = _both(scores, agree.fitting(alone, (made,), False))
-        return agree.following(scores, before, rest)
-
     def _roles(
         self, request: Request, encoded: Encoded, logits: Mapping[str, np.ndarray], task: Task
     ) -> list[Role]:
@@ -242,44 +177,22 @@ class Learned:
         for number, place in enumerate(encoded.media):
             if place >= 0:
                 scores[number] = logits["roles"][place + 1]
-        for number, role in agree.placed(request.text, request.media, task).items():
-            scores[number, ROLES.index(role)] += _PLACED
         return agree.roles(scores, task, request.media)
 
     def _sure(
-        self,
-        request: Request,
-        encoded: Encoded,
-        logits: Mapping[str, np.ndarray],
-        task: Task,
-        roles: Sequence[Role],
+        self, encoded: Encoded, logits: Mapping[str, np.ndarray], task: Task, roles: Sequence[Role]
     ) -> float:
         """How likely these roles are, of those that the task takes."""
         import numpy as np
 
         allowed = [role in FACTS[task].takes or role is Role.UNUSED for role in ROLES]
         sure = 1.0
-        certain = agree.placed(request.text, request.media, task)
-        for number, (place, role) in enumerate(zip(encoded.media, roles, strict=True)):
-            if place >= 0 and certain.get(number) is not role:
+        for place, role in zip(encoded.media, roles, strict=True):
+            if place >= 0:
                 row = np.where(allowed, logits["roles"][place + 1] / self.temperature, -1e9)
                 row = np.exp(row - row.max())
                 sure *= float(row[ROLES.index(role)] / row.sum())
         return sure
-
-
-def _may_say(task: Task, kind: str) -> bool:
-    """Whether a setting can be said of a task: how long somebody has waited is none of an answer."""
-    if not FACTS[task].writes:
-        return True
-    return kind == "prompt" or (task is Task.INTERLEAVE and kind in _KEPT)
-
-
-def _unsaid(text: str, spans: Sequence[Span]) -> str:
-    """The words of a text that say no setting."""
-    for span in reversed(spans):
-        text = f"{text[: span.start]} {text[span.end :]}"
-    return text.replace(MARK, " ")
 
 
 def _both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -314,8 +227,7 @@ def _spans(encoded: Encoded, logits: Mapping[str, np.ndarray], cut: int, text: s
             # what was not read between two words of a prompt is of the prompt
             spans[-1] = spans[-1]._replace(end=encoded.skipped[1])
         name = TAGS[int(tag)]
-        listed = spans and spans[-1].kind == "negative" and token.start - spans[-1].end < _LISTED
-        if name.endswith("negative") and not listed and not agree.denied(text, token.start):
+        if name.endswith("negative") and not agree.NEGATION.search(text, 0, token.start):
             top = np.partition(tags[place], -2)[-2:]
             # a doubtful mark where no word denies anything
             name = "" if top[1] - top[0] < _DOUBT else name

@@ -101,16 +101,6 @@ class Rewording:
                 continue
         return min(found)[2] if found else None
 
-    def unknown(self, task: Task, prompt: str) -> tuple[str, ...]:
-        """See `settings.Words`."""
-        if task not in _SAY:
-            return ()
-        read = [
-            tuple(dict.fromkeys(token.text for token in lexicon.tokens(prompt) if not token.read))
-            for lexicon in self._lexicons
-        ]
-        return min(read, key=len, default=())
-
 
 @functools.lru_cache(maxsize=8)
 def _opened(path: Path, changed: int) -> Rewording:

@@ -32,7 +32,6 @@ KINDS = (
 _LARGEST = 10**12
 """What is longer is no number that anyone means; see `schema.LARGEST`."""
 _OF_CLIPS = ("seconds", "fps", "frames")
-_MINUS = re.compile(r"(?:^|(?<![\w)]))[-−]$")
 
 
 class Span(NamedTuple):
@@ -51,9 +50,7 @@ def fields(text: str, spans: Sequence[Span], task: Task) -> tuple[dict[str, Any]
     values: dict[str, Any] = {"prompt": prompt(text, spans, task)}
     contradictions: list[str] = []
     for span in spans:
-        # a minus belongs to the number behind it, whether it was marked or not
-        start = span.start - bool(_MINUS.search(text, max(0, span.start - 2), span.start))
-        for name, value in _said(span.kind, text[start : span.end]):
+        for name, value in _said(span.kind, text[span.start : span.end]):
             if values.get(name, value) != value:
                 contradictions.append(name)
             values.setdefault(name, value)

@@ -40,7 +40,7 @@ POOL = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerRun:
-    steps: int = 6400
+    steps: int = 7500
     batch: int = 64
     seed: int = 0
     save_every: int = 500

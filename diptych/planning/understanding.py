@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.planning.clarify import question
 from diptych.planning.course import Course
-from diptych.planning.greetings import greets
 from diptych.planning.normalise import check_said, plan_of, settle
 from diptych.planning.rules import RulePlanner
 from diptych.planning.schema import Attached, Input, Intent, Look, Planner, Request, Step
@@ -36,6 +35,44 @@ if TYPE_CHECKING:
 
 SEEDS = 2**32
 """A fresh seed is below this."""
+_GREETINGS = frozenset(
+    [
+        "hello",
+        "hi",
+        "hey",
+        "hi there",
+        "hello there",
+        "good morning",
+        "good evening",
+        "how are you",
+        "thanks",
+        "thank you",
+        "bye",
+        "goodbye",
+        "hola",
+        "buenos días",
+        "buenas",
+        "gracias",
+        "adiós",
+        "hallo",
+        "guten morgen",
+        "guten tag",
+        "danke",
+        "danke schön",
+        "tschüss",
+        "你好",
+        "您好",
+        "早上好",
+        "谢谢",
+        "再见",
+        "halo",
+        "hai",
+        "selamat pagi",
+        "selamat siang",
+        "apa kabar",
+        "terima kasih",
+    ]
+)
 _SPEAKS_OF_MASK = re.compile("mask|máscara|topeng|遮罩|蒙版|掩码|面具", re.IGNORECASE)
 _LENGTH = re.compile(
     r"\d|second|sekund|segund|detik|秒|minut|menit|分|frame|fotograma|帧|fps|hour|hora|stund|jam", re.I
@@ -78,8 +115,6 @@ _THANKS = frozenset(
 )
 _SURE = 0.7
 """A confidence below which no word of a prompt is taken for framing."""
-_NAMED = 8
-"""Words that a note names."""
 UNSURE = 0.5
 """A confidence below which a request is answered by the safest reading, and told what is unclear."""
 
@@ -117,8 +152,8 @@ def understood(
     if task is None and planner is None and settings.words is not None:
         intent = _meant(settings, settings.words, intent, asked)
     if task is not None:
-        intent = _certain(_retasked(intent, parse_task(task), asked), asked)
-    if task is None and settings.free and not told and greets(request):
+        intent = _retasked(intent, parse_task(task), asked)
+    if task is None and settings.free and not told and _greets(request):
         intent = _retasked(intent, Task.ANSWER, asked)
     subjectless = intent.steps[0].task is Task.ANSWER and not intent.steps[0].inputs
     if not settings.free and subjectless and not intent.missing and not overrides.get("inputs"):
@@ -146,6 +181,11 @@ def understood(
     return Course(intent=intent, plans=tuple(plans))
 
 
+def _greets(request: str) -> bool:
+    """Whether a request is nothing but a greeting or thanks, which is talk and no picture."""
+    return " ".join(re.findall(r"\w+", request.lower())) in _GREETINGS
+
+
 def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
     """A course that was settled before, for this model; what it settled then stays."""
     seed = secrets.randbelow(SEEDS)
@@ -156,11 +196,6 @@ def settled(settings: Settings, course: Course, **overrides: Any) -> Course:
 def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -> Intent:
     """The intent, or the one task that the model's own words tell, where they cannot be the planned one."""
     planned = intent.steps[0].task
-    text = " ".join(request.text.split())
-    # a question about nothing cannot be answered, however sure the planner is that it is one
-    empty = planned is Task.ANSWER and not (request.media or request.turns)
-    if empty and (words.put(Task.TEXT_TO_IMAGE, text) or "").lower() == text.lower():
-        return _retasked(intent, Task.TEXT_TO_IMAGE, request)
     # a planner that is sure, or has found more than one step, is believed
     if request.turns or len(request.media) > 1 or len(intent.steps) > 1 or intent.missing:
         return intent
@@ -173,18 +208,8 @@ def _meant(settings: Settings, words: Words, intent: Intent, request: Request) -
     kept = planned is Task.EDIT and words.put(planned, request.text) is not None
     if not told or planned in told or kept:
         return intent
-    whole = replace(_retasked(intent, told[0], request).steps[0], prompt=text)
+    whole = replace(_retasked(intent, told[0], request).steps[0], prompt=" ".join(request.text.split()))
     return replace(intent, steps=(whole,), missing=(), contradictions=(), confidence=1.0, question="")
-
-
-def _certain(intent: Intent, request: Request) -> Intent:
-    """An intent whose task is given: words that leave nothing else to be drawn are what is drawn."""
-    step = intent.steps[0]
-    if step.prompt or "prompt" not in intent.missing:
-        return replace(intent, contradictions=()) if not intent.missing else intent
-    steps = (replace(step, prompt=" ".join(request.text.split())), *intent.steps[1:])
-    missing = tuple(name for name in intent.missing if name != "prompt")
-    return replace(intent, steps=steps, missing=missing, contradictions=(), question="")
 
 
 def _whole(intent: Intent, request: Request) -> str:
@@ -205,9 +230,6 @@ def _reworded(plan: Plan, words: Words | None, whole: str) -> Plan:
     if prompt is not None:
         plan = replace(plan, count=1, negative_prompt="")
     prompt = prompt or words.put(plan.task, plan.prompt)
-    if prompt is None and (unknown := words.unknown(plan.task, plan.prompt)):
-        note = f"not among the model's words: {', '.join(unknown[:_NAMED])}"
-        return replace(plan, adjustments=(*plan.adjustments, note))
     if prompt is None or prompt.lower() == plan.prompt.lower():
         return plan
     return replace(plan, prompt=prompt, adjustments=(*plan.adjustments, f"read as: {prompt}"))
@@ -228,14 +250,13 @@ def _intended(
     rules = RulePlanner(settings.free)
     own, planner = planner is not None, planner or _learned()
     if planner is None:
-        return rules.plan(request), ("the learned planner's file is missing: read by rules, in English",)
+        return rules.plan(request), ()
     intent = planner.plan(request)
     # a model's own planner may know more languages than there are names for
     if intent.language == "und" and not own:
         intent = rules.plan(request)
         return intent, (f"the language of the request is not known, so it is taken as {_named(intent)}",)
     if not own:
-        _check_masks(intent, request)
         intent = _squared(_masked(_sound(settings, intent, request), request), request.text)
         intent = _unshortened(settings, intent, request) if len(intent.steps) == 1 else intent
     if intent.confidence < UNSURE and not (intent.missing or intent.contradictions):
@@ -254,14 +275,6 @@ def _sound(settings: Settings, intent: Intent, request: Request) -> Intent:
     doubts = tuple(name for name in intent.contradictions if name not in ("seconds", "fps", "frames"))
     question = intent.question if doubts or intent.missing else ""
     return replace(intent, contradictions=doubts, question=question)
-
-
-def _check_masks(intent: Intent, request: Request) -> None:
-    """Raises RequestError for two masks, of which nobody knows which one is meant."""
-    masks = sum(medium.look is Look.MASK for medium in request.media)
-    edits = intent.steps[0].task in (Task.EDIT, Task.EDIT_CLIP)
-    if edits and 1 < masks < len(request.media) and _SPEAKS_OF_MASK.search(request.text):
-        raise RequestError(f"{masks} masks are attached, and an edit takes one: attach the one that is meant")
 
 
 def _masked(intent: Intent, request: Request) -> Intent:

@@ -42,6 +42,7 @@ _ALSO = {
     "an": 1,
     "couple": 2,
     "pair": 2,
+    "dozen": 12,
     "fourty": 40,
     "ein": 1,
     "eine": 1,
@@ -50,15 +51,18 @@ _ALSO = {
     "einer": 1,
     "zwo": 2,
     "paar": 2,
+    "dutzend": 12,
     "dreissig": 30,
     "un": 1,
     "una": 1,
     "par": 2,
+    "docena": 12,
     "dieciseis": 16,
     "veintidos": 22,
     "veintitres": 23,
     "veintiseis": 26,
     "sepasang": 2,
+    "selusin": 12,
     "se": 1,
     "两": 2,
     "兩": 2,
@@ -106,20 +110,16 @@ def _numbers() -> dict[str, int]:
     return words | _ALSO
 
 
-@cache
-def spelt() -> tuple[str, ...]:
-    """Single words that say a number, articles apart."""
-    articles = {"a", "an", "un", "una", "se", *(word for word in _ALSO if word.startswith("ein"))}
-    return tuple(word for word in _numbers() if word.isalpha() and word.islower() and word not in articles)
-
-
-# what a number before them is multiplied by; a number behind them is added
-_SCALES = (
-    (1000, re.compile(r"thousands?|tausend|\bmil\b|seribu|ribu|千")),
-    (100, re.compile(r"hundreds?|hundert|\bcien(?:t[oa]s?)?\b|(?<=[a-z])cient[oa]s|seratus|ratus|百")),
-    (12, re.compile(r"dozens?|dutzend|docenas?|selusin|lusin|打")),
-)
-_IRREGULAR = {"quinientos": "cinco cientos", "setecientos": "siete cientos", "novecientos": "nueve cientos"}
+# hundreds and thousands, where words say a size or a number of frames
+_HUNDREDS = {
+    "hundred": 100,
+    "hundert": 100,
+    "cien": 100,
+    "ciento": 100,
+    "seratus": 100,
+    "ratus": 100,
+    "百": 100,
+}
 _DIGITS = re.compile(r"[-−]?\d+(?:[.,]\d+)?")
 
 
@@ -139,29 +139,12 @@ def number(text: str) -> float | None:
             digits = digits.replace(",", "")
         value = float(digits.replace(",", "."))
         return value if isfinite(value) else None
-    bare = text.strip(" -")
-    for word, regular in _IRREGULAR.items():
-        bare = bare.replace(word, regular)
-    if bare not in _numbers():
-        for scale, named in _SCALES:
-            if found := named.search(bare):
-                return _scaled(bare[: found.start()], scale, bare[found.end() :])
-    return _counted(bare)
-
-
-def _scaled(before: str, scale: int, after: str) -> float:
-    """'two' hundred 'and five', 'half a' dozen 'pictures'."""
-    many = 0.5 if _HALF.search(before) else _counted(before.strip(" -")) if before.strip() else 1
-    more = number(after) if scale > 12 and after.strip() else None
-    # a small number behind a larger scale is a part of it, whatever stands further behind is not
-    return (many or 1) * scale + (more if more is not None and more < scale else 0)
-
-
-def _counted(bare: str) -> float | None:
-    """The number that words below a hundred say."""
     words = _numbers()
+    bare = text.strip(" -")
     if bare in words:
         return words[bare]
+    if bare in _HUNDREDS:
+        return _HUNDREDS[bare]
     pieces = re.findall(r"[^\W\d_]+", bare)
     counted = [
         words[said]
@@ -169,19 +152,13 @@ def _counted(bare: str) -> float | None:
         for start in range(len(pieces) - size + 1)
         if (said := " ".join(pieces[start : start + size])) in words
     ]
-    # the longest, and an article only where nothing else counts: "a couple", "a pair"
+    # the longest, and an article only where nothing else counts: "a couple", "a dozen"
     if counted:
         return next((value for value in counted if value != 1), 1)
     # no spaces between the words of some languages: the longest one that is in it, a figure before a unit
     if figures := re.search(r"[零〇一二两兩俩三四五六七八九十百]+", bare):
         return _chinese(figures[0])
-    # "fünfsekündiges": a number that a unit is written onto
-    joined = [word for word in words if len(word) > 2 and any(_onto(word, piece) for piece in pieces)]
-    return words[max(joined, key=len)] if joined else None
-
-
-def _onto(word: str, piece: str) -> bool:
-    return piece.startswith(word) and bool(_UNITS.match(piece, len(word)))
+    return None
 
 
 def _chinese(text: str) -> float | None:
@@ -201,8 +178,6 @@ def whole(text: str) -> int | None:
     return int(value) if value is not None and value == int(value) else None
 
 
-_UNITS = re.compile(r"sekünd|sekund|sekuend|minüt|minut|minuet|stünd|stund|bild|fach|teilig")
-_MILLI = re.compile(r"(?:\b|\d)ms\b|mill?i(?:s|d)|毫秒")
 _MINUTE = re.compile(r"min|menit|分")
 _HOUR = re.compile(r"hour|stunde|hora|\bjam\b|小时|小時|钟头|鐘頭|\bstd\b|\dh\b")
 _HALF = re.compile(r"\bhal[fb]|\bmedi[oa]\b|setengah|半")
@@ -216,8 +191,6 @@ def seconds(text: str) -> float | None:
     """A duration in seconds: '5-second', 'halbe Minute', '三秒', 'medio minuto', '2.5 s'; None for none."""
     text = plain(text)
     unit = 3600.0 if _HOUR.search(text) else 60.0 if _MINUTE.search(text) else 1.0
-    if _MILLI.search(text):
-        unit = 0.001
     for word, value in _AND_A_HALF.items():
         if word in text:
             return value * unit
@@ -233,7 +206,7 @@ def seconds(text: str) -> float | None:
     if said is None:
         # 'a minute' without its article, 'semenit', 'sedetik'
         return unit if re.search(r"sec|sek|seg|detik|秒|min|menit|分|hour|stunde|hora|jam|时", text) else None
-    return round(said * unit, 6)
+    return said * unit
 
 
 _RATIO = re.compile(r"(\d{1,3}(?:[.,]\d+)?) ?(?:[:/xX×*]|to|zu|a|比|banding|by) ?(\d{1,3}(?:[.,]\d+)?)")
@@ -275,24 +248,6 @@ def aspect(text: str) -> tuple[int, int] | None:
         sides = [number(side) for side in found.groups() if side]
         if len(sides) == 2 and sides[0] and sides[1]:
             return _ratio(sides[0], sides[1])
-    return _mistyped(text)
-
-
-_SHAPES: dict[tuple[int, int], str] = {
-    (1, 1): "square quadratisch quadrat cuadrado cuadrada persegi",
-    (9, 16): "vertical portrait upright hochformat hochkant vertikal potret retrato wallpaper",
-    (16, 9): "landscape widescreen horizontal querformat breitbild apaisado panorámico lanskap",
-}
-
-
-def _mistyped(text: str) -> tuple[int, int] | None:
-    """The shape that a word of many letters comes near to: 'sqaure', 'cuadradro'."""
-    from difflib import get_close_matches
-
-    known = {word: shape for shape, words in _SHAPES.items() for word in words.split()}
-    for word in re.findall(r"[^\W\d_]{5,}", text):
-        if near := get_close_matches(word, known, 1, 0.8):
-            return known[near[0]]
     return None
 
 

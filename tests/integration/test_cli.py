@@ -79,7 +79,7 @@ said = do.print_plan
 do.print_plan = lambda plan: (said(plan), print(*sys.modules, file=sys.stderr))
 from diptych.cli import main
 
-main(["do", "a Cat, 64x48, 2 steps", "--json", "-o", {str(tmp_path / "out.png")!r}])
+main(["do", "a Cat, 64x48, 4 steps", "--json", "-o", {str(tmp_path / "out.png")!r}])
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     told = dict(line.split(maxsplit=1) for line in done.stderr.splitlines() if line.startswith("  "))
@@ -88,7 +88,7 @@ main(["do", "a Cat, 64x48, 2 steps", "--json", "-o", {str(tmp_path / "out.png")!
     assert not (HEAVY - {"PIL", "numpy"}) & set(loaded.split())
     carried_out = json.loads(done.stdout)["plan"]
     assert {key: str(carried_out[key]) for key in told} == told
-    assert (told["prompt"], told["width"], told["steps"]) == ("a Cat", "64", "2")
+    assert (told["prompt"], told["width"], told["steps"]) == ("a Cat", "64", "4")
 
 
 def test_a_vocabulary_of_small_letters_reads_capitals_as_them():

@@ -160,7 +160,7 @@ def test_held_out_wordings_are_understood(shipped):
     for number in range(300):
         found = sample(31, number, "held-out")
         tally.add(shipped.plan(found.request), found.intent)
-    assert tally.share("task") >= 0.93
+    assert tally.share("task") >= 0.95
     assert tally.share("roles") >= 0.93
     assert tally.share("fields") >= 0.93
 
@@ -313,7 +313,7 @@ def test_settings_of_a_turn_go_on_until_they_are_said_anew():
     night = continued(before, Step(task=Task.TEXT_TO_IMAGE, prompt="at night"))
     assert (night.prompt, night.width) == ("a cat at night", 512)
     # the same seed would draw the same again
-    assert continued(before, Step(task=Task.TEXT_TO_IMAGE, prompt="", count=2), "two more").seed is None
+    assert continued(before, Step(task=Task.TEXT_TO_IMAGE, prompt="", count=2)).seed is None
 
 
 @pytest.mark.parametrize(

@@ -279,12 +279,6 @@ def test_a_question_needs_something_to_be_asked_about():
         understood(settings_of("default"), "how many dogs are there?")
 
 
-@pytest.mark.parametrize("text", ["two thumbs up", "three hearts"])
-def test_what_can_only_be_drawn_is_no_question(text):
-    (plan,) = understood(settings_of("default"), text).plans
-    assert (plan.task, plan.prompt) == (Task.TEXT_TO_IMAGE, text)
-
-
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_black_picture_is_the_mask_that_is_spoken_of(order):
     settings = replace(settings_of("default"), masked_edits=True, max_media=2)

@@ -19,7 +19,7 @@ from diptych.planning.data.numbers import made_up, said_number
 from diptych.planning.data.scenarios import LANGUAGES, SETTINGS, Medium, Scenario, scenario
 from diptych.planning.schema import Attached, Control, Input, Intent, Request, Step
 from diptych.planning.spans import Span, fields
-from diptych.planning.turns import continued, moving
+from diptych.planning.turns import continued
 from diptych.request import MARK, TASKS, Product, Role
 
 FAMILIES = ("trained", "held-out")
@@ -65,8 +65,7 @@ class Sample:
     wants: frozenset[str]
     """What the request speaks of, whether it is there or not, see `learned.WANTS`."""
     follows: str
-    """What it takes from the turn before: '' for nothing, 'again' for all of it, 'clip' for all of it as a
-    clip."""
+    """What it takes from the turn before: '' for nothing, 'again' for all of it."""
     category: str
     family: str
     """Of the wording: language, rule and line."""
@@ -250,7 +249,6 @@ def _before(rng: random.Random, language: str, plan: Scenario) -> Sample:
             and not found.request.media
             and len(found.intent.steps) == 1
             and TASKS[found.intent.steps[0].task].draws_from_words
-            and (plan.follows != "clip" or TASKS[found.intent.steps[0].task].makes is Product.PICTURE)
             and not found.intent.missing
             and not found.intent.contradictions
         ):
@@ -354,7 +352,7 @@ def _dressed(
 def _with_tokens(rng: random.Random, pieces: list[Piece]) -> list[Piece]:
     """With words that look like signals, or like JSON, which are words like all others."""
     places = [n for n, p in enumerate(pieces) if p.kind == "prompt" and p.text.strip() and p.medium is None]
-    if not places or rng.random() > 0.05:
+    if not places or rng.random() > 0.03:
         return pieces
     place = rng.choice((places[0], places[-1], rng.choice(places)))
     token = rng.choice(_TOKENS)
@@ -494,8 +492,6 @@ def _intent(
     steps: list[Step] = []
     # what goes on from a clip is a clip
     tasks = (before.intent.steps[-1].task,) if plan.follows and before is not None else plan.tasks
-    if plan.follows == "clip":
-        tasks = tuple(map(moving, tasks))
     for number, task in enumerate(tasks):
         said, clashes = fields(text, [s for s in spans if s.step == number], task)
         contradictions += clashes
@@ -511,7 +507,7 @@ def _intent(
     if bool(contradictions) != bool(plan.clash):
         return None
     if plan.follows and before is not None:
-        steps = [continued(before.intent.steps[-1], steps[0], text)]
+        steps = [continued(before.intent.steps[-1], steps[0])]
     language: Any = "und" if hand.grammar.language == "other" else hand.grammar.language
     intent = Intent(
         steps=tuple(steps),

@@ -44,7 +44,7 @@ def typed(pieces: Sequence[Piece], rng: random.Random, language: str) -> list[Pi
             ]
     if rng.random() < 0.15 and found:
         found[-1] = found[-1]._replace(text=found[-1].text.rstrip("?!.？。"))
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         for _ in range(rng.choice((1, 1, 2, 3))):
             found = _slip(found, rng)
     return found
@@ -68,13 +68,13 @@ def _spelt(text: str) -> str:
 
 
 def _slip(pieces: list[Piece], rng: random.Random) -> list[Piece]:
-    """One letter swapped, left out, doubled or mistyped, in words of three Latin letters or more."""
+    """One letter swapped, left out, doubled or mistyped, in words of four Latin letters or more."""
     places = [
         (n, at)
         for n, piece in enumerate(pieces)
         if piece.medium is None and "<" not in piece.text and "{" not in piece.text
-        for at in range(1, len(piece.text) - 1)
-        if all(c.isalpha() and c < "\u0250" for c in piece.text[at - 1 : at + 2])
+        for at in range(1, len(piece.text) - 2)
+        if all(c.isalpha() and c < "\u0250" for c in piece.text[at - 1 : at + 3])
     ]
     if not places:
         return pieces

@@ -21,13 +21,13 @@ CATEGORIES: Mapping[str, float] = {
     "edit": 12,
     "edit-clip": 4,
     "mask": 6,
-    "edit-like": 8,
+    "edit-like": 7,
     "reference": 9,
     "reference-clip": 6,
     "animate": 6,
     "ends": 4,
     "both": 6,
-    "control": 8,
+    "control": 7,
     "control-clip": 6,
     "ask": 11,
     "ask-free": 3,
@@ -177,7 +177,6 @@ TOP = (
     "follow.add",
     "follow.set",
     "follow.again",
-    "follow.clip",
     "noprompt.draw",
     "noprompt.clip",
     "noprompt.edit",
@@ -403,19 +402,12 @@ class _Maker:
 
     def follow(self) -> Scenario | None:
         """A request that goes on from a drawing before."""
-        rules = ("follow.add", "follow.set", "follow.again", "follow.clip")
-        rule = self.rng.choices(rules, (4, 4, 2, 2))[0]
+        rule = self.rng.choices(("follow.add", "follow.set", "follow.again"), (4, 4, 2))[0]
         found = self._line(rule)
         if found is None:
             return None
         return Scenario(
-            self.category,
-            (Task.TEXT_TO_IMAGE,),
-            rule,
-            *found,
-            follows="clip" if rule == "follow.clip" else "again",
-            turns=True,
-            settings="follow",
+            self.category, (Task.TEXT_TO_IMAGE,), rule, *found, follows="again", turns=True, settings="follow"
         )
 
     def steps(self) -> Scenario | None:

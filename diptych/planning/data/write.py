@@ -54,7 +54,7 @@ def expanded(found: Sample, reword: Callable[[str], Sequence[str]] | None) -> It
     """The same request in other words, where they keep every value, the prompt and the marks."""
     for text in reword(found.request.text) if reword else ():
         text = " ".join(text.split())
-        if text != " ".join(found.request.text.split()) and keeps(found, text):
+        if text != found.request.text and keeps(found, text):
             yield replace(found, request=replace(found.request, text=text), spans=(), starts=(0,))
 
 

@@ -214,10 +214,9 @@ class U1System:
     def _turns(self, messages: Sequence[Message], purpose: str) -> tuple[Turn, ...]:
         """Messages with their media at the sizes that they are read at. Raises RequestError for more text or
         media than are read, and for marks that stand for no medium."""
+        together = sum(len(message.media) for message in messages)
         talk = self.conversation
         most = max(1, talk.most_media if purpose == DRAW else talk.max_media)
-        messages = _remembered(messages, most)
-        together = sum(len(message.media) for message in messages)
         if together > most:
             raise RequestError(f"{together} pictures are attached, but this model looks at {most} at most")
         # before they are cut into tokens, which takes its time
@@ -483,12 +482,3 @@ def _grouped(given: Sequence[Given]) -> list[list[Given]]:
 def _array(given: Given) -> np.ndarray:
     """(height, width, 3)."""
     return given.pixels.permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def _remembered(messages: Sequence[Message], most: int) -> Sequence[Message]:
-    """A talk without its first exchanges where its pictures would be more than `most`: what is asked now is
-    asked all the same, and its own pictures stay."""
-    while len(messages) > 1 and sum(len(message.media) for message in messages) > most:
-        # what was said, and what was answered to it
-        messages = messages[min(2, len(messages) - 1) :]
-    return messages
